@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The control plane of Realmgate.
+
+pub mod model;
+pub mod source;
+pub mod xds;

@@ -1,0 +1,218 @@
+//! The policy document's types. Its text, with lines, is read by [`super::parse`].
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use realmgate_filter::config::{HashKey, Split};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Endpoint;
+use super::duration::Duration;
+use super::numbers::{Instances, Worlds};
+
+/// The whole document. Every part may be missing; an empty document routes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// Where players connect.
+    pub listeners: Vec<Listener>,
+    /// Where the game servers are.
+    pub services: Vec<Service>,
+    /// Which first messages go to which services.
+    pub routes: Vec<Route>,
+}
+
+/// A port that players connect to. Changing anything but `limits.header_timeout` and
+/// `limits.max_message_bytes` replaces the listener in Envoy, which drains its live connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Unique name: letters, digits, `-` and `_`.
+    pub name: String,
+    /// `address:port` to listen on.
+    #[schemars(with = "String")]
+    pub bind: SocketAddr,
+    /// What a connection may do.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Whether a load balancer in front sends the PROXY protocol (v1 or v2); connections without it are
+    /// then refused.
+    #[serde(default)]
+    pub proxy_protocol: bool,
+    /// CIDR ranges that may connect; empty = everyone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub allowed_clients: Vec<IpNet>,
+}
+
+/// Bounds on one connection; 0 = no limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Time for the first 8 bytes to arrive.
+    pub header_timeout: Duration,
+    /// Time without a byte in either direction.
+    pub idle_timeout: Duration,
+    /// Longest body that the first message may announce.
+    pub max_message_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30 * 60),
+            max_message_bytes: 65_535,
+        }
+    }
+}
+
+/// A named group of game servers: either `endpoints` or `dns`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Unique name: letters, digits, `-` and `_`.
+    pub name: String,
+    /// Fixed addresses, in the order that the compatible hashes count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+    /// A name that is resolved again and again; every address it gives is an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
+    /// Connecting to one endpoint.
+    #[serde(default)]
+    pub connections: Connections,
+}
+
+/// A DNS name and port. `{world}` in the name stands for the world id and makes a cluster per world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dns {
+    /// Host name, for instance `world-{world}.game.svc.cluster.local`.
+    pub host: String,
+    /// TCP port, 1 to 65,535.
+    pub port: u16,
+    /// How often the name is resolved again.
+    #[serde(default = "Dns::default_refresh")]
+    pub refresh: Duration,
+}
+
+impl Dns {
+    /// Five seconds, Envoy's own default.
+    const fn default_refresh() -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+/// How connections to a service are made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Connections {
+    /// How long a connect may take before the next attempt.
+    pub connect_timeout: Duration,
+    /// Attempts in total.
+    pub connect_attempts: u32,
+    /// Concurrent connections of one edge to the service; beyond it players are refused.
+    pub max: u32,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        // Timeout and attempts of the old gateway. The maximum is Envoy's open-file bound rather than its
+        // default of 1,024, which resets the 1,025th player.
+        Self { connect_timeout: Duration::from_secs(5), connect_attempts: 3, max: 1_000_000 }
+    }
+}
+
+/// One routing rule. Between routes the most specific match wins: a listed world before a range before any
+/// world, then listed instances before any.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Unique name: letters, digits, `-` and `_`.
+    pub name: String,
+    /// Server type in the header: 10 account, 15 version, 200 game, or any other of 0 to 255.
+    pub server_type: u8,
+    /// Worlds 1 to 32,767: `any`, or a list of numbers and `"low-high"` ranges.
+    #[serde(default)]
+    pub worlds: Worlds,
+    /// Instances 1 to 255, written like worlds.
+    #[serde(default)]
+    pub instances: Instances,
+    /// How one endpoint of the service is chosen.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// What `ring_hash` and `maglev` hash, and what makes a split sticky. Default for those two: `instance`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::HashKey>")]
+    pub hash_key: Option<HashKey>,
+    /// The services, sharing by weight when there are several.
+    pub to: Vec<Target>,
+    /// How connections are shared between several services.
+    #[serde(default)]
+    #[schemars(with = "schema::Split")]
+    pub split: Split,
+    /// Listeners it applies to; empty = all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<String>,
+}
+
+/// A service and its share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Name of a service of this document.
+    pub service: String,
+    /// Share in proportion to the sum of the weights, 1 to 1,000,000.
+    #[serde(default = "Target::default_weight")]
+    pub weight: u32,
+}
+
+impl Target {
+    const fn default_weight() -> u32 {
+        1
+    }
+}
+
+/// How one endpoint of a service is chosen.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest connections of two drawn at random.
+    LeastRequest,
+    /// Consistent hashing on a ring; few players move when endpoints change.
+    RingHash,
+    /// Consistent hashing with Maglev tables; fewer players move, even load.
+    Maglev,
+    /// The old gateway's hash of the instance id, pick for pick.
+    ConsistentHash,
+    /// The old gateway's hash of world and instance, pick for pick.
+    RealmBased,
+}
+
+/// The filter's own enums as JSON Schema sees them; the filter itself carries no schema code.
+#[allow(dead_code)] // only their shape is used
+mod schema {
+    use schemars::JsonSchema;
+
+    #[derive(JsonSchema)]
+    #[schemars(rename_all = "snake_case")]
+    pub(super) enum HashKey {
+        Instance,
+        WorldInstance,
+        SourceIp,
+    }
+
+    #[derive(JsonSchema)]
+    #[schemars(rename_all = "snake_case")]
+    pub(super) enum Split {
+        Sticky,
+        Random,
+    }
+}

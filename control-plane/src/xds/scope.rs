@@ -1,0 +1,37 @@
+//! Who a proxy is: the scope its node claims, which decides what it gets.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::Snapshot;
+
+/// What a proxy does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Role {
+    /// Takes players in.
+    #[default]
+    Edge,
+}
+
+/// Everything of a node that decides its resources; proxies of an equal scope share one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Scope {
+    /// What the proxy does.
+    pub role: Role,
+    /// The service it stands for; empty = none.
+    pub service: String,
+    /// Its datacenter; empty = the only one.
+    pub datacenter: String,
+    /// Its cell; empty = the only one.
+    pub cell: String,
+    /// The listeners it wants; empty = all edge listeners.
+    pub listeners: Vec<String>,
+}
+
+/// Where snapshots come from; the server knows nothing of policies.
+pub trait SnapshotSource: Send + Sync + 'static {
+    /// The latest snapshot of this scope and its successors. Nothing is ever sent for a scope before its
+    /// first snapshot is complete.
+    fn subscribe(&self, scope: &Scope) -> watch::Receiver<Arc<Snapshot>>;
+}
