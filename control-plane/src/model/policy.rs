@@ -99,6 +99,18 @@ pub struct Dns {
 }
 
 impl Dns {
+    /// Whether every world has a name, and so a cluster, of its own.
+    #[must_use]
+    pub fn is_per_world(&self) -> bool {
+        self.host.contains("{world}")
+    }
+
+    /// The name that is resolved for `world`.
+    #[must_use]
+    pub fn host_of(&self, world: u16) -> String {
+        self.host.replace("{world}", &world.to_string())
+    }
+
     /// Five seconds, Envoy's own default.
     const fn default_refresh() -> Duration {
         Duration::from_secs(5)
