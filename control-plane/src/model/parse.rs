@@ -116,7 +116,8 @@ routes:
             let problems = problems(text);
             assert!(problems[0].contains(want), "{text:?} gave {problems:?}");
         }
-        assert!(problems(&"[".repeat(100_000))[0].contains("nested too deeply"));
+        assert!(problems(&"[".repeat(100))[0].contains("nested too deeply"));
+        assert!(problems(&"[".repeat(100_000))[0].contains("recursion limit"));
         assert!(problems(&" ".repeat(super::super::document::MAX_BYTES + 1))[0].contains("bytes"));
     }
 
