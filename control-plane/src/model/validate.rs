@@ -48,9 +48,6 @@ fn check_service(at: &str, service: &Service, found: &mut Vec<Problem>) {
     if connections.connect_timeout.is_zero() {
         found.push(Problem::at(format!("{at}.connections.connect_timeout"), "must be more than 0"));
     }
-    if !(1..=10).contains(&connections.connect_attempts) {
-        found.push(Problem::at(format!("{at}.connections.connect_attempts"), "must be from 1 to 10"));
-    }
     if connections.max == 0 {
         found.push(Problem::at(format!("{at}.connections.max"), "must be at least 1"));
     }
