@@ -1,5 +1,6 @@
 //! What an operator says: the policy document, its parts and their validation. Pure.
 
+mod diff;
 mod document;
 mod duration;
 mod endpoint;
@@ -10,6 +11,7 @@ mod policy;
 mod problem;
 mod validate;
 
+pub use diff::diff;
 pub use document::MAX_BYTES;
 pub use duration::Duration;
 pub use endpoint::Endpoint;

@@ -1,5 +1,9 @@
 //! The join of all sources' latest values: one immutable picture of what should be.
 
+mod join;
+
+pub use join::{Sources, join};
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
