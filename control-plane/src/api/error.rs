@@ -1,0 +1,64 @@
+//! How the API says no: a status, a stable word, a sentence, and the problems of a document.
+
+use axum::Json;
+use axum::extract::OriginalUri;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::model::Problem;
+use crate::source::policy::ApplyError;
+use crate::source::policy_store::PutError;
+
+/// A refused request.
+#[derive(Debug, Serialize)]
+pub(super) struct ApiError {
+    #[serde(skip)]
+    status: StatusCode,
+    /// Stable: `invalid_policy`, `conflict`, `bad_request`, `not_found`, `unavailable`, `internal`.
+    error: &'static str,
+    /// For people.
+    message: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<Problem>,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, error: &'static str, message: impl Into<String>) -> Self {
+        Self { status, error, message: message.into(), problems: Vec::new() }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(super) fn invalid_policy(problems: Vec<Problem>) -> Self {
+        let message = format!("the policy has {} problem(s); nothing was changed", problems.len());
+        Self { problems, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_policy", message) }
+    }
+}
+
+impl From<ApplyError> for ApiError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Invalid(problems) => Self::invalid_policy(problems),
+            ApplyError::Store(error @ PutError::Conflict { .. }) => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "conflict", error.to_string())
+            }
+            ApplyError::Store(error) => {
+                tracing::error!(%error, "cannot store the policy");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self)).into_response()
+    }
+}
+
+pub(super) async fn not_found(OriginalUri(uri): OriginalUri) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {}", uri.path()))
+}

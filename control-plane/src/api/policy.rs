@@ -1,0 +1,113 @@
+//! `/v1/policy`: read the policy, replace it, or see what replacing it would do.
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use super::error::ApiError;
+use crate::model::{self, Policy};
+use crate::source::policy::LoadedPolicy;
+use crate::source::policy_store::Precondition;
+
+/// `GET /v1/policy`.
+#[derive(Serialize)]
+struct Shown<'a> {
+    /// From 1; 0 = nothing has been applied yet.
+    version: u64,
+    etag: &'a str,
+    author: &'a str,
+    /// Unix seconds.
+    updated: u64,
+    policy: &'a Policy,
+    /// The document as it was given.
+    text: &'a str,
+}
+
+/// Query of `PUT /v1/policy`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PutQuery {
+    /// Validate and compare only.
+    #[serde(default)]
+    dry_run: bool,
+    /// Who is writing, for the history.
+    #[serde(default)]
+    author: Option<String>,
+}
+
+/// Answer of `PUT /v1/policy`.
+#[derive(Serialize)]
+struct Put {
+    version: u64,
+    etag: String,
+    dry_run: bool,
+    changed: bool,
+    changes: Vec<String>,
+}
+
+pub(super) async fn show(State(context): State<Context>) -> Response {
+    let current = context.policy.current();
+    let stored = current.stored.as_ref();
+    let shown = Shown {
+        version: stored.map_or(0, |s| s.version),
+        etag: stored.map_or("", |s| &s.etag),
+        author: stored.map_or("", |s| &s.author),
+        updated: stored.map_or(0, |s| s.updated),
+        policy: &current.policy,
+        text: stored.map_or("", |s| &s.text),
+    };
+    let etag = etag_header(shown.etag);
+    (etag.map(|tag| [(ETAG, tag)]), Json(shown)).into_response()
+}
+
+pub(super) async fn put(
+    State(context): State<Context>,
+    Query(query): Query<PutQuery>,
+    headers: HeaderMap,
+    text: String,
+) -> Result<Response, ApiError> {
+    let before = context.policy.current();
+    let expected = precondition(&headers)?;
+    if query.dry_run {
+        let policy = model::parse(&text).map_err(ApiError::invalid_policy)?;
+        let changes = model::diff(&before.policy, &policy);
+        return Ok(Json(answer(&before, true, before.policy.as_ref() != &policy, changes)).into_response());
+    }
+    let author = query.author.as_deref().unwrap_or("api");
+    let applied = context.policy.apply(text, expected, author).await?;
+    let changes = model::diff(&before.policy, &applied.current.policy);
+    let answer = answer(&applied.current, false, applied.changed, changes);
+    tracing::info!(version = answer.version, author, changes = ?answer.changes, "policy applied");
+    let etag = etag_header(&answer.etag);
+    Ok((etag.map(|tag| [(ETAG, tag)]), Json(answer)).into_response())
+}
+
+fn answer(current: &LoadedPolicy, dry_run: bool, changed: bool, changes: Vec<String>) -> Put {
+    let stored = current.stored.as_ref();
+    Put {
+        version: stored.map_or(0, |s| s.version),
+        etag: stored.map_or_else(String::new, |s| s.etag.clone()),
+        dry_run,
+        changed,
+        changes,
+    }
+}
+
+/// `If-Match` holds one entity tag, quoted as HTTP wants it or bare as people type it; `*` asks only that
+/// there is a policy.
+fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(Precondition::None) };
+    let text = value.to_str().map_err(|_| ApiError::bad_request("If-Match is not an entity tag"))?;
+    match text.trim() {
+        "*" => Ok(Precondition::Any),
+        tag => Ok(Precondition::Etag(tag.trim_matches('"').to_owned())),
+    }
+}
+
+fn etag_header(etag: &str) -> Option<HeaderValue> {
+    (!etag.is_empty()).then(|| HeaderValue::from_str(&format!("\"{etag}\"")).ok()).flatten()
+}
