@@ -1,5 +1,15 @@
 //! The routing rules of an existing game-gateway fleet, read from its Redis.
+//!
+//! ```text
+//! routing:rules  ──┐             previous good rules
+//!                  ├─ connection ──> parse ──> watch of GatewayRules ──> snapshot in data_dir
+//! realm:mapping  ──┘      ^            └─────> watch of Health
+//!                    notify channels,
+//!                    refresh_interval
+//! ```
 
+mod entry;
+mod parse;
 mod rule;
 
 pub use rule::{GatewayRule, GatewayRules, Refusal, RuleOrigin};
