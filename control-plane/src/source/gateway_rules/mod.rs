@@ -8,8 +8,13 @@
 //!                    refresh_interval
 //! ```
 
+mod connection;
 mod entry;
+mod metrics;
 mod parse;
 mod rule;
+mod snapshot;
+mod task;
 
 pub use rule::{GatewayRule, GatewayRules, Refusal, RuleOrigin};
+pub use task::{GatewayRulesConfig, GatewayRulesSource, StartError};
