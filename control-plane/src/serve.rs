@@ -8,13 +8,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::api::{self, GatewayStatus};
+use crate::api;
 use crate::compile::Compiler;
-use crate::mesh::{self, EdgeSettings, Mesh, ModuleLocation, Sources};
+use crate::mesh::{self, EdgeSettings, GatewayStatus, Mesh, ModuleLocation, Sources};
 use crate::model::Limits;
 use crate::settings::{FilterDelivery, Settings};
 use crate::source::filter_module::FilterModuleSource;
-use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource};
+use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
 use crate::source::policy::{ApplyError, PolicySource, Unreadable};
 use crate::source::policy_store::{OpenError, PolicyStore, Precondition};
 use crate::xds::{self, AdsServer, Registry};
@@ -43,6 +43,9 @@ pub enum ServeError {
     /// The policy store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The old gateway's rules cannot be followed.
+    #[error("game_gateway: {0}")]
+    Gateway(#[from] StartError),
     /// The stored policy cannot be read.
     #[error(transparent)]
     Policy(#[from] Unreadable),
@@ -94,7 +97,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let (publish, mesh) = watch::channel(None);
     let sources = Sources {
         policy: policy.subscribe(),
-        rules: gateway.as_ref().map(|(_, status)| status.rules.clone()),
+        gateway: gateway.as_ref().map(|(_, status)| status.clone()),
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
     };
@@ -192,8 +195,7 @@ fn start_gateway(
         refresh_interval: settings.game_gateway.refresh_interval.get(),
         data_dir: settings.data_dir.clone(),
     };
-    let source =
-        GatewayRulesSource::start(config, metrics).map_err(|e| ServeError::Internal(e.to_string()))?;
+    let source = GatewayRulesSource::start(config, metrics)?;
     let status = GatewayStatus { rules: source.rules(), health: source.health() };
     Ok(Some((source, status)))
 }

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use prometheus::{Encoder, TextEncoder};
 use serde::Serialize;
 
-use super::{Context, GatewayStatus};
+use super::Context;
+use crate::mesh::GatewayStatus;
 use crate::source::Health;
 use crate::source::gateway_rules::Refusal;
 
@@ -86,7 +87,7 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
 
 fn gateway_state(status: &GatewayStatus) -> GatewayState {
     let health = status.health.borrow().clone();
-    let rules = status.rules.borrow().clone().unwrap_or_default();
+    let rules = status.rules.borrow().clone();
     let refused = rules.refused.iter().take(REFUSALS_SHOWN).cloned().collect();
     GatewayState { health, rules: rules.rules.len(), refused }
 }

@@ -14,12 +14,10 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use tokio::sync::watch;
 
-use crate::mesh::Mesh;
+use crate::mesh::{GatewayStatus, Mesh};
 use crate::model;
 use crate::source::filter_module::FilterModuleSource;
-use crate::source::gateway_rules::GatewayRules;
 use crate::source::policy::PolicySource;
-use crate::source::Health;
 use crate::xds::Registry;
 
 /// What the handlers work with.
@@ -39,15 +37,6 @@ pub struct Context {
     pub metrics: prometheus::Registry,
     /// Becomes true when the process is asked to end: readiness goes first.
     pub stopping: watch::Receiver<bool>,
-}
-
-/// How the old gateway's rules are doing.
-#[derive(Clone)]
-pub struct GatewayStatus {
-    /// The rules that are served and those that are refused.
-    pub rules: watch::Receiver<Option<Arc<GatewayRules>>>,
-    /// Whether Redis answers.
-    pub health: watch::Receiver<Health>,
 }
 
 /// All routes of the API.

@@ -2,7 +2,7 @@
 
 mod join;
 
-pub use join::{Sources, join};
+pub use join::{GatewayStatus, Sources, join};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
