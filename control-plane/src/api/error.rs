@@ -1,10 +1,13 @@
 //! How the API says no: a status, a stable word, a sentence, and the problems of a document.
 
+use std::fmt;
+
 use axum::Json;
 use axum::extract::OriginalUri;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tonic::Code;
 
 use crate::model::Problem;
 use crate::source::policy::ApplyError;
@@ -35,6 +38,26 @@ impl ApiError {
     pub(super) fn invalid_policy(problems: Vec<Problem>) -> Self {
         let message = format!("the policy has {} problem(s); nothing was changed", problems.len());
         Self { problems, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_policy", message) }
+    }
+}
+
+impl ApiError {
+    /// The same in gRPC's words.
+    pub(super) const fn code(&self) -> Code {
+        match self.status {
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Code::InvalidArgument,
+            StatusCode::NOT_FOUND => Code::NotFound,
+            StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
+            StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
+            _ => Code::Internal,
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.problems.iter().try_for_each(|problem| write!(f, "; {problem}"))
     }
 }
 

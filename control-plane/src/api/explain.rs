@@ -16,16 +16,16 @@ use crate::compile::{self, Explanation, Question};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExplainQuery {
-    server_type: u8,
+    pub(super) server_type: u8,
     #[serde(default)]
-    world: u16,
+    pub(super) world: u16,
     #[serde(default)]
-    instance: u8,
+    pub(super) instance: u8,
     #[serde(default)]
-    source_ip: Option<IpAddr>,
+    pub(super) source_ip: Option<IpAddr>,
     /// Default: the first listener.
     #[serde(default)]
-    listener: Option<String>,
+    pub(super) listener: Option<String>,
 }
 
 pub(super) async fn explain(
@@ -33,6 +33,10 @@ pub(super) async fn explain(
     query: Result<Query<ExplainQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Explanation>, ApiError> {
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    answer(&context, query).map(Json)
+}
+
+pub(super) fn answer(context: &Context, query: ExplainQuery) -> Result<Explanation, ApiError> {
     if query.world > ServerId::MAX_WORLD {
         return Err(ApiError::bad_request(format!("world: {} is above 32767", query.world)));
     }
@@ -52,5 +56,5 @@ pub(super) async fn explain(
         None => mesh.listeners(&[]).next().map(|l| l.name.clone()).unwrap_or_default(),
     };
     let server_id = ServerId::new(query.server_type, query.world, query.instance, false);
-    Ok(Json(compile::explain(&mesh, &Question { server_id, listener, source_ip: query.source_ip })))
+    Ok(compile::explain(&mesh, &Question { server_id, listener, source_ip: query.source_ip }))
 }

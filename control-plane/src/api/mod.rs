@@ -2,6 +2,7 @@
 
 mod error;
 mod explain;
+mod grpc;
 mod health;
 mod module;
 mod policy;
@@ -41,6 +42,7 @@ pub struct Context {
 
 /// All routes of the API.
 pub fn router(context: Context) -> Router {
+    let grpc = tonic::service::Routes::new(grpc::service(context.clone())).into_axum_router();
     Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
@@ -52,4 +54,5 @@ pub fn router(context: Context) -> Router {
         .fallback(error::not_found)
         .layer(DefaultBodyLimit::max(model::MAX_BYTES))
         .with_state(context)
+        .merge(grpc)
 }

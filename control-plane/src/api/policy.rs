@@ -1,5 +1,7 @@
 //! `/v1/policy`: read the policy, replace it, or see what replacing it would do.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::header::{ETAG, IF_MATCH};
@@ -10,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use super::Context;
 use super::error::ApiError;
 use crate::model::{self, Policy};
-use crate::source::policy::LoadedPolicy;
 use crate::source::policy_store::Precondition;
 
 /// `GET /v1/policy`.
@@ -39,14 +40,22 @@ pub(super) struct PutQuery {
     author: Option<String>,
 }
 
+/// What is asked for.
+pub(super) struct Change {
+    pub(super) text: String,
+    pub(super) dry_run: bool,
+    pub(super) expected: Precondition,
+    pub(super) author: Option<String>,
+}
+
 /// Answer of `PUT /v1/policy`.
 #[derive(Serialize)]
-struct Put {
-    version: u64,
-    etag: String,
+pub(super) struct Changed {
+    pub(super) version: u64,
+    pub(super) etag: String,
     dry_run: bool,
-    changed: bool,
-    changes: Vec<String>,
+    pub(super) changed: bool,
+    pub(super) changes: Vec<String>,
 }
 
 pub(super) async fn show(State(context): State<Context>) -> Response {
@@ -70,31 +79,38 @@ pub(super) async fn put(
     headers: HeaderMap,
     text: String,
 ) -> Result<Response, ApiError> {
-    let before = context.policy.current();
     let expected = precondition(&headers)?;
-    if query.dry_run {
-        let policy = model::parse(&text).map_err(ApiError::invalid_policy)?;
-        let changes = model::diff(&before.policy, &policy);
-        return Ok(Json(answer(&before, true, before.policy.as_ref() != &policy, changes)).into_response());
-    }
-    let author = query.author.as_deref().unwrap_or("api");
-    let applied = context.policy.apply(text, expected, author).await?;
-    let changes = model::diff(&before.policy, &applied.current.policy);
-    let answer = answer(&applied.current, false, applied.changed, changes);
-    tracing::info!(version = answer.version, author, changes = ?answer.changes, "policy applied");
+    let change = Change { text, dry_run: query.dry_run, expected, author: query.author };
+    let answer = self::change(&context, change).await?;
     let etag = etag_header(&answer.etag);
     Ok((etag.map(|tag| [(ETAG, tag)]), Json(answer)).into_response())
 }
 
-fn answer(current: &LoadedPolicy, dry_run: bool, changed: bool, changes: Vec<String>) -> Put {
+/// Puts a document in force, or says what that would do.
+pub(super) async fn change(context: &Context, change: Change) -> Result<Changed, ApiError> {
+    let before = context.policy.current();
+    let (current, changed, policy) = if change.dry_run {
+        let policy = model::parse(&change.text).map_err(ApiError::invalid_policy)?;
+        let changed = *before.policy != policy;
+        (Arc::clone(&before), changed, Arc::new(policy))
+    } else {
+        let author = change.author.as_deref().unwrap_or("api");
+        let applied = context.policy.apply(change.text, change.expected, author).await?;
+        let policy = Arc::clone(&applied.current.policy);
+        (applied.current, applied.changed, policy)
+    };
     let stored = current.stored.as_ref();
-    Put {
+    let answer = Changed {
         version: stored.map_or(0, |s| s.version),
         etag: stored.map_or_else(String::new, |s| s.etag.clone()),
-        dry_run,
+        dry_run: change.dry_run,
         changed,
-        changes,
+        changes: model::diff(&before.policy, &policy),
+    };
+    if !answer.dry_run {
+        tracing::info!(version = answer.version, changes = ?answer.changes, "policy applied");
     }
+    Ok(answer)
 }
 
 /// `If-Match` holds one entity tag, quoted as HTTP wants it or bare as people type it; `*` asks only that
