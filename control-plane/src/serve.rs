@@ -2,6 +2,7 @@
 
 use std::future::IntoFuture;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -16,7 +17,7 @@ use crate::settings::{FilterDelivery, Settings};
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
 use crate::source::policy::{ApplyError, PolicySource, Unreadable};
-use crate::source::policy_store::{OpenError, PolicyStore, Precondition};
+use crate::source::policy_store::{NewPolicy, PolicyStore, Precondition, StoreError};
 use crate::xds::{self, AdsServer, Registry};
 
 /// Why the server cannot start, or stopped.
@@ -36,13 +37,13 @@ pub enum ServeError {
     #[error("cannot use data_dir {}: {source}", .path.display())]
     DataDir {
         /// The folder.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
-    /// The policy store cannot be opened.
+    /// The policy store cannot be used.
     #[error(transparent)]
-    Store(#[from] OpenError),
+    Store(#[from] StoreError),
     /// The old gateway's rules cannot be followed.
     #[error("game_gateway: {0}")]
     Gateway(#[from] StartError),
@@ -53,7 +54,7 @@ pub enum ServeError {
     #[error("cannot read policy.file {}: {source}", .path.display())]
     PolicyFile {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
@@ -61,7 +62,7 @@ pub enum ServeError {
     #[error("policy.file {}: {source}", .path.display())]
     Apply {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What is wrong with it.
         source: ApplyError,
     },
@@ -86,7 +87,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     std::fs::create_dir_all(&data_dir)
         .map_err(|source| ServeError::DataDir { path: data_dir.clone(), source })?;
 
-    let policy = Arc::new(PolicySource::new(PolicyStore::open(&data_dir)?)?);
+    let policy = Arc::new(PolicySource::new(PolicyStore::open(&data_dir).await?)?);
     if let Some(path) = &settings.policy.file {
         import(&policy, path).await?;
     }
@@ -143,19 +144,26 @@ async fn bind(setting: &'static str, address: std::net::SocketAddr) -> Result<Tc
     TcpListener::bind(address).await.map_err(|source| ServeError::Bind { setting, address, source })
 }
 
-/// Puts `policy.file` in force if it says something new. A restart with an older file than the store's
-/// would silently undo what was applied since, so a file only ever acts when it has changed itself: the
-/// store knows whether it has seen this text.
-async fn import(policy: &PolicySource, path: &std::path::Path) -> Result<(), ServeError> {
+/// How versions that came from `policy.file` are signed.
+const FILE_AUTHOR: &str = "policy.file";
+
+/// Puts `policy.file` in force if it says something new: a restart with an unchanged file must not undo
+/// what was applied through the API since.
+async fn import(policy: &PolicySource, path: &Path) -> Result<(), ServeError> {
     let text = tokio::fs::read_to_string(path)
         .await
         .map_err(|source| ServeError::PolicyFile { path: path.to_owned(), source })?;
+    if policy.is_latest_of(FILE_AUTHOR, &text).await? {
+        tracing::info!(file = %path.display(), "policy file has not changed since it was applied");
+        return Ok(());
+    }
+    let new = NewPolicy { text, author: FILE_AUTHOR.to_owned(), message: path.display().to_string() };
     let applied = policy
-        .apply(text, Precondition::None, "policy.file")
+        .apply(new, Precondition::Any)
         .await
         .map_err(|source| ServeError::Apply { path: path.to_owned(), source })?;
-    let version = applied.current.stored.as_ref().map_or(0, |s| s.version);
-    tracing::info!(file = %path.display(), version, changed = applied.changed, "policy file read");
+    let version = applied.current.stored.as_ref().map_or(0, |s| s.info.version);
+    tracing::info!(file = %path.display(), version, changed = applied.changed, "policy file applied");
     Ok(())
 }
 

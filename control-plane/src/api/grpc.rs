@@ -24,11 +24,11 @@ impl Management for Grpc {
     async fn get_policy(&self, _: Request<v1::GetPolicyRequest>) -> Result<Response<v1::Policy>, Status> {
         let current = self.0.policy.current();
         let policy = current.stored.as_ref().map_or_else(v1::Policy::default, |stored| v1::Policy {
-            version: stored.version,
-            etag: stored.etag.clone(),
+            version: stored.info.version,
+            etag: stored.info.etag.clone(),
             text: stored.text.to_string(),
-            author: stored.author.clone(),
-            updated: stored.updated,
+            author: stored.info.author.clone(),
+            updated: stored.info.time,
         });
         Ok(Response::new(policy))
     }
@@ -39,11 +39,11 @@ impl Management for Grpc {
     ) -> Result<Response<v1::PutPolicyResponse>, Status> {
         let request = request.into_inner();
         let expected = match request.if_match.as_str() {
-            "" => Precondition::None,
+            "" => Precondition::Any,
             etag => Precondition::Etag(etag.to_owned()),
         };
         let author = Some(request.author).filter(|author| !author.is_empty());
-        let change = Change { text: request.text, dry_run: request.dry_run, expected, author };
+        let change = Change { text: request.text, dry_run: request.dry_run, expected, author, message: request.message };
         let answer = policy::change(&self.0, change).await?;
         Ok(Response::new(v1::PutPolicyResponse {
             version: answer.version,

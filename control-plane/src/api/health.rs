@@ -71,8 +71,8 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
         ready: context.mesh.borrow().is_some() && !stopping,
         stopping,
         policy: PolicyState {
-            version: stored.map_or(0, |s| s.version),
-            etag: stored.map_or_else(String::new, |s| s.etag.clone()),
+            version: stored.map_or(0, |s| s.info.version),
+            etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
             listeners: current.policy.listeners.len(),
             services: current.policy.services.len(),
             routes: current.policy.routes.len(),

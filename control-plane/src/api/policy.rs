@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Context;
 use super::error::ApiError;
 use crate::model::{self, Policy};
-use crate::source::policy_store::Precondition;
+use crate::source::policy_store::{NewPolicy, Precondition};
 
 /// `GET /v1/policy`.
 #[derive(Serialize)]
@@ -38,6 +38,9 @@ pub(super) struct PutQuery {
     /// Who is writing, for the history.
     #[serde(default)]
     author: Option<String>,
+    /// Why, for the history.
+    #[serde(default)]
+    message: String,
 }
 
 /// What is asked for.
@@ -46,6 +49,7 @@ pub(super) struct Change {
     pub(super) dry_run: bool,
     pub(super) expected: Precondition,
     pub(super) author: Option<String>,
+    pub(super) message: String,
 }
 
 /// Answer of `PUT /v1/policy`.
@@ -62,10 +66,10 @@ pub(super) async fn show(State(context): State<Context>) -> Response {
     let current = context.policy.current();
     let stored = current.stored.as_ref();
     let shown = Shown {
-        version: stored.map_or(0, |s| s.version),
-        etag: stored.map_or("", |s| &s.etag),
-        author: stored.map_or("", |s| &s.author),
-        updated: stored.map_or(0, |s| s.updated),
+        version: stored.map_or(0, |s| s.info.version),
+        etag: stored.map_or("", |s| &s.info.etag),
+        author: stored.map_or("", |s| &s.info.author),
+        updated: stored.map_or(0, |s| s.info.time),
         policy: &current.policy,
         text: stored.map_or("", |s| &s.text),
     };
@@ -80,7 +84,7 @@ pub(super) async fn put(
     text: String,
 ) -> Result<Response, ApiError> {
     let expected = precondition(&headers)?;
-    let change = Change { text, dry_run: query.dry_run, expected, author: query.author };
+    let change = Change { text, dry_run: query.dry_run, expected, author: query.author, message: query.message };
     let answer = self::change(&context, change).await?;
     let etag = etag_header(&answer.etag);
     Ok((etag.map(|tag| [(ETAG, tag)]), Json(answer)).into_response())
@@ -94,15 +98,16 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Changed,
         let changed = *before.policy != policy;
         (Arc::clone(&before), changed, Arc::new(policy))
     } else {
-        let author = change.author.as_deref().unwrap_or("api");
-        let applied = context.policy.apply(change.text, change.expected, author).await?;
+        let author = change.author.unwrap_or_else(|| "api".to_owned());
+        let new = NewPolicy { text: change.text, author, message: change.message };
+        let applied = context.policy.apply(new, change.expected).await?;
         let policy = Arc::clone(&applied.current.policy);
         (applied.current, applied.changed, policy)
     };
     let stored = current.stored.as_ref();
     let answer = Changed {
-        version: stored.map_or(0, |s| s.version),
-        etag: stored.map_or_else(String::new, |s| s.etag.clone()),
+        version: stored.map_or(0, |s| s.info.version),
+        etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
         dry_run: change.dry_run,
         changed,
         changes: model::diff(&before.policy, &policy),
@@ -113,10 +118,9 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Changed,
     Ok(answer)
 }
 
-/// `If-Match` holds one entity tag, quoted as HTTP wants it or bare as people type it; `*` asks only that
-/// there is a policy.
+/// `If-Match` holds one entity tag, quoted as HTTP wants it or bare as people type it; `*` is no condition.
 fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
-    let Some(value) = headers.get(IF_MATCH) else { return Ok(Precondition::None) };
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(Precondition::Any) };
     let text = value.to_str().map_err(|_| ApiError::bad_request("If-Match is not an entity tag"))?;
     match text.trim() {
         "*" => Ok(Precondition::Any),

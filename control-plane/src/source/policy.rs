@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
 
-use super::policy_store::{PolicyStore, Precondition, PutError, StoredPolicy};
+use super::policy_store::{NewPolicy, PolicyStore, Precondition, PutError, StoreError, StoredPolicy};
 use crate::model::{self, Policy, Problem};
 
 /// The policy that is in force.
 #[derive(Clone, Debug)]
 pub struct LoadedPolicy {
     /// The stored document; `None` before the first one.
-    pub stored: Option<StoredPolicy>,
+    pub stored: Option<Arc<StoredPolicy>>,
     /// What it says.
     pub policy: Arc<Policy>,
 }
@@ -64,7 +64,7 @@ impl PolicySource {
         let policy = match &stored {
             None => Policy::default(),
             Some(stored) => model::parse(&stored.text)
-                .map_err(|problems| Unreadable { version: stored.version, problems })?,
+                .map_err(|problems| Unreadable { version: stored.info.version, problems })?,
         };
         let (publish, _) = watch::channel(Arc::new(LoadedPolicy { stored, policy: Arc::new(policy) }));
         Ok(Self { store, publish, writing: Mutex::new(()) })
@@ -82,18 +82,24 @@ impl PolicySource {
         self.publish.subscribe()
     }
 
-    /// Validates `text`, stores it durably, and puts it in force.
+    /// Whether the last document of this author that is still kept says just this.
+    pub async fn is_latest_of(&self, author: &str, text: &str) -> Result<bool, StoreError> {
+        let history = self.store.history().await?;
+        let Some(last) = history.iter().find(|info| info.author == author) else { return Ok(false) };
+        Ok(self.store.get(last.version).await?.is_some_and(|stored| &*stored.text == text))
+    }
+
+    /// Validates a document, stores it durably, and puts it in force.
     pub async fn apply(
         &self,
-        text: String,
+        new: NewPolicy,
         expected: Precondition,
-        author: &str,
     ) -> Result<Applied, ApplyError> {
-        let policy = Arc::new(model::parse(&text).map_err(ApplyError::Invalid)?);
+        let policy = Arc::new(model::parse(&new.text).map_err(ApplyError::Invalid)?);
         let _writing = self.writing.lock().await;
         let before = self.current();
-        let stored = self.store.put(text, expected, author).await?;
-        let changed = before.stored.as_ref().map(|s| s.version) != Some(stored.version);
+        let stored = self.store.put(new, expected).await?;
+        let changed = before.stored.as_ref().map(|s| s.info.version) != Some(stored.info.version);
         if !changed {
             return Ok(Applied { current: before, changed });
         }
