@@ -12,8 +12,7 @@ use tokio::sync::watch;
 use crate::api;
 use crate::compile::Compiler;
 use crate::mesh::{self, EdgeSettings, GatewayStatus, Mesh, ModuleLocation, Sources};
-use crate::model::Limits;
-use crate::settings::{FilterDelivery, Settings};
+use crate::settings::{Delivery, Settings};
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
 use crate::source::policy::{ApplyError, PolicySource, Unreadable};
@@ -169,8 +168,8 @@ async fn import(policy: &PolicySource, path: &Path) -> Result<(), ServeError> {
 
 fn module_location(settings: &Settings) -> ModuleLocation {
     match settings.filter.delivery {
-        FilterDelivery::Path => ModuleLocation::Path(settings.filter.path.display().to_string()),
-        FilterDelivery::Http => {
+        Delivery::Path => ModuleLocation::Path(settings.filter.path.display().to_string()),
+        Delivery::Http => {
             let advertise = settings.filter.advertise.as_ref().map(ToString::to_string);
             ModuleLocation::Http(advertise.unwrap_or_else(|| settings.api.listen.to_string()))
         }
@@ -179,14 +178,9 @@ fn module_location(settings: &Settings) -> ModuleLocation {
 
 fn edge_settings(settings: &Settings) -> EdgeSettings {
     let gateway = &settings.game_gateway;
-    let limits = Limits {
-        header_timeout: gateway.limits.header_timeout,
-        idle_timeout: gateway.limits.idle_timeout,
-        max_message_bytes: gateway.limits.max_message_bytes,
-    };
     EdgeSettings {
         health_listen: settings.edge.health_listen,
-        gateway: gateway.enabled.then(|| EdgeSettings::gateway_listener(gateway.listen, limits)),
+        gateway: gateway.enabled.then(|| EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())),
     }
 }
 

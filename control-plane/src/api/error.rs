@@ -3,8 +3,7 @@
 use std::fmt;
 
 use axum::Json;
-use axum::extract::OriginalUri;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tonic::Code;
@@ -82,6 +81,6 @@ impl IntoResponse for ApiError {
     }
 }
 
-pub(super) async fn not_found(OriginalUri(uri): OriginalUri) -> ApiError {
+pub(super) async fn not_found(uri: Uri) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {}", uri.path()))
 }
