@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt};
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
+use tokio::task::JoinError;
 use tokio::time::{sleep, timeout};
 
 use super::RuleOrigin;
@@ -31,8 +32,8 @@ pub(super) enum Lost {
     Silent { step: &'static str, limit: Duration },
     #[error("the subscription was closed")]
     Closed,
-    #[error("a blocking task was cancelled, the process is stopping")]
-    Stopping,
+    #[error("reading the rules was cut short: {0}")]
+    Interrupted(#[from] JoinError),
 }
 
 /// The names in Redis, prefix included.

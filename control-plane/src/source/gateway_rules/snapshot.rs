@@ -49,7 +49,10 @@ impl Snapshot {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
             Err(error) => {
-                tracing::error!(path = %path.display(), %error, "cannot read the last good gateway rules; starting without them");
+                tracing::error!(
+                    path = %path.display(), %error,
+                    "cannot read the last good gateway rules; starting without them"
+                );
                 return Vec::new();
             }
         };

@@ -218,9 +218,9 @@ impl Follower {
     async fn take(&mut self, reading: Reading) -> Result<(), Lost> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != reading) {
             let previous = Arc::clone(&self.rules.borrow());
-            // A large document takes a tenth of a second to parse.
-            let parsed = spawn_blocking(move || (parse::apply(&reading, &previous), reading)).await;
-            let (outcome, reading) = parsed.map_err(|_| Lost::Stopping)?;
+            // A document of 16 MiB would keep a thread of the runtime from everything else.
+            let parse = move || (parse::apply(&reading, &previous), reading);
+            let (outcome, reading) = spawn_blocking(parse).await?;
             self.publish(&outcome.rules);
             self.last = Some((reading, outcome));
         }
