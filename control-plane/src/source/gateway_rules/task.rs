@@ -180,7 +180,7 @@ impl Follower {
         let mut backoff = Backoff::new();
         let mut known = String::new();
         loop {
-            let Err(lost) = self.session(&mut backoff, &mut known).await;
+            let Err(lost) = self.follow_connection(&mut backoff, &mut known).await;
             self.metrics.lost();
             let problem = lost.to_string();
             if problem == known {
@@ -199,7 +199,11 @@ impl Follower {
     }
 
     /// Follows the rules over one connection until it is lost.
-    async fn session(&mut self, backoff: &mut Backoff, known: &mut String) -> Result<Infallible, Lost> {
+    async fn follow_connection(
+        &mut self,
+        backoff: &mut Backoff,
+        known: &mut String,
+    ) -> Result<Infallible, Lost> {
         let mut connection = Connection::open(&self.client, &self.keys).await?;
         self.metrics.connected();
         loop {
