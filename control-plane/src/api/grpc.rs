@@ -17,6 +17,9 @@ pub(super) fn service(context: Context) -> ManagementServer<Grpc> {
     ManagementServer::new(Grpc(context)).max_decoding_message_size(crate::model::MAX_BYTES + 4096)
 }
 
+/// What its paths start with.
+pub(super) const NAME: &str = v1::management_server::SERVICE_NAME;
+
 pub(super) struct Grpc(Context);
 
 #[tonic::async_trait]
@@ -43,7 +46,13 @@ impl Management for Grpc {
             etag => Precondition::Etag(etag.to_owned()),
         };
         let author = Some(request.author).filter(|author| !author.is_empty());
-        let change = Change { text: request.text, dry_run: request.dry_run, expected, author, message: request.message };
+        let change = Change {
+            text: request.text,
+            dry_run: request.dry_run,
+            expected,
+            author,
+            message: request.message,
+        };
         let answer = policy::change(&self.0, change).await?;
         Ok(Response::new(v1::PutPolicyResponse {
             version: answer.version,

@@ -84,7 +84,8 @@ pub(super) async fn put(
     text: String,
 ) -> Result<Response, ApiError> {
     let expected = precondition(&headers)?;
-    let change = Change { text, dry_run: query.dry_run, expected, author: query.author, message: query.message };
+    let change =
+        Change { text, dry_run: query.dry_run, expected, author: query.author, message: query.message };
     let answer = self::change(&context, change).await?;
     let etag = etag_header(&answer.etag);
     Ok((etag.map(|tag| [(ETAG, tag)]), Json(answer)).into_response())
