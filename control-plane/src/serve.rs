@@ -124,7 +124,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let xds = serve_proxies(xds_listener, mesh, proxies, stopping);
     tracing::info!(xds = %settings.xds.listen, api = %settings.api.listen, data_dir = %data_dir.display(), "serving");
 
-    let ended = async { tokio::try_join!(async { api.await.map_err(|e| ServeError::Internal(e.to_string())) }, xds) };
+    let ended =
+        async { tokio::try_join!(async { api.await.map_err(|e| ServeError::Internal(e.to_string())) }, xds) };
     tokio::pin!(ended);
     let result = tokio::select! {
         result = &mut ended => result,
@@ -180,7 +181,9 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
     let gateway = &settings.game_gateway;
     EdgeSettings {
         health_listen: settings.edge.health_listen,
-        gateway: gateway.enabled.then(|| EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())),
+        gateway: gateway
+            .enabled
+            .then(|| EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())),
     }
 }
 

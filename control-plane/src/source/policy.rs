@@ -90,11 +90,7 @@ impl PolicySource {
     }
 
     /// Validates a document, stores it durably, and puts it in force.
-    pub async fn apply(
-        &self,
-        new: NewPolicy,
-        expected: Precondition,
-    ) -> Result<Applied, ApplyError> {
+    pub async fn apply(&self, new: NewPolicy, expected: Precondition) -> Result<Applied, ApplyError> {
         let policy = Arc::new(model::parse(&new.text).map_err(ApplyError::Invalid)?);
         let _writing = self.writing.lock().await;
         let before = self.current();
