@@ -17,8 +17,12 @@
 //! No arrow points back; `api` and `cli` write to the policy source and read status, nothing else.
 
 pub mod api;
+pub mod cli;
 pub mod compile;
 pub mod mesh;
 pub mod model;
+pub mod serve;
+pub mod settings;
 pub mod source;
+pub mod telemetry;
 pub mod xds;

@@ -17,6 +17,9 @@ pub(super) fn service(context: Context) -> ManagementServer<Grpc> {
     ManagementServer::new(Grpc(context)).max_decoding_message_size(crate::model::MAX_BYTES + 4096)
 }
 
+/// What its paths start with.
+pub(super) const NAME: &str = v1::management_server::SERVICE_NAME;
+
 pub(super) struct Grpc(Context);
 
 #[tonic::async_trait]

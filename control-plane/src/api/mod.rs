@@ -42,7 +42,7 @@ pub struct Context {
 
 /// All routes of the API.
 pub fn router(context: Context) -> Router {
-    let grpc = tonic::service::Routes::new(grpc::service(context.clone())).into_axum_router();
+    let grpc = grpc::service(context.clone());
     Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
@@ -51,8 +51,8 @@ pub fn router(context: Context) -> Router {
         .route("/v1/explain", get(explain::explain))
         .route("/v1/proxies", get(proxies::list))
         .route("/v1/filter/{file}", get(module::download))
+        .route_service(&format!("/{}/{{method}}", grpc::NAME), grpc)
         .fallback(error::not_found)
         .layer(DefaultBodyLimit::max(model::MAX_BYTES))
         .with_state(context)
-        .merge(grpc)
 }
