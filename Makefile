@@ -32,7 +32,7 @@ run: setup-run build ## start the demo: control plane, Envoy with the filter, ga
 # the binaries that the end-to-end tests start would compile many dependencies a second time.
 test: setup filter ## run every test: unit, property, golden, end-to-end, and the wire crate as wasm in Node.js
 	cargo build --workspace --bins --tests
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 	CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=wasm-bindgen-test-runner cargo test -p realmgate-wire --target $(WASM)
 
 bench: setup-run build ## run the benchmarks

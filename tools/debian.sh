@@ -47,15 +47,19 @@ debian_unpack() {
   local folder=$1 package=$2 deb
   debian_suites "$(debian_release | cut -d" " -f2)" || return 1
   quiet apt-download private_apt apt-get install --yes --download-only --no-install-recommends "$package" || return 1
+  if ! compgen -G "$APT/cache/archives/*.deb" >/dev/null; then
+    say "apt has $package installed already, though it is not on PATH"
+    return 1
+  fi
   mkdir -p "$folder"
-  for deb in "$APT"/cache/archives/*.deb; do dpkg-deb -x "$deb" "$folder"; done
+  for deb in "$APT"/cache/archives/*.deb; do dpkg-deb -x "$deb" "$folder" || return 1; done
 }
 
 # `debian_command NAME FOLDER` makes .tools/bin/NAME start the program unpacked in .tools/FOLDER with its libraries.
 # `exec` keeps the process id, so that whoever starts it can also stop it.
 debian_command() {
   local name=$1 folder=$2 libraries
-  libraries=$(cd "$TOOLS/$folder" && find usr/lib lib -name '*.so.*' -exec dirname {} \; 2>/dev/null | sort -u)
+  libraries=$(cd "$TOOLS/$folder" && find . -name '*.so.*' -exec dirname {} \; | sort -u)
   {
     echo '#!/bin/sh'
     echo "here=\$(cd \"\$(dirname \"\$0\")/../$folder\" && pwd)"

@@ -25,6 +25,9 @@ part() { PART=$1; }
 say() { printf '%-18s %s\n' "$PART" "$*"; }
 # The last line of every part: what is there now, by which way, and what it cost.
 ready() { say "$* ($(since "$STARTED"))"; }
+# `set -e` alone would end a script without a word.
+set -E
+trap 'echo "$PART: stopped by: $BASH_COMMAND" >&2' ERR
 die() {
   printf '%-18s %s\n' "$PART" "error: $1" >&2
   shift
@@ -47,7 +50,7 @@ quiet() {
 }
 
 # The first complaint of an attempt, to be told in one line.
-complaint() { grep -m 1 -i '^ *error' "$SCRATCH/$1.log" || tail -n 1 "$SCRATCH/$1.log"; }
+complaint() { { grep -m 1 -i '^ *error' "$SCRATCH/$1.log" || tail -n 1 "$SCRATCH/$1.log"; } | cut -c1-160; }
 
 # A way that hangs on a closed network must not eat the time of the fallback. macOS has no timeout(1).
 within() {

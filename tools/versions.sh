@@ -8,4 +8,8 @@ ENVOY_OLDEST=1.37.0
 # Redis before 6 lacks ACL users and RESP3.
 REDIS_OLDEST_MAJOR=6
 
+# Any Node.js that is still looked after runs the wasm tests; the other is the one that setup brings.
+NODE_OLDEST_MAJOR=18
+NODE_VERSION=24.19.0
+
 # The wasm-bindgen test runner has no pin here: it must equal the crate in Cargo.lock.
