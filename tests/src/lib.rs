@@ -21,6 +21,7 @@
 
 pub mod address;
 pub mod control_plane;
+pub mod demo;
 pub mod envoy;
 pub mod failure;
 pub mod frame;

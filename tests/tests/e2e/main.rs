@@ -11,4 +11,5 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod demo;
 mod harness;
