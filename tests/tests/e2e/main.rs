@@ -11,5 +11,12 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod cast;
 mod demo;
 mod harness;
+mod health_listener;
+mod live_sessions;
+mod many_worlds;
+mod redis_rules;
+mod routing;
+mod serve;
