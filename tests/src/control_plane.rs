@@ -39,7 +39,7 @@ impl ControlPlane {
             "api": {"listen": api.to_string()},
             "data_dir": dir.join("data"),
         });
-        merge(&mut all, settings);
+        merge_settings(&mut all, settings);
         let config = dir.join("realmgate.yaml");
         fs::create_dir_all(dir)
             // JSON is YAML.
@@ -137,11 +137,11 @@ fn run(binary: &Path, config: &Path, dir: &Path, api: SocketAddr) -> Result<Proc
 }
 
 /// Puts `extra` over `base`, object by object.
-pub(crate) fn merge(base: &mut Value, extra: &Value) {
+pub fn merge_settings(base: &mut Value, extra: &Value) {
     match (base, extra) {
         (Value::Object(base), Value::Object(extra)) => {
             for (key, value) in extra {
-                merge(base.entry(key).or_insert_with(|| Value::Object(Map::new())), value);
+                merge_settings(base.entry(key).or_insert_with(|| Value::Object(Map::new())), value);
             }
         }
         (base, extra) => *base = extra.clone(),
@@ -152,12 +152,15 @@ pub(crate) fn merge(base: &mut Value, extra: &Value) {
 mod tests {
     use serde_json::json;
 
-    use super::merge;
+    use super::merge_settings;
 
     #[test]
     fn settings_are_put_over_the_defaults() {
         let mut base = json!({"xds": {"listen": "a"}, "data_dir": "d"});
-        merge(&mut base, &json!({"xds": {"insecure": true}, "data_dir": "e", "redis": {"url": "r"}}));
+        merge_settings(
+            &mut base,
+            &json!({"xds": {"insecure": true}, "data_dir": "e", "redis": {"url": "r"}}),
+        );
         let expected =
             json!({"xds": {"listen": "a", "insecure": true}, "data_dir": "e", "redis": {"url": "r"}});
         assert_eq!(base, expected);

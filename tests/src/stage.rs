@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::control_plane::merge;
+use crate::control_plane::merge_settings;
 use crate::{ControlPlane, Envoy, Failure, TestNet, parts, wait_until};
 
 /// Ports on a test's address.
@@ -54,7 +54,7 @@ impl Stage {
             "game_gateway": {"listen": net.at(port::GAME_GATEWAY).to_string()},
             "edge": {"health_listen": net.at(port::HEALTH).to_string()},
         });
-        merge(&mut all, settings);
+        merge_settings(&mut all, settings);
         ControlPlane::start(net.dir(), net.at(port::XDS), net.at(port::API), &all)
     }
 

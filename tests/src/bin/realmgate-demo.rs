@@ -13,15 +13,25 @@ async fn main() -> ExitCode {
         Ok(terminate) => terminate,
         Err(error) => return failed(&error),
     };
-    tokio::select! {
+    // A task of its own, since starting the parts blocks: Ctrl-C is heard meanwhile, too.
+    let mut demo = tokio::spawn(demo::run(settings));
+    let code = tokio::select! {
         // The children get the terminal's Ctrl-C as well; looking here first keeps their end from being
-        // taken for a failure. Whatever still runs is stopped as `run` is dropped.
+        // taken for a failure.
         biased;
-        _ = tokio::signal::ctrl_c() => println!("\nstopped"),
-        _ = terminate.recv() => println!("stopped"),
-        ended = demo::run(settings) => if let Err(failure) = ended { return failed(&failure) },
-    }
-    ExitCode::SUCCESS
+        _ = tokio::signal::ctrl_c() => ExitCode::SUCCESS,
+        _ = terminate.recv() => ExitCode::SUCCESS,
+        ended = &mut demo => return match ended {
+            Ok(Ok(())) => ExitCode::SUCCESS,
+            Ok(Err(failure)) => failed(&failure),
+            Err(panicked) => failed(&panicked),
+        },
+    };
+    // Dropping what runs stops it; only then may the demo end.
+    demo.abort();
+    let _ = demo.await;
+    println!("\nstopped");
+    code
 }
 
 fn failed(why: &dyn std::fmt::Display) -> ExitCode {
