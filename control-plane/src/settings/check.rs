@@ -1,0 +1,104 @@
+//! What settings must fulfil together, beyond each one's own form.
+
+use std::net::SocketAddr;
+use std::path;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::{Delivery, Settings};
+
+/// Something wrong with a setting.
+pub(super) struct Finding {
+    pub(super) path: &'static str,
+    pub(super) message: String,
+}
+
+/// Checks the settings and completes those that depend on where the process runs.
+pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut refuse = |path, message| findings.push(Finding { path, message });
+
+    for (path, address, insecure) in [
+        ("xds.listen", settings.xds.listen, settings.xds.insecure),
+        ("api.listen", settings.api.listen, settings.api.insecure),
+    ] {
+        if !address.ip().is_loopback() && !insecure {
+            let section = path.trim_end_matches(".listen");
+            refuse(path, open_to_all(address, section));
+        }
+    }
+    if collide(settings.xds.listen, settings.api.listen) {
+        refuse(
+            "api.listen",
+            format!("`{}` is taken by `xds.listen`; give each its own port", settings.api.listen),
+        );
+    }
+    if let Some(health) = settings.edge.health_listen
+        && settings.game_gateway.enabled
+        && collide(health, settings.game_gateway.listen)
+    {
+        refuse(
+            "edge.health_listen",
+            format!("`{health}` is taken by `game_gateway.listen`; give each its own port"),
+        );
+    }
+    if settings.game_gateway.refresh_interval.is_zero() {
+        refuse("game_gateway.refresh_interval", "it must be longer than 0, such as 10s".to_owned());
+    }
+    if settings.data_dir.as_os_str().is_empty() {
+        refuse("data_dir", "it is empty; name a directory, such as ./realmgate-data".to_owned());
+    }
+    if let Err(message) = check_level(&settings.log.level) {
+        refuse("log.level", message);
+    }
+    check_filter(settings, &mut refuse);
+    findings
+}
+
+fn open_to_all(address: SocketAddr, section: &str) -> String {
+    format!(
+        "`{address}` is not on loopback, and nobody who reaches it would have to authenticate: listen on \
+         127.0.0.1:{}, or set `{section}.insecure: true` if a firewall or network policy lets only the right \
+         peers through",
+        address.port()
+    )
+}
+
+/// Whether both cannot be bound on one machine; port 0 is any free one.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && same_ip
+}
+
+/// A single word that is no level would be taken for a module's name, and a typing error would end the log.
+fn check_level(filter: &str) -> Result<(), String> {
+    let is_word = |part: &&str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':');
+    let mut words = filter.split(',').map(str::trim).filter(is_word);
+    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(format!(
+            "`{word}` is no level; write error, warn, info, debug or trace, or module=level"
+        ));
+    }
+    EnvFilter::try_new(filter).map(drop).map_err(|e| format!("`{filter}`: {e}"))
+}
+
+fn check_filter(settings: &mut Settings, refuse: &mut impl FnMut(&'static str, String)) {
+    let filter = &mut settings.filter;
+    // Envoy's working directory is not ours.
+    match path::absolute(&filter.path) {
+        Ok(absolute) => filter.path = absolute,
+        Err(e) => refuse("filter.path", format!("`{}`: {e}", filter.path.display())),
+    }
+    if filter.delivery == Delivery::Http {
+        if !filter.path.is_file() {
+            let message =
+                "there is no such file, and `filter.delivery: http` has to read it; `make build` builds it";
+            refuse("filter.path", format!("`{}`: {message}", filter.path.display()));
+        }
+        if filter.advertise.is_none() && settings.api.listen.ip().is_unspecified() {
+            let message = "set it to the host:port under which proxies reach the API: they cannot connect to";
+            refuse("filter.advertise", format!("{message} `{}`", settings.api.listen));
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The settings of `realmgate serve`: their types, defaults and meaning. Each stands here once; its key in
+//! `realmgate.yaml`, its environment variable, its flag and its line in docs/settings.md follow from the field.
+
+mod check;
+mod layers;
+mod problem;
+mod redis_url;
+mod reference;
+mod sources;
+mod table;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Duration, Endpoint, Limits};
+
+pub use problem::{Origin, Problem};
+pub use redis_url::RedisUrl;
+pub use reference::markdown;
+pub use sources::{ConfigFile, Sources};
+pub use table::{ENV_PREFIX, Setting, table};
+
+/// Everything that `realmgate serve` can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where Envoys connect.
+    pub xds: Xds,
+    /// Where people, scripts and probes connect.
+    pub api: Api,
+    /// Directory of what outlives a restart: policy versions and the last good value of every source. It is
+    /// created when missing.
+    pub data_dir: PathBuf,
+    /// Where the policy document lives.
+    pub policy: Policy,
+    /// The Redis that the game-gateway rules are read from.
+    pub redis: Redis,
+    /// Routing rules that an existing game-gateway keeps in Redis.
+    pub game_gateway: GameGateway,
+    /// What every Envoy edge gets beside its game listeners.
+    pub edge: Edge,
+    /// The wasm filter that Envoys load.
+    pub filter: Filter,
+    /// What is logged, to the standard error output.
+    pub log: Log,
+}
+
+/// The xDS listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Xds {
+    /// `address:port` of the xDS server.
+    #[serde(with = "text::address")]
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+    /// Allows `xds.listen` to be other than loopback although nobody has to authenticate.
+    pub insecure: bool,
+}
+
+/// The API listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// `address:port` of the API, the probes and the metrics.
+    #[serde(with = "text::address")]
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+    /// Allows `api.listen` to be other than loopback although nobody has to authenticate.
+    pub insecure: bool,
+}
+
+/// The policy's store and first version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// Where policy versions are kept: `embedded` (a file in `data_dir`).
+    #[schemars(with = "String")]
+    pub store: PolicyStore,
+    /// Policy document to apply at start; empty = none.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub file: Option<PathBuf>,
+}
+
+/// A kind of policy store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", rename_all = "snake_case")]
+pub enum PolicyStore {
+    /// A file in `data_dir`.
+    #[default]
+    Embedded,
+}
+
+impl TryFrom<String> for PolicyStore {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "embedded" => Ok(Self::Embedded),
+            "redis" | "consul" => {
+                Err(format!("`{text}` is not available in this version; the only store is `embedded`"))
+            }
+            _ => Err(format!("`{text}` is no policy store; the only one is `embedded`")),
+        }
+    }
+}
+
+/// The Redis server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redis {
+    /// `redis://[user:password@]host:port/database`. It is never printed with its password; give one by the
+    /// file or the environment, since other users of the machine can read flags.
+    #[schemars(with = "String")]
+    pub url: RedisUrl,
+    /// Put before every key of our own.
+    pub key_prefix: String,
+}
+
+/// The rules of an existing game-gateway as a source of routes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GameGateway {
+    /// Whether its rules are read and served.
+    pub enabled: bool,
+    /// Put before its keys, `routing:rules` and `realm:mapping`.
+    pub key_prefix: String,
+    /// `address:port` of the listener that edges open for its rules.
+    #[serde(with = "text::address")]
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+    /// How often the rules are read again.
+    pub refresh_interval: Duration,
+    /// Bounds on one connection to `game_gateway.listen`; 0 = no limit.
+    pub limits: Limits,
+}
+
+/// Edges in general.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Edge {
+    /// `address:port` where every edge answers `/health`, `/ready` and `/metrics`; empty = none.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub health_listen: Option<SocketAddr>,
+}
+
+/// How Envoys come by the filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filter {
+    /// Path of `realmgate_filter.wasm`: where Envoy finds it when `filter.delivery` is `path`, where this
+    /// process finds it when it is `http`. Made absolute.
+    pub path: PathBuf,
+    /// `path`: Envoys read the file themselves; `http`: they fetch it from the API listener.
+    #[schemars(with = "String")]
+    pub delivery: Delivery,
+    /// `host:port` under which Envoys reach the API listener when `filter.delivery` is `http`;
+    /// empty = `api.listen`.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub advertise: Option<Endpoint>,
+}
+
+/// How the filter reaches Envoy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// As a file on Envoy's machine.
+    #[default]
+    Path,
+    /// From the API listener at `/v1/filter/<sha256>.wasm`.
+    Http,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`, also by module, as in
+    /// `info,realmgate_control_plane::xds=debug`.
+    pub level: String,
+    /// `text` for people, `json` for collectors.
+    #[schemars(with = "String")]
+    pub format: LogFormat,
+}
+
+/// The shape of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            xds: Xds::default(),
+            api: Api::default(),
+            data_dir: "./realmgate-data".into(),
+            policy: Policy::default(),
+            redis: Redis::default(),
+            game_gateway: GameGateway::default(),
+            edge: Edge::default(),
+            filter: Filter::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Xds {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 18_000).into(), insecure: false }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 18_080).into(), insecure: false }
+    }
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self { url: RedisUrl::default(), key_prefix: "realmgate:".to_owned() }
+    }
+}
+
+impl Default for GameGateway {
+    fn default() -> Self {
+        // The port, prefix and interval of the gateway that this source stands in for.
+        Self {
+            enabled: false,
+            key_prefix: "game-gateway:".to_owned(),
+            listen: (Ipv4Addr::UNSPECIFIED, 8080).into(),
+            refresh_interval: Duration::from_secs(10),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Edge {
+    fn default() -> Self {
+        Self { health_listen: Some((Ipv4Addr::UNSPECIFIED, 9090).into()) }
+    }
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self {
+            // Where `make build` puts it.
+            path: "target/wasm32-unknown-unknown/release/realmgate_filter.wasm".into(),
+            delivery: Delivery::default(),
+            advertise: None,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::default() }
+    }
+}

@@ -1,0 +1,3 @@
+//! What the control plane says about itself.
+
+pub mod logs;
