@@ -1,0 +1,155 @@
+//! `realmgate envoy-bootstrap`: the little that an Envoy has to be told before it can ask for the rest.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use clap::ValueEnum;
+
+use super::{Failure, output};
+use crate::model::Endpoint;
+
+/// Longest name that the control plane takes from a node.
+const MAX_NAME: usize = 256;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// What the proxy does.
+    #[arg(long, value_enum)]
+    role: Role,
+    /// Its own name, distinct among all proxies.
+    #[arg(long, value_parser = name)]
+    id: String,
+    /// The service it stands for.
+    #[arg(long, value_parser = name)]
+    service: Option<String>,
+    /// Its datacenter.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    datacenter: Option<String>,
+    /// Its cell.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    cell: Option<String>,
+    /// A listener it opens, any number of times [default: all of the policy]
+    #[arg(long = "listener", value_name = "NAME", value_parser = name)]
+    listeners: Vec<String>,
+    /// Where it reaches the control plane's xDS listener.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18000")]
+    control_plane: Endpoint,
+    /// Address of its admin interface; whoever reaches it can stop the proxy.
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    admin_address: IpAddr,
+    /// Port of its admin interface.
+    #[arg(long, value_name = "PORT", default_value_t = 9901, value_parser = clap::value_parser!(u16).range(1..))]
+    admin_port: u16,
+    /// Variant of the xDS protocol.
+    #[arg(long, value_enum, default_value_t)]
+    xds: Variant,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Role {
+    /// Takes players in.
+    Edge,
+    /// Stands beside a game server.
+    Sidecar,
+    /// Joins datacenters.
+    MeshGateway,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Variant {
+    /// Only what changed.
+    #[default]
+    Delta,
+    /// Everything at every change.
+    Sotw,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match arguments.role {
+        Role::Edge => output::print(&edge(arguments)),
+        Role::Sidecar => Err(not_yet("sidecar")),
+        Role::MeshGateway => Err(not_yet("mesh-gateway")),
+    }
+}
+
+fn not_yet(role: &str) -> Failure {
+    Failure::usage(format!("--role {role} is not available in this version; the only role is edge"))
+}
+
+fn edge(arguments: &Arguments) -> String {
+    let optional = |name: &Option<String>| quoted(name.as_deref().unwrap_or_default());
+    let listeners: Vec<_> = arguments.listeners.iter().map(|l| quoted(l)).collect();
+    format!(
+        include_str!("edge.yaml.in"),
+        id = quoted(&arguments.id),
+        service = optional(&arguments.service),
+        datacenter = optional(&arguments.datacenter),
+        cell = optional(&arguments.cell),
+        listeners = format_args!("[{}]", listeners.join(", ")),
+        admin_address = quoted(&arguments.admin_address.to_string()),
+        admin_reached_at = quoted(&reached_at(arguments.admin_address).to_string()),
+        admin_port = arguments.admin_port,
+        api_type = match arguments.xds {
+            Variant::Delta => "DELTA_GRPC",
+            Variant::Sotw => "GRPC",
+        },
+        discovery = discovery(&arguments.control_plane),
+        control_plane_host = quoted(arguments.control_plane.host()),
+        control_plane_port = arguments.control_plane.port(),
+    )
+}
+
+/// How the control plane's cluster finds its address.
+fn discovery(control_plane: &Endpoint) -> &'static str {
+    match control_plane.ip() {
+        Some(_) => "    type: STATIC",
+        // Envoy would otherwise try IPv6 alone as soon as the name has an IPv6 address, as localhost has.
+        None => "    type: STRICT_DNS\n    dns_lookup_family: ALL",
+    }
+}
+
+/// An address that listens on all interfaces is reached on loopback.
+fn reached_at(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
+
+/// Text between double quotes; [`name`] has refused what would need escapes.
+fn quoted(text: &str) -> String {
+    format!("\"{text}\"")
+}
+
+/// Names end up in YAML, statistics, logs and terminals: nothing in them may need an escape there.
+fn name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+    match text.len() {
+        0 => Err("it is empty".to_owned()),
+        len if len > MAX_NAME => Err(format!("it is longer than {MAX_NAME} bytes")),
+        _ if !text.bytes().all(plain) => {
+            Err("it may hold letters, digits and signs, but no space, quote or backslash".to_owned())
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_break_out_of_the_document() {
+        assert!(name("sidecar~10.0.0.1~pod-1.ns").is_ok());
+        for wrong in ["", "a b", "a\"b", "a\\b", "a\nb", "é", "x".repeat(257).as_str()] {
+            assert!(name(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_admin_interface_is_reached_where_it_listens() {
+        for (listens, reached) in [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.9", "10.0.0.9")] {
+            assert_eq!(reached_at(listens.parse().unwrap()).to_string(), reached);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! `realmgate explain`: where a player's first message would go, and why.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::Failure;
+use super::client::Api;
+use super::output::{list, table, text};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Server type in the header: 10 account, 15 version, 200 game, or any other of 0 to 255.
+    #[arg(long, value_name = "TYPE")]
+    server_type: u8,
+    /// World in the header.
+    #[arg(long)]
+    world: u16,
+    /// Instance in the header.
+    #[arg(long)]
+    instance: u8,
+    /// The player's address, for routes that hash or filter it.
+    #[arg(long, value_name = "ADDRESS")]
+    source_ip: Option<IpAddr>,
+    /// The listener the player connects to; default: every one.
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    #[command(flatten)]
+    api: Api,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let Arguments { server_type, world, instance, source_ip, listener, api } = arguments;
+    let numbers = [server_type.to_string(), world.to_string(), instance.to_string()];
+    let source_ip = source_ip.map(|ip| ip.to_string());
+    let mut query: Vec<_> =
+        ["server_type", "world", "instance"].into_iter().zip(numbers.iter().map(String::as_str)).collect();
+    query.extend(source_ip.as_deref().map(|ip| ("source_ip", ip)));
+    query.extend(listener.as_deref().map(|name| ("listener", name)));
+    let answer = api.get("/v1/explain", &query)?;
+    api.output.print(&answer, describe)
+}
+
+fn describe(answer: &Value) -> String {
+    let matched = answer.get("matched").and_then(Value::as_bool).unwrap_or_default();
+    let mut lines = Vec::new();
+    if matched {
+        let endpoints: Vec<_> = list(answer, "/endpoints").iter().filter_map(Value::as_str).collect();
+        let endpoints = if endpoints.is_empty() { "-".to_owned() } else { endpoints.join(", ") };
+        lines.push(format!("route      {} ({})", text(answer, "/route"), text(answer, "/origin")));
+        lines.push(format!("listener   {}", text(answer, "/listener")));
+        lines.push(format!("cluster    {}", text(answer, "/cluster")));
+        lines.push(format!("endpoints  {endpoints}"));
+    } else {
+        lines.push("no route matches: the player is refused".to_owned());
+    }
+    lines.push(format!("reason     {}", text(answer, "/reason")));
+    let considered = list(answer, "/considered");
+    if !considered.is_empty() {
+        let rows = considered.iter().map(|c| [text(c, "/route"), text(c, "/why")].map(str::to_owned));
+        lines.push(format!("\n{}", table(["CONSIDERED", "WHY"], rows)));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::describe;
+
+    #[test]
+    fn says_where_and_why() {
+        let answer = json!({"matched": true, "route": "game-any", "origin": "policy route `game-any`, line 12",
+            "listener": "edge", "cluster": "game", "reason": "the only one", "endpoints": ["1.2.3.4:5", "1.2.3.5:5"],
+            "considered": [{"route": "game-7", "why": "another world"}]});
+        let text = describe(&answer);
+        for part in
+            ["game-any (policy route `game-any`, line 12)", "1.2.3.4:5, 1.2.3.5:5", "game-7", "another world"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn missing_fields_are_dashes() {
+        assert!(describe(&json!({"matched": true})).contains("route      - (-)"));
+        assert!(describe(&json!({})).starts_with("no route matches"));
+    }
+}

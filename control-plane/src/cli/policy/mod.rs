@@ -1,0 +1,142 @@
+//! `realmgate policy`: read, check and change the policy.
+
+pub(super) mod document;
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::Failure;
+use super::client::{Api, Refusal};
+use super::output::{self, number, text};
+use document::Finding;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print the policy in force.
+    Show {
+        #[command(flatten)]
+        api: Api,
+    },
+    /// Check a policy document without a running control plane.
+    Validate {
+        /// The document, YAML or JSON; `-` reads the standard input.
+        file: PathBuf,
+    },
+    /// Make a document the policy, or with --dry-run say what that would change.
+    Apply(Apply),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Apply {
+    /// The document, YAML or JSON; `-` reads the standard input.
+    file: PathBuf,
+    /// Change nothing, only say what would change.
+    #[arg(long)]
+    dry_run: bool,
+    /// Apply only if the policy in force still has this etag (see `policy show`).
+    #[arg(long, value_name = "ETAG")]
+    if_match: Option<String>,
+    /// Why, for the history.
+    #[arg(long, short)]
+    message: Option<String>,
+    #[command(flatten)]
+    api: Api,
+}
+
+pub(super) fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Show { api } => show(api),
+        Command::Validate { file } => validate(file),
+        Command::Apply(arguments) => apply(arguments),
+    }
+}
+
+fn show(api: &Api) -> Result<(), Failure> {
+    let policy = api.get("/v1/policy", &[])?;
+    // The document alone goes to the standard output, to be edited and applied again.
+    if api.output.is_table() {
+        let (version, etag) = (number(&policy, "/version"), text(&policy, "/etag"));
+        let (author, updated) = (text(&policy, "/author"), text(&policy, "/updated"));
+        output::remark(&format!("version {version}, etag {etag}, by {author}, {updated}"));
+    }
+    api.output.print(&policy, |policy| text(policy, "/text").to_owned())
+}
+
+fn validate(file: &Path) -> Result<(), Failure> {
+    let policy = document::check(file, &document::read(file)?)?;
+    let counts = [
+        (policy.listeners.len(), "listeners"),
+        (policy.services.len(), "services"),
+        (policy.routes.len(), "routes"),
+    ];
+    let counts = counts.map(|(count, what)| format!("{count} {what}")).join(", ");
+    output::print(&format!("{}: valid: {counts}", document::name(file)))
+}
+
+fn apply(arguments: &Apply) -> Result<(), Failure> {
+    let Apply { file, dry_run, if_match, message, api } = arguments;
+    let body = document::read(file)?;
+    let mut query = Vec::new();
+    if *dry_run {
+        query.push(("dry_run", "true"));
+    }
+    if let Some(message) = message {
+        query.push(("message", message));
+    }
+    let outcome = api.put("/v1/policy", &query, if_match.as_deref(), &body);
+    let outcome = outcome.map_err(|refusal| match refusal {
+        Refusal::Answer { status: 422, body } => invalid(file, &body),
+        Refusal::Answer { status: 409 | 412, body } => Failure::failed(format!(
+            "{}: the policy in force is another one by now; read it with `realmgate policy show`",
+            text(&body, "/message")
+        )),
+        other => other.into(),
+    })?;
+    api.output.print(&outcome, summary)
+}
+
+/// What the server found wrong with the document.
+fn invalid(file: &Path, body: &Value) -> Failure {
+    let problems = body.get("problems").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if problems.is_empty() {
+        return Failure::invalid(format!("{}: {}", document::name(file), text(body, "/message")));
+    }
+    let findings = problems.iter().map(|p| serde_json::from_value::<Finding>(p.clone()).unwrap_or_default());
+    document::invalid(file, findings)
+}
+
+/// What applying did, or would do.
+fn summary(outcome: &Value) -> String {
+    let flag = |name| outcome.get(name).and_then(Value::as_bool).unwrap_or_default();
+    let mut lines = vec![format!("version {}, etag {}", number(outcome, "/version"), text(outcome, "/etag"))];
+    let changes = outcome.get("changes").and_then(Value::as_array);
+    let changes = changes.into_iter().flatten().filter_map(Value::as_str);
+    lines.extend(changes.map(|change| format!("  {change}")));
+    if lines.len() == 1 && outcome.get("changed").is_some() && !flag("changed") {
+        lines.push("  nothing changes".to_owned());
+    }
+    if flag("dry_run") {
+        lines.push("This was a dry run: nothing was stored.".to_owned());
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_summary_lists_the_changes() {
+        let outcome = json!({"version": 4, "etag": "ab", "dry_run": true, "changed": true,
+            "changes": ["+ cluster game", "~ listener edge"]});
+        let expected = "version 4, etag ab\n  + cluster game\n  ~ listener edge\nThis was a dry run: nothing was stored.";
+        assert_eq!(summary(&outcome), expected);
+        let unchanged = json!({"version": 4, "etag": "ab", "changed": false});
+        assert_eq!(summary(&unchanged), "version 4, etag ab\n  nothing changes");
+        assert_eq!(summary(&json!({})), "version -, etag -");
+    }
+}
