@@ -27,8 +27,13 @@ pub(in crate::cli) fn check(file: &Path, text: &str) -> Result<Policy, Failure> 
 
 /// Every problem on a line of its own, in the form that editors and CI jump to.
 pub(super) fn invalid(file: &Path, findings: impl Iterator<Item = Finding>) -> Failure {
+<<<<<<< HEAD
     let lines: String = findings.map(|f| format!("\n{}", f.line_in(&name(file)))).collect();
     Failure::invalid(format!("invalid policy:{lines}"))
+=======
+    let lines: Vec<_> = findings.map(|f| f.line_in(&name(file))).collect();
+    Failure::invalid(format!("invalid policy:\n{}", lines.join("\n")))
+>>>>>>> cli
 }
 
 /// A problem as we or the server found it.
@@ -43,14 +48,20 @@ pub(super) struct Finding {
 
 impl From<&Problem> for Finding {
     fn from(problem: &Problem) -> Self {
+<<<<<<< HEAD
         let Problem { place, message, .. } = problem.clone();
         Self { path: place.path, line: place.line, column: place.column, message }
+=======
+        let Problem { path, line, column, message } = problem.clone();
+        Self { path, line, column, message }
+>>>>>>> cli
     }
 }
 
 impl Finding {
     /// `policy.yaml:12:5: routes[3].worlds: ...`, without the parts that are not known.
     fn line_in(&self, file: &str) -> String {
+<<<<<<< HEAD
         let mut text = file.to_owned();
         for number in [self.line, self.line.and(self.column)].into_iter().flatten() {
             text.push_str(&format!(":{number}"));
@@ -59,6 +70,15 @@ impl Finding {
             text.push_str(&format!(": {}", self.path));
         }
         text + ": " + &self.message
+=======
+        let Self { path, line, column, message } = self;
+        let place = match (line, column) {
+            (Some(line), Some(column)) => format!("{file}:{line}:{column}"),
+            (Some(line), None) => format!("{file}:{line}"),
+            (None, _) => file.to_owned(),
+        };
+        if path.is_empty() { format!("{place}: {message}") } else { format!("{place}: {path}: {message}") }
+>>>>>>> cli
     }
 }
 
