@@ -234,9 +234,9 @@ async fn serve_proxies(
         }
     });
     let server = AdsServer::new(compiler, proxies);
-    let served = xds::serve(listener, server, stopped(stopping)).await;
+    let ended = xds::serve(listener, server, stopped(stopping)).await;
     follow.abort();
-    served.map_err(|e| ServeError::Internal(format!("the xDS server ended: {e}")))
+    ended.map_err(|e| ServeError::Internal(format!("the xDS server ended: {e}")))
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

@@ -1,5 +1,13 @@
 //! What compiling gives: golden names and filter routes, each output accepted by a real Envoy.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::format_push_string,
+    reason = "test code, of which clippy knows only the functions marked as tests"
+)]
 
 use std::fs;
 use std::process::Command;

@@ -15,7 +15,7 @@ use crate::source::gateway_rules::Refusal;
 
 /// Answer of `/readyz`; 200 when `ready`, else 503.
 #[derive(Serialize)]
-struct Ready {
+struct Report {
     /// Whether proxies are served: every source has been heard, now or in an earlier run.
     ready: bool,
     /// Whether the process is ending.
@@ -67,7 +67,7 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
     let current = context.policy.current();
     let stored = current.stored.as_ref();
     let module = context.module.content();
-    let ready = Ready {
+    let report = Report {
         ready: context.mesh.borrow().is_some() && !stopping,
         stopping,
         policy: PolicyState {
@@ -81,8 +81,8 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
         game_gateway: context.gateway.as_ref().map(gateway_state),
         proxies: context.proxies.proxies().len(),
     };
-    let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(ready)).into_response()
+    let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(report)).into_response()
 }
 
 fn gateway_state(status: &GatewayStatus) -> GatewayState {

@@ -14,10 +14,10 @@ pub(super) async fn download(
     State(context): State<Context>,
     Path(file): Path<String>,
 ) -> Result<Response, ApiError> {
-    let content = context.module.content();
-    if content.sha256.is_empty() || file != format!("{}.wasm", content.sha256) {
-        let message = format!("no module `{file}` here; the current one is `{}.wasm`", content.sha256);
+    let module = context.module.content();
+    if module.sha256.is_empty() || file != format!("{}.wasm", module.sha256) {
+        let message = format!("no module `{file}` here; the current one is `{}.wasm`", module.sha256);
         return Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message));
     }
-    Ok(([(CONTENT_TYPE, "application/wasm")], Body::from(content.bytes.clone())).into_response())
+    Ok(([(CONTENT_TYPE, "application/wasm")], Body::from(module.bytes.clone())).into_response())
 }

@@ -54,7 +54,7 @@ pub(super) struct Change {
 
 /// Answer of `PUT /v1/policy`.
 #[derive(Serialize)]
-pub(super) struct Changed {
+pub(super) struct Outcome {
     pub(super) version: u64,
     pub(super) etag: String,
     dry_run: bool,
@@ -92,7 +92,7 @@ pub(super) async fn put(
 }
 
 /// Puts a document in force, or says what that would do.
-pub(super) async fn change(context: &Context, change: Change) -> Result<Changed, ApiError> {
+pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome, ApiError> {
     let before = context.policy.current();
     let (current, changed, policy) = if change.dry_run {
         let policy = model::parse(&change.text).map_err(ApiError::invalid_policy)?;
@@ -106,7 +106,7 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Changed,
         (applied.current, applied.changed, policy)
     };
     let stored = current.stored.as_ref();
-    let answer = Changed {
+    let answer = Outcome {
         version: stored.map_or(0, |s| s.info.version),
         etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
         dry_run: change.dry_run,

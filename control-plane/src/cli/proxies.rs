@@ -51,9 +51,9 @@ fn describe(answer: &Value) -> String {
     if proxies.is_empty() {
         return "no proxy is connected".to_owned();
     }
-    let fields = ["/id", "/role", "/datacenter", "/address", "/envoy_version", "/connected_since", "/sync"];
+    let fields = ["/id", "/scope/role", "/scope/datacenter", "/address", "/user_agent", "/variant", "/sync"];
     let rows = proxies.iter().map(|proxy| fields.map(|field| text(proxy, field).to_owned()));
-    let head = ["ID", "ROLE", "DATACENTER", "ADDRESS", "ENVOY", "CONNECTED SINCE", "SYNC"];
+    let head = ["ID", "ROLE", "DATACENTER", "ADDRESS", "PROXY", "XDS", "SYNC"];
     let mut lines = vec![table(head, rows)];
     lines.extend(proxies.iter().flat_map(rejections));
     lines.join("\n")
@@ -61,15 +61,12 @@ fn describe(answer: &Value) -> String {
 
 /// What a proxy refused, in its own words.
 fn rejections(proxy: &Value) -> Vec<String> {
-    let types = proxy.get("types").and_then(Value::as_object).into_iter().flatten();
-    let rejected =
-        types.filter_map(|(name, state)| Some((name, state.get("rejected").filter(|r| !r.is_null())?)));
     let id = text(proxy, "/id");
-    let line = |(name, rejected): (&String, &Value)| {
-        let (at, message) = (text(rejected, "/at"), text(rejected, "/message"));
-        format!("{id} rejects {name} since {at}: {message}")
+    let refused = |state: &&Value| state.get("rejection").is_some_and(|r| !r.is_null());
+    let line = |state: &Value| {
+        format!("{id} rejects {}: {}", text(state, "/kind"), text(state, "/rejection/message"))
     };
-    rejected.map(line).collect()
+    list(proxy, "/types").iter().filter(refused).map(line).collect()
 }
 
 #[cfg(test)]
@@ -81,16 +78,16 @@ mod tests {
     #[test]
     fn lists_proxies_and_what_they_reject() {
         let answer = json!({"proxies": [
-            {"id": "edge-1", "role": "edge", "datacenter": "", "address": "10.0.0.1:4", "sync": "synced",
-             "types": {"cds": {"rejected": null}}},
+            {"id": "edge-1", "scope": {"role": "edge", "datacenter": ""}, "address": "10.0.0.1:4",
+             "sync": "synced", "types": [{"kind": "cds", "rejection": null}]},
             {"id": "edge-2", "sync": "rejecting",
-             "types": {"eds": {"rejected": {"message": "bad port", "at": "noon"}}}},
+             "types": [{"kind": "eds", "rejection": {"message": "bad port"}}]},
         ]});
         let text = describe(&answer);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("ID"), "{text}");
         assert!(lines[1].starts_with("edge-1") && lines[1].contains("synced"), "{text}");
-        assert_eq!(lines[3], "edge-2 rejects eds since noon: bad port");
+        assert_eq!(lines[3], "edge-2 rejects eds: bad port");
         assert_eq!(describe(&json!({})), "no proxy is connected");
     }
 }

@@ -65,13 +65,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     let name = file.as_ref().map(|f| f.name.clone());
     let sources = Sources { file, env: env::vars_os().collect(), flags: arguments.flags.0 };
     let settings = sources.settings().map_err(|problems| {
-<<<<<<< HEAD
-        let lines: String = problems.iter().map(|p| format!("\n  {p}")).collect();
-        Failure::invalid(format!("invalid settings:{lines}"))
-=======
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Failure::invalid(format!("invalid settings:\n{}", lines.join("\n")))
->>>>>>> cli
     })?;
     check_policy(&settings)?;
 

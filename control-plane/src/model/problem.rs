@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One fault of a document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Where it stands.
     #[serde(flatten)]
@@ -13,12 +13,13 @@ pub struct Problem {
     /// What is wrong and what would be right.
     pub message: String,
     /// The other place of a contradiction.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub other: Option<Place>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<Box<Place>>,
 }
 
 /// A place in a document: the path of a field and, once the text is known, its line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Place {
     /// For instance `routes[3].worlds[1]`; empty = the document itself.
     pub path: String,
@@ -37,7 +38,7 @@ impl Problem {
     /// The same, in contradiction to the field `other`.
     #[must_use]
     pub fn against(mut self, other: impl Into<String>) -> Self {
-        self.other = Some(Place { path: other.into(), ..Place::default() });
+        self.other = Some(Box::new(Place { path: other.into(), ..Place::default() }));
         self
     }
 }

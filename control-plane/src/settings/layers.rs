@@ -169,22 +169,11 @@ fn insert(
         Value::Number(_) => (text.parse::<u64>().ok().map(Value::from), "a number"),
         _ => (Some(Value::from(text)), "text"),
     };
-<<<<<<< HEAD
-    match value {
-        Some(value) => {
-            layer.insert(&setting.path, Given { value, origin });
-        }
-        None => {
-            let message = format!("`{text}` is not {wanted}");
-            problems.push(Problem { origin, path: setting.path.clone(), message });
-        }
-=======
     if let Some(value) = value {
         layer.insert(&setting.path, Given { value, origin });
     } else {
         let message = format!("`{text}` is not {wanted}");
         problems.push(Problem { origin, path: setting.path.clone(), message });
->>>>>>> cli
     }
 }
 

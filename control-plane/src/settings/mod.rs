@@ -8,11 +8,8 @@ mod redis_url;
 mod reference;
 mod sources;
 mod table;
-<<<<<<< HEAD
-=======
 #[cfg(test)]
 mod tests;
->>>>>>> cli
 mod text;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -9,11 +9,7 @@ pub enum Origin {
     File {
         /// The file's name as it was given.
         name: String,
-<<<<<<< HEAD
-        /// Line from 1; 0 = the file as a whole.
-=======
         /// Line from 1.
->>>>>>> cli
         line: usize,
         /// Column from 1.
         column: usize,
@@ -29,10 +25,6 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-<<<<<<< HEAD
-            Self::File { name, line: 0, .. } => f.write_str(name),
-=======
->>>>>>> cli
             Self::File { name, line, column } => write!(f, "{name}:{line}:{column}"),
             Self::Env(name) => write!(f, "environment variable {name}"),
             Self::Flag(name) => f.write_str(name),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Failure;
 use super::client::{Api, Refusal};
 use super::output::{self, number, text};
-use document::Finding;
+use crate::model::Problem;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -99,12 +99,11 @@ fn apply(arguments: &Apply) -> Result<(), Failure> {
 
 /// What the server found wrong with the document.
 fn invalid(file: &Path, body: &Value) -> Failure {
-    let problems = body.get("problems").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    if problems.is_empty() {
-        return Failure::invalid(format!("{}: {}", document::name(file), text(body, "/message")));
+    let problems = body.get("problems").cloned().unwrap_or_default();
+    match serde_json::from_value::<Vec<Problem>>(problems) {
+        Ok(problems) if !problems.is_empty() => document::invalid(file, &problems),
+        _ => Failure::invalid(format!("{}: {}", document::name(file), text(body, "/message"))),
     }
-    let findings = problems.iter().map(|p| serde_json::from_value::<Finding>(p.clone()).unwrap_or_default());
-    document::invalid(file, findings)
 }
 
 /// What applying did, or would do.
