@@ -10,7 +10,7 @@ fn s17_s19_a_refusal_is_noted_and_not_answered_with_the_same() {
         let came = proxy.want(&snapshot(&["a@2"], &[], &["l@1"], &["x@1"]));
         assert!(proxy.answer(&came[0], Some("a: bad")).is_empty());
         assert_eq!(proxy.stream.sync(), SyncState::Rejecting);
-        assert!(proxy.wait(Duration::from_secs(60)).is_empty());
+        assert!(proxy.wait(Duration::from_mins(1)).is_empty());
         let wanted = snapshot(&["a@3"], &[], &["l@1"], &["x@1"]);
         let came = proxy.want(&wanted);
         assert_eq!(trace(&proxy.settle(came)), ["cds: a@3"]);
@@ -115,7 +115,7 @@ fn s22_clusters_that_a_refused_filter_no_longer_names_are_kept() {
         let mut proxy = Proxy::started(variant, &snapshot(&["a@1", "b@1"], &[], &["l@1"], &["x@1"]));
         let came = proxy.want(&snapshot(&["b@1"], &[], &["l@1"], &["x@2"]));
         assert!(proxy.answer(&came[0], Some("no such module")).is_empty());
-        assert!(proxy.wait(Duration::from_secs(60)).is_empty());
+        assert!(proxy.wait(Duration::from_mins(1)).is_empty());
         let came = proxy.want(&snapshot(&["b@1"], &[], &["l@1"], &["x@3"]));
         assert_eq!(proxy.settle(came).len(), 2);
     }
