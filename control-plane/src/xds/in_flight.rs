@@ -30,12 +30,25 @@ pub(crate) fn take(queue: &mut VecDeque<InFlight>, nonce: &str) -> Option<InFlig
     queue.drain(..=position).next_back()
 }
 
-/// Splits the changes of a refused response into those at fault and the rest. Envoy's words usually name
-/// the culprits; when they name none, all are suspect.
-pub(crate) fn suspects(changes: Vec<Change>, message: &str) -> (Vec<Change>, Vec<Change>) {
-    let (named, rest): (Vec<_>, Vec<_>) =
+/// Who is at fault in a refused response.
+#[derive(Debug)]
+pub(crate) struct Suspects {
+    pub(crate) guilty: Vec<Change>,
+    pub(crate) innocent: Vec<Change>,
+    /// Whether the refusal names the guilty; else all are suspect.
+    pub(crate) named: bool,
+}
+
+/// Reads who is at fault out of the refusal: Envoy names a resource that it cannot use, but not always one
+/// that it cannot even read.
+pub(crate) fn suspects(changes: Vec<Change>, message: &str) -> Suspects {
+    let (guilty, innocent): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| mentions(message, &change.sent.name));
-    if named.is_empty() { (rest, named) } else { (named, rest) }
+    if guilty.is_empty() {
+        Suspects { guilty: innocent, innocent: guilty, named: false }
+    } else {
+        Suspects { guilty, innocent, named: true }
+    }
 }
 
 /// Whether `message` holds `name` as a word of its own: `world-1` is not meant by `world-10`.

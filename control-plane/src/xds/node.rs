@@ -131,3 +131,65 @@ fn listeners(fields: &Struct) -> Result<Vec<String>, NodeError> {
     names.dedup();
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::{ListValue, Value};
+
+    use super::*;
+
+    fn text(value: &str) -> Value {
+        Value { kind: Some(Kind::StringValue(value.to_owned())) }
+    }
+
+    fn list(values: Vec<Value>) -> Value {
+        Value { kind: Some(Kind::ListValue(ListValue { values })) }
+    }
+
+    fn object(fields: Vec<(&str, Value)>) -> Struct {
+        Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
+    }
+
+    fn scope(fields: Vec<(&str, Value)>) -> Result<Scope, NodeError> {
+        let ours = Value { kind: Some(Kind::StructValue(object(fields))) };
+        let metadata = Some(object(vec![("realmgate", ours)]));
+        Scope::from_node(&Node { id: "edge-1".to_owned(), metadata, ..Node::default() })
+    }
+
+    #[test]
+    fn a_node_without_metadata_is_an_edge_with_defaults() {
+        let node = Node { id: "edge-1".to_owned(), ..Node::default() };
+        assert_eq!(Scope::from_node(&node), Ok(Scope::default()));
+    }
+
+    #[test]
+    fn listeners_are_sorted_so_that_equal_proxies_share_a_snapshot() {
+        let listeners = list(vec![text("b"), text("a"), text("b")]);
+        let scope = scope(vec![("listeners", listeners), ("cell", text("c1"))]).unwrap();
+        assert_eq!((scope.listeners, scope.cell), (vec!["a".to_owned(), "b".to_owned()], "c1".to_owned()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let long = "x".repeat(257);
+        let number = Value { kind: Some(Kind::NumberValue(1.0)) };
+        for (fields, error) in [
+            (vec![("role", text("x"))], "node.metadata.realmgate.role is `x`, which is none of: edge"),
+            (vec![("service", text(&long))], "node.metadata.realmgate.service is longer than 256 bytes"),
+            (vec![("cell", number.clone())], "node.metadata.realmgate.cell must be a string"),
+            (vec![("listeners", text("a"))], "node.metadata.realmgate.listeners must be a list of strings"),
+            (
+                vec![("listeners", list(vec![number]))],
+                "node.metadata.realmgate.listeners must be a list of strings",
+            ),
+            (
+                vec![("listeners", list(vec![text("a"); 65]))],
+                "node.metadata.realmgate.listeners names more than 64 listeners",
+            ),
+        ] {
+            assert_eq!(scope(fields).unwrap_err().to_string(), error);
+        }
+        let node = Node { id: long, ..Node::default() };
+        assert_eq!(Scope::from_node(&node).unwrap_err().to_string(), "node.id is longer than 256 bytes");
+    }
+}

@@ -168,6 +168,9 @@ impl Subscription {
             self.rejected.remove(name);
         }
         self.due = plan.still_due;
+        if !self.due.is_empty() {
+            self.trust_no_exclusion();
+        }
         self.owes_answer = false;
         self.sent += 1;
         self.sent_version.clone_from(&version);

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::metrics::Metrics;
 use super::stream::{Stream, SyncState};
+use super::subscription::{Nack, Subscription};
 use super::{ResourceType, Scope};
 
 /// One connected proxy. Two streams of one node are two entries.
@@ -50,19 +51,21 @@ pub struct TypeStatus {
     pub sent: String,
     /// The version it is known to use.
     pub acked: String,
-    /// Its last refusal, until healed.
-    pub rejection: Option<Rejection>,
+    /// How many resources it refuses that are still wanted.
+    pub rejected: usize,
+    /// What it refuses, at most 16 of them.
+    pub rejections: Vec<Rejection>,
 }
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rejection {
+    /// The resource at fault; empty when a response was refused in which nothing was new.
+    pub resource: String,
+    /// The version of that resource, or of the response.
+    pub version: String,
     /// Envoy's words.
     pub message: String,
-    /// The version of the refused response.
-    pub version: String,
-    /// The resources at fault: those that the message names, else all that the response changed.
-    pub resources: Vec<String>,
     /// Milliseconds since the Unix epoch.
     pub at_ms: u64,
 }
@@ -213,15 +216,30 @@ fn types(stream: &Stream) -> Vec<TypeStatus> {
             wanted: wanted.version().to_owned(),
             sent: subscription.sent_version.clone(),
             acked: subscription.acked(wanted).to_owned(),
-            rejection: subscription.nack.as_ref().map(|nack| Rejection {
-                message: nack.message.clone(),
-                version: nack.version.clone(),
-                resources: nack.resources.clone(),
-                at_ms: millis(nack.at),
-            }),
+            rejected: subscription.rejected.len(),
+            rejections: rejections(subscription),
         }
     };
     ResourceType::ALL.into_iter().filter(|kind| stream.of(*kind).asked()).map(status).collect()
+}
+
+/// Enough to see what is wrong; a bad template may spoil thousands alike.
+const MOST_REJECTIONS: usize = 16;
+
+fn rejections(subscription: &Subscription) -> Vec<Rejection> {
+    let rejection = |resource: &str, version: &str, why: &Nack| Rejection {
+        resource: resource.to_owned(),
+        version: version.to_owned(),
+        message: why.message.clone(),
+        at_ms: millis(why.at),
+    };
+    match &subscription.nack {
+        Some(nack) if subscription.rejected.is_empty() => vec![rejection("", &nack.version, nack)],
+        _ => {
+            let rejected = subscription.rejected.iter().take(MOST_REJECTIONS);
+            rejected.map(|(name, r)| rejection(name, &r.version, &r.why)).collect()
+        }
+    }
 }
 
 fn millis(time: SystemTime) -> u64 {

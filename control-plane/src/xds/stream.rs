@@ -122,13 +122,19 @@ impl Stream {
         if self.asks_again(&request) {
             self.repeat_endpoints();
         }
+        let stale = self.of(kind).stale(&request);
         let refused = self.of_mut(kind).on_request(request, wanted.of(kind), clock);
+        if stale {
+            return Ok((Vec::new(), refused));
+        }
         if ResourceType::ALL.iter().map(|kind| self.of(*kind).names()).sum::<usize>() > MAX_NAMES {
             return Err(StreamError::TooManyNames);
         }
         match kind {
             ResourceType::Cluster => {
-                self.resumed |= self.clusters.sent == 0 && !self.clusters.held.is_empty()
+                self.resumed |= self.clusters.sent == 0 && !self.clusters.held.is_empty();
+                // Whether endpoints are taken away depends on what became of their cluster.
+                self.endpoints.dirty = true;
             }
             ResourceType::Endpoints => {
                 let interest = &self.endpoints.interest;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::in_flight::{self, Change, InFlight};
+use super::in_flight::{self, Change, InFlight, Suspects};
 use super::interest::Interest;
 use super::message::{Asks, Request, Variant};
 use super::{Resource, ResourceSet, ResourceType};
@@ -52,6 +52,15 @@ impl Ord for Held {
 pub(super) struct Rejected {
     pub(super) version: String,
     pub(super) last_good: Option<Arc<Resource>>,
+    pub(super) why: Arc<Nack>,
+}
+
+/// Half of a group that was refused together; the other half is tried first.
+#[derive(Debug)]
+pub(super) struct Suspended {
+    names: Vec<String>,
+    /// Whether the fault must be here if the other half is accepted.
+    pub(super) guilty_by_exclusion: bool,
 }
 
 /// A refusal in the proxy's own words.
@@ -59,7 +68,6 @@ pub(super) struct Rejected {
 pub(crate) struct Nack {
     pub(crate) message: String,
     pub(crate) version: String,
-    pub(crate) resources: Vec<String>,
     pub(crate) at: SystemTime,
 }
 
@@ -79,6 +87,10 @@ pub(crate) struct Subscription {
     pub(super) claimed: Option<String>,
     /// A payload that was refused is never sent again unchanged (19).
     pub(super) rejected: BTreeMap<String, Rejected>,
+    /// Refused together without a word on which is at fault; each group waits to be tried on its own.
+    pub(super) suspended: Vec<Suspended>,
+    /// The response from which on answers tell about the group being tried.
+    trial: u64,
     pub(super) in_flight: VecDeque<InFlight>,
     /// Of the last response sent, and of the last one answered. Nonces are these numbers.
     pub(super) sent: u64,
@@ -89,7 +101,7 @@ pub(crate) struct Subscription {
     pub(super) unsent: bool,
     pub(super) sent_version: String,
     pub(super) acked_version: String,
-    pub(super) nack: Option<Nack>,
+    pub(super) nack: Option<Arc<Nack>>,
 }
 
 impl Subscription {
@@ -103,6 +115,8 @@ impl Subscription {
             owes_answer: false,
             claimed: None,
             rejected: BTreeMap::new(),
+            suspended: Vec::new(),
+            trial: 0,
             in_flight: VecDeque::new(),
             sent: 0,
             answered: 0,
@@ -144,17 +158,21 @@ impl Subscription {
         self.variant == Variant::Sotw && matches!(self.kind, ResourceType::Cluster | ResourceType::Listener)
     }
 
+    /// Whether a request was sent before the proxy saw our last response. In state of the world it will be
+    /// repeated with the new nonce, so nothing in it is answered (4); in delta it counts like any other (9).
+    pub(crate) fn stale(&self, request: &Request) -> bool {
+        self.variant == Variant::Sotw
+            && self.sent != 0
+            && !request.nonce.is_empty()
+            && request.nonce != self.sent.to_string()
+    }
+
     /// Takes a request in. Returns whether the acknowledgement in it, if any, was a refusal.
     pub(crate) fn on_request(&mut self, request: Request, wanted: &ResourceSet, now: SystemTime) -> bool {
-        // In state of the world a request with an old nonce was sent before the proxy saw our last
-        // response; it will be repeated with the new nonce, so nothing in it is answered (4).
-        let stale = self.sent != 0 && !request.nonce.is_empty() && request.nonce != self.sent.to_string();
+        let stale = self.stale(&request);
         let refused = self.on_acknowledgement(&request.nonce, request.error, now);
-        if refused && stale && self.variant == Variant::Sotw {
-            self.due.clear();
-        }
         match request.asks {
-            Asks::All { .. } if stale => {}
+            _ if stale => {}
             Asks::All { names, version } => {
                 let asked = self.interest.replace(self.kind, names);
                 if asked.first && !version.is_empty() {
@@ -213,6 +231,7 @@ impl Subscription {
                 self.rejected.remove(&change.sent.name);
             }
             self.acked_version = answered.version;
+            self.resume_suspended(answered.sequence, true);
             if self.rejected.is_empty() {
                 self.nack = None;
             }
@@ -222,25 +241,64 @@ impl Subscription {
         let (current, _): (Vec<_>, Vec<_>) = answered.changes.into_iter().partition(|change| {
             self.held.get(change.sent.name.as_str()).is_some_and(|held| held.0.version == change.sent.version)
         });
-        let (guilty, rest) = in_flight::suspects(current, &message);
-        self.nack = Some(Nack {
-            message,
-            version: answered.version,
-            resources: guilty.iter().map(|change| change.sent.name.clone()).collect(),
-            at: now,
-        });
+        let nack = Arc::new(Nack { message, version: answered.version, at: now });
+        let Suspects { guilty, innocent, named } = in_flight::suspects(current, &nack.message);
+        let names: Vec<String> = guilty.iter().map(|change| change.sent.name.clone()).collect();
         for Change { sent, last_good } in guilty {
-            let rejected = Rejected { version: sent.version.clone(), last_good };
+            let rejected = Rejected { version: sent.version.clone(), last_good, why: Arc::clone(&nack) };
             self.rejected.insert(sent.name.clone(), rejected);
         }
+        self.nack = Some(nack);
         // Depending on where Envoy found the fault the others went live or not (18): say them again.
-        self.due.extend(rest.into_iter().map(|change| change.sent.name.clone()));
+        self.due.extend(innocent.into_iter().map(|change| change.sent.name.clone()));
+        self.trust_no_exclusion();
+        if named || names.len() < 2 {
+            self.resume_suspended(answered.sequence, false);
+        } else {
+            self.try_half(names);
+        }
         true
+    }
+
+    /// Tries the first half of a group in which something is bad; the second waits.
+    fn try_half(&mut self, mut names: Vec<String>) {
+        let second = names.split_off(names.len() / 2);
+        self.suspended.push(Suspended { names: second, guilty_by_exclusion: true });
+        self.due.extend(names);
+        self.trial = self.sent + 1;
+    }
+
+    /// Goes on to the next group that was refused only for the company it was in. Halving finds one bad
+    /// among thousands in a dozen responses, and none of them is one that was refused (19).
+    fn resume_suspended(&mut self, answered: u64, mut accepted: bool) {
+        if answered < self.trial {
+            return;
+        }
+        while let Some(Suspended { mut names, guilty_by_exclusion }) = self.suspended.pop() {
+            names.retain(|name| self.rejected.contains_key(name));
+            match (std::mem::take(&mut accepted) && guilty_by_exclusion, names.len()) {
+                (_, 0) | (true, 1) => {}
+                (true, _) => return self.try_half(names),
+                (false, _) => {
+                    self.due.extend(names);
+                    self.trial = self.sent + 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Forgets what would follow from the group being tried, when its answer will tell of more or less.
+    pub(super) fn trust_no_exclusion(&mut self) {
+        for group in &mut self.suspended {
+            group.guilty_by_exclusion = false;
+        }
     }
 
     /// Takes note of another wanted set: refusals of what is no longer wanted are healed.
     pub(crate) fn on_wanted(&mut self, wanted: &ResourceSet) {
         self.dirty = true;
+        self.trust_no_exclusion();
         self.rejected.retain(|name, _| wanted.get(name).is_some());
         if self.rejected.is_empty() && self.nack.as_ref().is_some_and(|nack| nack.version != wanted.version())
         {
