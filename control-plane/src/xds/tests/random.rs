@@ -87,7 +87,9 @@ impl Envoy {
             Cluster => self.read_clusters(&response, eds_nonce),
             Endpoints => {
                 eds_nonce.clone_from(&response.nonce);
-                for resource in &response.resources {
+                // Envoy ignores endpoints of clusters that it does not have.
+                let known = |r: &&Arc<Resource>| self.clusters.contains_key(&r.name);
+                for resource in response.resources.iter().filter(known) {
                     self.endpoints.insert(resource.name.clone(), resource.version.clone());
                     self.warming.remove(&resource.name);
                 }
