@@ -3,16 +3,18 @@
 //! Calls go through `proxy_wasm::hostcalls`, whose results are handled; the SDK's trait helpers unwrap them.
 
 use std::cell::{OnceCell, RefCell};
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::UNIX_EPOCH;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, RootContext, StreamContext};
-use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MetricType, PeerType};
+use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MetricType, PeerType, Status};
 use realmgate_wire::ClientHeader;
 
 use crate::gateway::Gateway;
 use crate::host::{Host, HostError};
+use crate::route::sticky_point;
 use crate::session::{Session, Verdict};
 use crate::telemetry::Metric;
 
@@ -56,7 +58,7 @@ impl Root {
         let now = hostcalls::get_current_time().ok().and_then(|now| now.duration_since(UNIX_EPOCH).ok());
         // Workers start at different nanoseconds, root contexts of one worker have different ids.
         let seed = now.map_or(0, |now| u64::from(now.subsec_nanos()) << 32 | now.as_secs() & 0xffff_ffff);
-        let envoy = Envoy { random: seed ^ u64::from(context), message: Vec::new() };
+        let envoy = Envoy { random: seed ^ u64::from(context), message: Vec::new(), lacks_key: false };
         Self { shared: Rc::new(RefCell::new(Shared { gateway: Gateway::new().ok(), envoy, tick_ms: 0 })) }
     }
 }
@@ -160,22 +162,37 @@ impl StreamContext for Connection {
 struct Envoy {
     /// State of `SplitMix64`.
     random: u64,
-    /// Scratch space for [`set_filter_state`].
+    /// Scratch space for [`Self::set_filter_state`].
     message: Vec<u8>,
+    /// Whether this Envoy was found not to know [`HASH_KEY`].
+    lacks_key: bool,
+}
+
+/// Where the load balancer finds the hash key. `envoy.string` would be taken, too, but is not hashable: the balancer would
+/// choose at random.
+const HASH_KEY: &str = "envoy.hashable_string";
+
+/// Where it finds it before Envoy 1.38, which knows one hashable object only that a filter can set: an address. Only
+/// `ORIGINAL_DST` clusters take it for more than a key.
+const OLD_HASH_KEY: &str = "envoy.network.transport_socket.original_dst_address";
+
+/// A hash key as an address. IPv4 because Envoy refuses IPv6 addresses on machines without IPv6.
+#[allow(clippy::cast_possible_truncation)] // the bits that fit
+fn key_as_address(key: &str) -> String {
+    let hash = sticky_point(key);
+    let ip = Ipv4Addr::from((hash >> 32) as u32);
+    format!("{ip}:{}", (hash >> 16) as u16)
 }
 
 impl Envoy {
     /// Calls Envoy's `set_envoy_filter_state` with `SetEnvoyFilterStateArguments { path: 1, value: 2, span: 3 }`, written
     /// by hand: a protobuf library would be half of the module. The span is left out, which means `FilterChain`: as long
     /// as the connection.
-    fn set_filter_state(&mut self, call: &'static str, path: &str, value: &str) -> Result<(), HostError> {
+    fn set_filter_state(&mut self, path: &str, value: &str) -> Result<(), Status> {
         self.message.clear();
         put_string(&mut self.message, 1, path);
         put_string(&mut self.message, 2, value);
-        match hostcalls::call_foreign_function("set_envoy_filter_state", Some(&self.message)) {
-            Ok(_) => Ok(()),
-            Err(status) => Err(HostError { call, reason: format!("{status:?} for `{value}`") }),
-        }
+        hostcalls::call_foreign_function("set_envoy_filter_state", Some(&self.message)).map(|_| ())
     }
 }
 
@@ -183,11 +200,14 @@ impl Envoy {
 fn put_string(out: &mut Vec<u8>, field: u8, text: &str) {
     out.push(field << 3 | 2);
     let mut length = text.len();
-    while length >= 0x80 {
-        out.push((length & 0x7f) as u8 | 0x80);
+    loop {
+        let [low, ..] = length.to_le_bytes();
         length >>= 7;
+        out.push(if length == 0 { low } else { low | 0x80 });
+        if length == 0 {
+            break;
+        }
     }
-    out.push((length & 0x7f) as u8);
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -201,12 +221,17 @@ impl Host for Envoy {
     }
 
     fn choose_cluster(&mut self, cluster: &str) -> Result<(), HostError> {
-        self.set_filter_state("the cluster", "envoy.tcp_proxy.cluster", cluster)
+        self.set_filter_state("envoy.tcp_proxy.cluster", cluster).map_err(refused("the cluster"))
     }
 
     fn set_hash_key(&mut self, key: &str) -> Result<(), HostError> {
-        // `envoy.string` would be taken too, but is not hashable: the balancer would choose at random.
-        self.set_filter_state("the hash key", "envoy.hashable_string", key)
+        if !self.lacks_key {
+            match self.set_filter_state(HASH_KEY, key) {
+                Err(Status::NotFound) => self.lacks_key = true,
+                other => return other.map_err(refused("the hash key")),
+            }
+        }
+        self.set_filter_state(OLD_HASH_KEY, &key_as_address(key)).map_err(refused("the hash key"))
     }
 
     fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {

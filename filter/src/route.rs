@@ -238,7 +238,7 @@ impl Router {
 
 /// Where a hash key falls on the whole range of `u64`: FNV-1a, then mixed (the finalizer of `SplitMix64`), because the high
 /// bits decide and FNV leaves them poor for short keys. Part of the contract: another hash would move players.
-fn sticky_point(key: &str) -> u64 {
+pub(crate) fn sticky_point(key: &str) -> u64 {
     let mut hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });

@@ -181,20 +181,12 @@ fn decide(
     host: &mut impl Host,
 ) -> Result<bool, HostError> {
     let Some(route) = router.find(header.server_id) else { return Ok(false) };
-    let source_ip = if router.wants_source_ip(route) {
-        // Without an address the split falls back to chance; the player gets through.
-        host.source_address(&mut decision.source_address).ok()
-    } else {
-        None
-    };
-    let address = std::mem::take(&mut decision.source_address);
-    router.settle(
-        route,
-        header.server_id,
-        source_ip.map(|()| ip_of(&address)),
-        || host.random(),
-        decision,
-    );
+    // Lent out while the decision is written.
+    let mut address = std::mem::take(&mut decision.source_address);
+    // Without an address the split falls back to chance; the player gets through.
+    let known = router.wants_source_ip(route) && host.source_address(&mut address).is_ok();
+    let source_ip = known.then(|| ip_of(&address));
+    router.settle(route, header.server_id, source_ip, || host.random(), decision);
     decision.source_address = address;
     if let Some(key) = decision.hash_key() {
         host.set_hash_key(key)?;

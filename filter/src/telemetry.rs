@@ -82,10 +82,7 @@ mod tests {
             assert_eq!(metric.index(), i);
             assert_ne!(metric.is_gauge(), metric.name().ends_with("_total"));
             if let Metric::Refused(reason) = metric {
-                assert_eq!(
-                    metric.name(),
-                    format!("realmgate_connections_refused_{}_total", reason.label())
-                );
+                assert_eq!(metric.name(), format!("realmgate_connections_refused_{}_total", reason.label()));
             }
         }
     }

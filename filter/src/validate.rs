@@ -80,9 +80,8 @@ impl FilterConfig {
         }
         for (i, route) in self.routes.iter().enumerate() {
             // The place is put together only for the fault that is found.
-            check_route(route).map_err(|(field, message)| {
-                ConfigError::at(format!("routes[{i}].{field}"), message)
-            })?;
+            check_route(route)
+                .map_err(|(field, message)| ConfigError::at(format!("routes[{i}].{field}"), message))?;
         }
         Ok(())
     }
