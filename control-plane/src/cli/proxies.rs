@@ -47,6 +47,9 @@ fn show(api: &Api) -> Result<(), Failure> {
 }
 
 fn describe(answer: &Value) -> String {
+    if answer.get("proxies").is_none() {
+        return "the answer has no list of proxies; --output json shows what it has".to_owned();
+    }
     let proxies = list(answer, "/proxies");
     if proxies.is_empty() {
         return "no proxy is connected".to_owned();
@@ -91,6 +94,7 @@ mod tests {
         assert!(lines[0].starts_with("ID"), "{text}");
         assert!(lines[1].starts_with("edge-1") && lines[1].contains("synced"), "{text}");
         assert_eq!(lines[3], "edge-2 rejects eds since noon: bad port");
-        assert_eq!(describe(&json!({})), "no proxy is connected");
+        assert_eq!(describe(&json!({"proxies": []})), "no proxy is connected");
+        assert!(describe(&json!({})).contains("no list of proxies"));
     }
 }
