@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Failure;
 use super::client::Api;
-use super::output::{list, table, text};
+use super::output::{list, number, text};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -22,7 +22,7 @@ pub(super) struct Arguments {
     /// The player's address, for routes that hash or filter it.
     #[arg(long, value_name = "ADDRESS")]
     source_ip: Option<IpAddr>,
-    /// The listener the player connects to; default: every one.
+    /// The listener the player connects to; default: the first.
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
     #[command(flatten)]
@@ -45,20 +45,23 @@ fn describe(answer: &Value) -> String {
     let matched = answer.get("matched").and_then(Value::as_bool).unwrap_or_default();
     let mut lines = Vec::new();
     if matched {
-        let endpoints: Vec<_> = list(answer, "/endpoints").iter().filter_map(Value::as_str).collect();
-        let endpoints = if endpoints.is_empty() { "-".to_owned() } else { endpoints.join(", ") };
         lines.push(format!("route      {} ({})", text(answer, "/route"), text(answer, "/origin")));
         lines.push(format!("listener   {}", text(answer, "/listener")));
-        lines.push(format!("cluster    {}", text(answer, "/cluster")));
-        lines.push(format!("endpoints  {endpoints}"));
+        for destination in list(answer, "/destinations") {
+            let endpoints: Vec<_> =
+                list(destination, "/endpoints").iter().filter_map(Value::as_str).collect();
+            let chosen = destination.get("chosen").and_then(Value::as_bool).unwrap_or_default();
+            let weight = number(destination, "/weight");
+            let share = if chosen { String::new() } else { format!(", by weight {weight}") };
+            lines.push(format!("cluster    {}{share}", text(destination, "/cluster")));
+            lines.push(format!("endpoints  {}", endpoints.join(", ")));
+        }
     } else {
         lines.push("no route matches: the player is refused".to_owned());
     }
     lines.push(format!("reason     {}", text(answer, "/reason")));
-    let considered = list(answer, "/considered");
-    if !considered.is_empty() {
-        let rows = considered.iter().map(|c| [text(c, "/route"), text(c, "/why")].map(str::to_owned));
-        lines.push(format!("\n{}", table(["CONSIDERED", "WHY"], rows)));
+    for outranked in list(answer, "/outranked").iter().filter_map(Value::as_str) {
+        lines.push(format!("outranked  {outranked}"));
     }
     lines.join("\n")
 }
@@ -71,13 +74,20 @@ mod tests {
 
     #[test]
     fn says_where_and_why() {
-        let answer = json!({"matched": true, "route": "game-any", "origin": "policy route `game-any`, line 12",
-            "listener": "edge", "cluster": "game", "reason": "the only one", "endpoints": ["1.2.3.4:5", "1.2.3.5:5"],
-            "considered": [{"route": "game-7", "why": "another world"}]});
+        let answer = json!({"matched": true, "route": "game-any", "origin": "policy route `game-any`",
+            "listener": "edge", "reason": "any world wins",
+            "destinations": [
+                {"cluster": "blue", "weight": 9, "chosen": true, "endpoints": ["1.2.3.4:5", "1.2.3.5:5"]},
+                {"cluster": "green", "weight": 1, "chosen": false, "endpoints": []}],
+            "outranked": ["game-7 (a game-gateway rule for any world)"]});
         let text = describe(&answer);
-        for part in
-            ["game-any (policy route `game-any`, line 12)", "1.2.3.4:5, 1.2.3.5:5", "game-7", "another world"]
-        {
+        for part in [
+            "game-any (policy route `game-any`)",
+            "1.2.3.4:5, 1.2.3.5:5",
+            "cluster    blue\n",
+            "green, by weight 1",
+            "game-7",
+        ] {
             assert!(text.contains(part), "{text}");
         }
     }

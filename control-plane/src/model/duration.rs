@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct Duration(time::Duration);
 
 /// Longer ones are typing errors, and Envoy's own fields overflow.
-const MAX: time::Duration = time::Duration::from_secs(365 * 24 * 3600);
+const MAX: time::Duration = time::Duration::from_hours(365 * 24);
 
 impl Duration {
     /// So many seconds.

@@ -1,38 +1,130 @@
-//! STUB, replaced at merge: reads a policy document.
+//! From a document's text to a valid policy, or to every problem with its line.
 
-use std::fmt;
+use super::document::Document;
+use super::validate::validate;
+use super::{Policy, Problem};
 
-use super::Policy;
-
-/// One thing that is wrong with a policy document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Where in the document: `routes[3].worlds`.
-    pub path: String,
-    /// Line from 1.
-    pub line: Option<usize>,
-    /// Column from 1.
-    pub column: Option<usize>,
-    /// What is wrong.
-    pub message: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
-    }
-}
-
-/// Reads a document.
+/// Reads a policy document, YAML or JSON.
+///
+/// # Errors
+/// All problems found, in the order of the document. A text that is not a policy at all gives one.
 pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
-    serde_saphyr::from_str(text).map_err(|e| {
-        let at = e.location();
-        let number = |n: u64| usize::try_from(n).ok();
-        vec![Problem {
-            path: String::new(),
-            line: at.and_then(|l| number(l.line())),
-            column: at.and_then(|l| number(l.column())),
-            message: e.to_string(),
-        }]
-    })
+    let document = Document::load(text).map_err(|problem| vec![problem])?;
+    let read = document.to_json().and_then(|json| {
+        serde_path_to_error::deserialize(json).map_err(|error| {
+            let path = error.path().to_string();
+            Problem::at(if path == "." { "" } else { &path }, error.inner().to_string())
+        })
+    });
+    let mut problems = match read {
+        Ok(policy) => match validate(&policy) {
+            problems if problems.is_empty() => return Ok(policy),
+            problems => problems,
+        },
+        Err(problem) => vec![problem],
+    };
+    for problem in &mut problems {
+        if problem.place.line.is_none() {
+            document.locate(&mut problem.place);
+        }
+        if let Some(other) = &mut problem.other {
+            document.locate(other);
+        }
+    }
+    problems.sort_by_key(|problem| (problem.place.line, problem.place.column));
+    Err(problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+listeners:
+  - name: edge
+    bind: 127.0.0.1:7000
+services:
+  - name: blue
+    endpoints: [127.0.0.1:7101, 127.0.0.1:7102]
+  - name: lobby
+    dns: {host: lobby.example.com, port: 7000}
+routes:
+  - name: blue-worlds
+    server_type: 200
+    worlds: [1, 5, "10-20"]
+    to: [{service: blue}]
+  - name: rest
+    server_type: 200
+    to: [{service: lobby, weight: 3}, {service: blue}]
+"#;
+
+    fn problems(text: &str) -> Vec<String> {
+        parse(text).expect_err("the document is wrong").iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn reads_a_policy_from_yaml_and_from_json() {
+        let policy = parse(GOOD).unwrap();
+        assert_eq!(policy.routes.len(), 2);
+        let json = serde_json::to_string_pretty(&policy).unwrap();
+        assert_eq!(parse(&json).unwrap(), policy);
+        assert_eq!(parse("").unwrap(), Policy::default());
+        assert_eq!(parse("# nothing yet\n").unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn names_the_line_and_the_field() {
+        let text = GOOD.replace("weight: 3", "wait: 3");
+        let problems = problems(&text);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].starts_with("line 17, routes[1].to[0]"), "{problems:?}");
+        assert!(problems[0].contains("unknown field `wait`"), "{problems:?}");
+    }
+
+    #[test]
+    fn names_every_fault_of_meaning_at_once() {
+        let text =
+            GOOD.replace("service: lobby", "service: loby").replace("[127.0.0.1:7101, 127.0.0.1:7102]", "[]");
+        let problems = problems(&text);
+        assert!(problems[0].starts_with("line 6, services[0]: "), "{problems:?}");
+        assert!(problems[1].starts_with("line 17, routes[1].to[0].service: "), "{problems:?}");
+        assert!(problems[1].contains("`loby`"), "{problems:?}");
+    }
+
+    #[test]
+    fn names_both_places_of_an_overlap() {
+        let text = format!(
+            "{GOOD}  - {{name: again, server_type: 200, worlds: [7, \"15-30\"], to: [{{service: blue}}]}}\n"
+        );
+        let problems = problems(&text);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("line 18, routes[2].worlds[1]: "), "{problems:?}");
+        assert!(problems[0].contains("(see line 13, routes[0].worlds[2])"), "{problems:?}");
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_policy() {
+        for (text, want) in [
+            ("listeners: [", "line 2"),
+            ("a: b: c", "line 1"),
+            ("listeners: 5", "line 1, listeners"),
+            ("- 1\n- 2", "line 1"),
+            ("x: &a 1\ny: *a", "line 2"),
+            ("a: 1\n---\nb: 2", "several"),
+            ("listeners: []\nlisteners: []", "line 2"),
+        ] {
+            let problems = problems(text);
+            assert!(problems[0].contains(want), "{text:?} gave {problems:?}");
+        }
+        assert!(problems(&"[".repeat(100))[0].contains("nested too deeply"));
+        assert!(problems(&"[".repeat(100_000))[0].contains("recursion limit"));
+        assert!(problems(&" ".repeat(super::super::document::MAX_BYTES + 1))[0].contains("bytes"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,200}") {
+            let _ = parse(&text);
+        }
+    }
 }

@@ -36,6 +36,10 @@ pub struct Listener {
     /// What a connection may do.
     #[serde(default)]
     pub limits: Limits,
+    /// How often a backend connection is tried in all, at different endpoints where there are several; 1 to
+    /// 10. The pauses between grow from 100 ms.
+    #[serde(default = "Listener::default_connect_attempts")]
+    pub connect_attempts: u32,
     /// Whether a load balancer in front sends the PROXY protocol (v1 or v2); connections without it are
     /// then refused.
     #[serde(default)]
@@ -44,6 +48,14 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub allowed_clients: Vec<IpNet>,
+}
+
+impl Listener {
+    /// As the old gateway: two retries.
+    #[must_use]
+    pub const fn default_connect_attempts() -> u32 {
+        3
+    }
 }
 
 /// Bounds on one connection; 0 = no limit.
@@ -99,9 +111,23 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Five seconds, Envoy's own default.
+    /// Whether every world has a name, and so a cluster, of its own.
+    #[must_use]
+    pub fn is_per_world(&self) -> bool {
+        self.host.contains("{world}")
+    }
+
+    /// The name that is resolved for `world`.
+    #[must_use]
+    pub fn host_of(&self, world: u16) -> String {
+        self.host.replace("{world}", &world.to_string())
+    }
+
+    /// Envoy's own default.
+    pub const DEFAULT_REFRESH: Duration = Duration::from_secs(5);
+
     const fn default_refresh() -> Duration {
-        Duration::from_secs(5)
+        Self::DEFAULT_REFRESH
     }
 }
 
@@ -109,19 +135,16 @@ impl Dns {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Connections {
-    /// How long a connect may take before the next attempt.
+    /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
-    /// Attempts in total.
-    pub connect_attempts: u32,
     /// Concurrent connections of one edge to the service; beyond it players are refused.
     pub max: u32,
 }
 
 impl Default for Connections {
     fn default() -> Self {
-        // Timeout and attempts of the old gateway. The maximum is Envoy's open-file bound rather than its
-        // default of 1,024, which resets the 1,025th player.
-        Self { connect_timeout: Duration::from_secs(5), connect_attempts: 3, max: 1_000_000 }
+        // The old gateway's timeout. Envoy's own maximum of 1,024 would reset the 1,025th player.
+        Self { connect_timeout: Duration::from_secs(5), max: 1_000_000 }
     }
 }
 

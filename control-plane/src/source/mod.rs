@@ -1,6 +1,9 @@
 //! Where the truth comes from: each source is one task that publishes its latest value and survives loss.
 
+mod backoff;
+pub mod filter_module;
 pub mod gateway_rules;
+pub mod policy;
 pub mod policy_store;
 
 use serde::Serialize;

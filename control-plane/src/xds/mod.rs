@@ -1,7 +1,34 @@
 //! The xDS server: versions, subscriptions, order and acknowledgement of what proxies are sent.
+//!
+//! ```text
+//!  wire ──► message::Request ──► stream (order of types) ──► subscription + plan (one type) ──► message::Response ──► wire
+//!                                   ▲            │
+//!                     Snapshot, time            progress ──► status::Registry ──► API, metrics
+//! ```
+//! All but `server`, `serve` and `status` is pure: values in, values out.
 
+mod in_flight;
+mod interest;
+mod message;
+mod metrics;
+mod node;
+mod plan;
 mod resource;
 mod scope;
+mod serve;
+mod server;
+mod status;
+mod stream;
+mod subscription;
+#[cfg(test)]
+mod tests;
+mod wire;
 
+pub use metrics::Metrics;
+pub use node::{MAX_NODE_LISTENERS, MAX_NODE_NAME_BYTES, NodeError};
 pub use resource::{Resource, ResourceSet, ResourceType, Snapshot, content_hash};
 pub use scope::{Role, Scope, SnapshotSource};
+pub use serve::serve;
+pub use server::AdsServer;
+pub use status::{ProxyStatus, Registry, Rejection, TypeStatus};
+pub use stream::SyncState;

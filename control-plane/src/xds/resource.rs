@@ -101,6 +101,7 @@ impl ResourceSet {
     }
 
     /// The resources in the order of their names.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
         self.resources.values()
     }
@@ -132,6 +133,19 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether this is the default value, which stands for "no snapshot yet": proxies are sent nothing. One
+    /// that is empty on purpose is made of `ResourceSet::new([])`.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        ResourceType::ALL.into_iter().all(|kind| self.of(kind).version.is_empty())
+    }
+
+    /// Hash of the versions of all types.
+    #[must_use]
+    pub fn version(&self) -> String {
+        content_hash(ResourceType::ALL.into_iter().map(|kind| self.of(kind).version().as_bytes()))
+    }
+
     /// The resources of one type.
     #[must_use]
     pub const fn of(&self, kind: ResourceType) -> &ResourceSet {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::Snapshot;
 
 /// What a proxy does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Takes players in.
     #[default]
@@ -15,7 +17,7 @@ pub enum Role {
 }
 
 /// Everything of a node that decides its resources; proxies of an equal scope share one snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 pub struct Scope {
     /// What the proxy does.
     pub role: Role,
@@ -32,6 +34,6 @@ pub struct Scope {
 /// Where snapshots come from; the server knows nothing of policies.
 pub trait SnapshotSource: Send + Sync + 'static {
     /// The latest snapshot of this scope and its successors. Nothing is ever sent for a scope before its
-    /// first snapshot is complete.
+    /// first snapshot is complete: until then the channel holds `Snapshot::default()`.
     fn subscribe(&self, scope: &Scope) -> watch::Receiver<Arc<Snapshot>>;
 }

@@ -1,10 +1,9 @@
 //! Policy documents as files: reading and checking them, and printing what is wrong with them.
 
+use std::fmt::Write;
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
-
-use serde::Deserialize;
 
 use super::super::Failure;
 use crate::model::{self, Policy, Problem};
@@ -22,43 +21,31 @@ pub(in crate::cli) fn read(file: &Path) -> Result<String, Failure> {
 
 /// Checks a document without anybody's help.
 pub(in crate::cli) fn check(file: &Path, text: &str) -> Result<Policy, Failure> {
-    model::parse(text).map_err(|problems| invalid(file, problems.iter().map(Finding::from)))
+    model::parse(text).map_err(|problems| invalid(file, &problems))
 }
 
 /// Every problem on a line of its own, in the form that editors and CI jump to.
-pub(super) fn invalid(file: &Path, findings: impl Iterator<Item = Finding>) -> Failure {
-    let lines: Vec<_> = findings.map(|f| f.line_in(&name(file))).collect();
+pub(super) fn invalid(file: &Path, problems: &[Problem]) -> Failure {
+    let lines: Vec<_> = problems.iter().map(|problem| line_in(&name(file), problem)).collect();
     Failure::invalid(format!("invalid policy:\n{}", lines.join("\n")))
 }
 
-/// A problem as we or the server found it.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Finding {
-    path: String,
-    line: Option<usize>,
-    column: Option<usize>,
-    message: String,
-}
-
-impl From<&Problem> for Finding {
-    fn from(problem: &Problem) -> Self {
-        let Problem { path, line, column, message } = problem.clone();
-        Self { path, line, column, message }
+/// `policy.yaml:12:5: routes[3].worlds: ...`, without the parts that are not known.
+fn line_in(file: &str, problem: &Problem) -> String {
+    let place = &problem.place;
+    let mut text = file.to_owned();
+    for number in [place.line, place.line.and(place.column)].into_iter().flatten() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ":{number}");
     }
-}
-
-impl Finding {
-    /// `policy.yaml:12:5: routes[3].worlds: ...`, without the parts that are not known.
-    fn line_in(&self, file: &str) -> String {
-        let Self { path, line, column, message } = self;
-        let place = match (line, column) {
-            (Some(line), Some(column)) => format!("{file}:{line}:{column}"),
-            (Some(line), None) => format!("{file}:{line}"),
-            (None, _) => file.to_owned(),
-        };
-        if path.is_empty() { format!("{place}: {message}") } else { format!("{place}: {path}: {message}") }
+    if !place.path.is_empty() {
+        let _ = write!(text, ": {}", place.path);
     }
+    let _ = write!(text, ": {}", problem.message);
+    if let Some(other) = &problem.other {
+        let _ = write!(text, " (see {other})");
+    }
+    text
 }
 
 /// The file's name for messages.
@@ -68,16 +55,15 @@ pub(super) fn name(file: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Finding;
+    use super::{Problem, line_in};
 
     #[test]
     fn a_problem_says_as_much_as_is_known() {
-        let whole =
-            Finding { path: "routes[3]".into(), line: Some(12), column: Some(5), message: "bad".into() };
-        assert_eq!(whole.line_in("p.yaml"), "p.yaml:12:5: routes[3]: bad");
-        let no_column = Finding { column: None, ..whole.clone() };
-        assert_eq!(no_column.line_in("p.yaml"), "p.yaml:12: routes[3]: bad");
-        let nowhere = Finding { path: String::new(), line: None, ..whole };
-        assert_eq!(nowhere.line_in("p.yaml"), "p.yaml: bad");
+        let mut problem = Problem::at("routes[3]", "bad").against("routes[1]");
+        (problem.place.line, problem.place.column) = (Some(12), Some(5));
+        assert_eq!(line_in("p.yaml", &problem), "p.yaml:12:5: routes[3]: bad (see routes[1])");
+        (problem.place.column, problem.other) = (None, None);
+        assert_eq!(line_in("p.yaml", &problem), "p.yaml:12: routes[3]: bad");
+        assert_eq!(line_in("p.yaml", &Problem::at("", "bad")), "p.yaml: bad");
     }
 }

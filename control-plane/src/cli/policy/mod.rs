@@ -3,6 +3,7 @@
 pub(super) mod document;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::Failure;
 use super::client::{Api, Refusal};
 use super::output::{self, number, text};
-use document::Finding;
+use crate::model::Problem;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -58,7 +59,8 @@ fn show(api: &Api) -> Result<(), Failure> {
     // The document alone goes to the standard output, to be edited and applied again.
     if api.output.is_table() {
         let (version, etag) = (number(&policy, "/version"), text(&policy, "/etag"));
-        let (author, updated) = (text(&policy, "/author"), text(&policy, "/updated"));
+        let updated = policy.get("updated").and_then(Value::as_u64).map(Duration::from_secs);
+        let (author, updated) = (text(&policy, "/author"), output::ago(updated));
         output::remark(&format!("version {version}, etag {etag}, by {author}, {updated}"));
     }
     api.output.print(&policy, |policy| text(policy, "/text").to_owned())
@@ -99,12 +101,11 @@ fn apply(arguments: &Apply) -> Result<(), Failure> {
 
 /// What the server found wrong with the document.
 fn invalid(file: &Path, body: &Value) -> Failure {
-    let problems = body.get("problems").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    if problems.is_empty() {
-        return Failure::invalid(format!("{}: {}", document::name(file), text(body, "/message")));
+    let problems = body.get("problems").cloned().unwrap_or_default();
+    match serde_json::from_value::<Vec<Problem>>(problems) {
+        Ok(problems) if !problems.is_empty() => document::invalid(file, &problems),
+        _ => Failure::invalid(format!("{}: {}", document::name(file), text(body, "/message"))),
     }
-    let findings = problems.iter().map(|p| serde_json::from_value::<Finding>(p.clone()).unwrap_or_default());
-    document::invalid(file, findings)
 }
 
 /// What applying did, or would do.

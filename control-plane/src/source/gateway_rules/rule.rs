@@ -42,6 +42,26 @@ pub enum RuleOrigin {
     RealmMapping,
 }
 
+impl RuleOrigin {
+    /// The Redis key without its prefix.
+    #[must_use]
+    pub const fn redis_key(self) -> &'static str {
+        match self {
+            Self::Rules => "routing:rules",
+            Self::RealmMapping => "realm:mapping",
+        }
+    }
+
+    /// The label in metrics, as the old gateway's dashboards know it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Rules => "routing_rules",
+            Self::RealmMapping => "realm_mapping",
+        }
+    }
+}
+
 /// A rule that cannot be served as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {

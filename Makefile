@@ -1,0 +1,45 @@
+# The project's commands. `make` alone lists them.
+
+# What setup brings is found before the machine's own; setup puts there only what the machine lacks.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+WASM := wasm32-unknown-unknown
+
+.PHONY: help setup run test bench lint build setup-build setup-run filter
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## bring everything that is missing: wasm target, Envoy (newest and oldest), Redis, Node.js, test runner
+	@tools/setup
+
+# Building and running need less than testing does, and setting up less is minutes faster on a fresh machine.
+setup-build:
+	@tools/setup wasm-target
+setup-run:
+	@tools/setup wasm-target envoy
+
+filter: setup-build
+	cargo build --release -p realmgate-filter --target $(WASM)
+
+build: setup-build filter ## build the release binaries and the filter (target/release, target/wasm32-unknown-unknown/release)
+	cargo build --release
+
+run: setup-run build ## start the demo: control plane, Envoy with the filter, game servers and a client; Ctrl-C ends it
+	@exec target/release/realmgate-demo
+
+# Binaries and tests are built by one command, since cargo unites the features of what it builds together: built apart,
+# the binaries that the end-to-end tests start would compile many dependencies a second time.
+test: setup filter ## run every test: unit, property, golden, end-to-end, and the wire crate as wasm in Node.js
+	cargo build --workspace --bins --tests
+	cargo test --workspace --no-fail-fast
+	CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=wasm-bindgen-test-runner cargo test -p realmgate-wire --target $(WASM)
+
+bench: setup-run build ## run the benchmarks
+	cargo run --release -p realmgate-tests --bin realmgate-bench
+
+lint: setup-build ## check formatting, lints (native and wasm), file lengths and shell scripts
+	cargo fmt --check
+	tools/lint-files
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p realmgate-filter --target $(WASM) -- -D warnings

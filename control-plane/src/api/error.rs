@@ -1,0 +1,86 @@
+//! How the API says no: a status, a stable word, a sentence, and the problems of a document.
+
+use std::fmt;
+
+use axum::Json;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tonic::Code;
+
+use crate::model::Problem;
+use crate::source::policy::ApplyError;
+use crate::source::policy_store::PutError;
+
+/// A refused request.
+#[derive(Debug, Serialize)]
+pub(super) struct ApiError {
+    #[serde(skip)]
+    status: StatusCode,
+    /// Stable: `invalid_policy`, `conflict`, `bad_request`, `not_found`, `unavailable`, `internal`.
+    error: &'static str,
+    /// For people.
+    message: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<Problem>,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, error: &'static str, message: impl Into<String>) -> Self {
+        Self { status, error, message: message.into(), problems: Vec::new() }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub(super) fn invalid_policy(problems: Vec<Problem>) -> Self {
+        let message = format!("the policy has {} problem(s); nothing was changed", problems.len());
+        Self { problems, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_policy", message) }
+    }
+}
+
+impl ApiError {
+    /// The same in gRPC's words.
+    pub(super) const fn code(&self) -> Code {
+        match self.status {
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Code::InvalidArgument,
+            StatusCode::NOT_FOUND => Code::NotFound,
+            StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
+            StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
+            _ => Code::Internal,
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.problems.iter().try_for_each(|problem| write!(f, "; {problem}"))
+    }
+}
+
+impl From<ApplyError> for ApiError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Invalid(problems) => Self::invalid_policy(problems),
+            ApplyError::Store(error @ PutError::Conflict { .. }) => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "conflict", error.to_string())
+            }
+            ApplyError::Store(error) => {
+                tracing::error!(%error, "cannot store the policy");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self)).into_response()
+    }
+}
+
+pub(super) async fn not_found(uri: Uri) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {}", uri.path()))
+}

@@ -1,0 +1,102 @@
+//! `/healthz`, `/readyz` with the state of every source, and `/metrics`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use prometheus::{Encoder, TextEncoder};
+use serde::Serialize;
+
+use super::Context;
+use crate::mesh::GatewayStatus;
+use crate::source::Health;
+use crate::source::gateway_rules::Refusal;
+
+/// Answer of `/readyz`; 200 when `ready`, else 503.
+#[derive(Serialize)]
+struct Report {
+    /// Whether proxies are served: every source has been heard, now or in an earlier run.
+    ready: bool,
+    /// Whether the process is ending.
+    stopping: bool,
+    policy: PolicyState,
+    filter_module: ModuleState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    game_gateway: Option<GatewayState>,
+    /// Connected proxies.
+    proxies: usize,
+}
+
+#[derive(Serialize)]
+struct PolicyState {
+    /// 0 = nothing has been applied yet.
+    version: u64,
+    etag: String,
+    listeners: usize,
+    services: usize,
+    routes: usize,
+}
+
+#[derive(Serialize)]
+struct ModuleState {
+    sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct GatewayState {
+    #[serde(flatten)]
+    health: Health,
+    /// Rules that are served.
+    rules: usize,
+    /// Rules that are refused, each with its key and reason; the first hundred.
+    refused: Vec<Refusal>,
+}
+
+/// Enough to see what is wrong, bounded whatever Redis holds.
+const REFUSALS_SHOWN: usize = 100;
+
+pub(super) async fn live() -> &'static str {
+    "ok\n"
+}
+
+pub(super) async fn ready(State(context): State<Context>) -> Response {
+    let stopping = *context.stopping.borrow();
+    let current = context.policy.current();
+    let stored = current.stored.as_ref();
+    let module = context.module.content();
+    let report = Report {
+        ready: context.mesh.borrow().is_some() && !stopping,
+        stopping,
+        policy: PolicyState {
+            version: stored.map_or(0, |s| s.info.version),
+            etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
+            listeners: current.policy.listeners.len(),
+            services: current.policy.services.len(),
+            routes: current.policy.routes.len(),
+        },
+        filter_module: ModuleState { sha256: module.sha256.clone(), error: module.error.clone() },
+        game_gateway: context.gateway.as_ref().map(gateway_state),
+        proxies: context.proxies.proxies().len(),
+    };
+    let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(report)).into_response()
+}
+
+fn gateway_state(status: &GatewayStatus) -> GatewayState {
+    let health = status.health.borrow().clone();
+    let rules = status.rules.borrow().clone();
+    let refused = rules.refused.iter().take(REFUSALS_SHOWN).cloned().collect();
+    GatewayState { health, rules: rules.rules.len(), refused }
+}
+
+pub(super) async fn metrics(State(context): State<Context>) -> Response {
+    let encoder = TextEncoder::new();
+    let mut text = Vec::new();
+    match encoder.encode(&context.metrics.gather(), &mut text) {
+        Ok(()) => ([(CONTENT_TYPE, encoder.format_type().to_owned())], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

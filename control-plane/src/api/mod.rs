@@ -1,0 +1,58 @@
+//! The management API: policy in, status out. It writes to the policy source and reads everything else.
+
+mod error;
+mod explain;
+mod grpc;
+mod health;
+mod module;
+mod policy;
+mod proxies;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use tokio::sync::watch;
+
+use crate::mesh::{GatewayStatus, Mesh};
+use crate::model;
+use crate::source::filter_module::FilterModuleSource;
+use crate::source::policy::PolicySource;
+use crate::xds::Registry;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Context {
+    /// The policy, to read and to write.
+    pub policy: Arc<PolicySource>,
+    /// The filter module.
+    pub module: Arc<FilterModuleSource>,
+    /// The old gateway's rules; `None` where that source is off.
+    pub gateway: Option<GatewayStatus>,
+    /// The joined picture; `None` inside until every source has been heard.
+    pub mesh: watch::Receiver<Option<Arc<Mesh>>>,
+    /// The connected proxies.
+    pub proxies: Arc<Registry>,
+    /// All metrics.
+    pub metrics: prometheus::Registry,
+    /// Becomes true when the process is asked to end: readiness goes first.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// All routes of the API.
+pub fn router(context: Context) -> Router {
+    let grpc = grpc::service(context.clone());
+    Router::new()
+        .route("/healthz", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/v1/policy", get(policy::show).put(policy::put))
+        .route("/v1/explain", get(explain::explain))
+        .route("/v1/proxies", get(proxies::list))
+        .route("/v1/filter/{file}", get(module::download))
+        .route_service(&format!("/{}/{{method}}", grpc::NAME), grpc)
+        .fallback(error::not_found)
+        .layer(DefaultBodyLimit::max(model::MAX_BYTES))
+        .with_state(context)
+}

@@ -1,0 +1,134 @@
+//! `/v1/policy`: read the policy, replace it, or see what replacing it would do.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use super::error::ApiError;
+use crate::model::{self, Policy};
+use crate::source::policy_store::{NewPolicy, Precondition};
+
+/// `GET /v1/policy`.
+#[derive(Serialize)]
+struct Shown<'a> {
+    /// From 1; 0 = nothing has been applied yet.
+    version: u64,
+    etag: &'a str,
+    author: &'a str,
+    /// Unix seconds.
+    updated: u64,
+    policy: &'a Policy,
+    /// The document as it was given.
+    text: &'a str,
+}
+
+/// Query of `PUT /v1/policy`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PutQuery {
+    /// Validate and compare only.
+    #[serde(default)]
+    dry_run: bool,
+    /// Who is writing, for the history.
+    #[serde(default)]
+    author: Option<String>,
+    /// Why, for the history.
+    #[serde(default)]
+    message: String,
+}
+
+/// What is asked for.
+pub(super) struct Change {
+    pub(super) text: String,
+    pub(super) dry_run: bool,
+    pub(super) expected: Precondition,
+    pub(super) author: Option<String>,
+    pub(super) message: String,
+}
+
+/// Answer of `PUT /v1/policy`.
+#[derive(Serialize)]
+pub(super) struct Outcome {
+    pub(super) version: u64,
+    pub(super) etag: String,
+    dry_run: bool,
+    pub(super) changed: bool,
+    pub(super) changes: Vec<String>,
+}
+
+pub(super) async fn show(State(context): State<Context>) -> Response {
+    let current = context.policy.current();
+    let stored = current.stored.as_ref();
+    let shown = Shown {
+        version: stored.map_or(0, |s| s.info.version),
+        etag: stored.map_or("", |s| &s.info.etag),
+        author: stored.map_or("", |s| &s.info.author),
+        updated: stored.map_or(0, |s| s.info.time),
+        policy: &current.policy,
+        text: stored.map_or("", |s| &s.text),
+    };
+    let etag = etag_header(shown.etag);
+    (etag.map(|tag| [(ETAG, tag)]), Json(shown)).into_response()
+}
+
+pub(super) async fn put(
+    State(context): State<Context>,
+    Query(query): Query<PutQuery>,
+    headers: HeaderMap,
+    text: String,
+) -> Result<Response, ApiError> {
+    let expected = precondition(&headers)?;
+    let change =
+        Change { text, dry_run: query.dry_run, expected, author: query.author, message: query.message };
+    let answer = self::change(&context, change).await?;
+    let etag = etag_header(&answer.etag);
+    Ok((etag.map(|tag| [(ETAG, tag)]), Json(answer)).into_response())
+}
+
+/// Puts a document in force, or says what that would do.
+pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome, ApiError> {
+    let before = context.policy.current();
+    let (current, changed, policy) = if change.dry_run {
+        let policy = model::parse(&change.text).map_err(ApiError::invalid_policy)?;
+        let changed = *before.policy != policy;
+        (Arc::clone(&before), changed, Arc::new(policy))
+    } else {
+        let author = change.author.unwrap_or_else(|| "api".to_owned());
+        let new = NewPolicy { text: change.text, author, message: change.message };
+        let applied = context.policy.apply(new, change.expected).await?;
+        let policy = Arc::clone(&applied.current.policy);
+        (applied.current, applied.changed, policy)
+    };
+    let stored = current.stored.as_ref();
+    let answer = Outcome {
+        version: stored.map_or(0, |s| s.info.version),
+        etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
+        dry_run: change.dry_run,
+        changed,
+        changes: model::diff(&before.policy, &policy),
+    };
+    if !answer.dry_run {
+        tracing::info!(version = answer.version, changes = ?answer.changes, "policy applied");
+    }
+    Ok(answer)
+}
+
+/// `If-Match` holds one entity tag, quoted as HTTP wants it or bare as people type it; `*` is no condition.
+fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(Precondition::Any) };
+    let text = value.to_str().map_err(|_| ApiError::bad_request("If-Match is not an entity tag"))?;
+    match text.trim() {
+        "*" => Ok(Precondition::Any),
+        tag => Ok(Precondition::Etag(tag.trim_matches('"').to_owned())),
+    }
+}
+
+fn etag_header(etag: &str) -> Option<HeaderValue> {
+    (!etag.is_empty()).then(|| HeaderValue::from_str(&format!("\"{etag}\"")).ok()).flatten()
+}

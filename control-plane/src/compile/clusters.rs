@@ -1,0 +1,206 @@
+//! Which clusters the routes need, as Envoy clusters and their endpoints.
+
+use std::collections::BTreeMap;
+
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers::Thresholds};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint as EnvoyEndpoint, LbEndpoint, LocalityLbEndpoints,
+    lb_endpoint::HostIdentifier,
+};
+
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+
+use super::routes::{Entry, Origin};
+use super::{envoy, names};
+use crate::mesh::Mesh;
+use crate::model::{Connections, Dns, Endpoint, Strategy};
+
+/// A cluster before it is an Envoy message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClusterSpec {
+    /// Where its endpoints are.
+    pub(super) discovery: Discovery,
+    /// How Envoy chooses among them.
+    pub(super) strategy: Strategy,
+    /// How connections are made.
+    pub(super) connections: Connections,
+}
+
+/// Where endpoints come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Discovery {
+    /// A fixed list; names among it are resolved by Envoy.
+    Fixed(Vec<Endpoint>),
+    /// Every address of one name.
+    Dns {
+        /// The name and port.
+        endpoint: (String, u16),
+        /// Time between two resolutions, in milliseconds.
+        refresh_ms: u64,
+    },
+}
+
+/// Clusters by name.
+pub(super) type Clusters = BTreeMap<String, ClusterSpec>;
+
+/// Adds the clusters that `entry` can choose.
+pub(super) fn collect(mesh: &Mesh, entry: &Entry<'_>, clusters: &mut Clusters) {
+    match entry.origin {
+        Origin::Rule(rule) => {
+            let world = rule.world.map(|w| w.to_string()).unwrap_or_default();
+            let name = names::rule_cluster(rule, &world);
+            add_fixed(name, rule.strategy, &rule.endpoints, &Connections::default(), clusters);
+        }
+        Origin::Policy(route) => {
+            for service in &mesh.policy.services {
+                if !route.to.iter().any(|target| target.service == service.name) {
+                    continue;
+                }
+                let name = names::policy_cluster(service, route.strategy);
+                match &service.dns {
+                    None => {
+                        add_fixed(name, route.strategy, &service.endpoints, &service.connections, clusters);
+                    }
+                    Some(dns) => add_dns(&name, entry, dns, route.strategy, &service.connections, clusters),
+                }
+            }
+        }
+    }
+}
+
+fn add_fixed(
+    name: String,
+    strategy: Strategy,
+    endpoints: &[Endpoint],
+    connections: &Connections,
+    clusters: &mut Clusters,
+) {
+    let spec = |endpoints: &[Endpoint]| ClusterSpec {
+        discovery: Discovery::Fixed(endpoints.to_vec()),
+        strategy,
+        connections: connections.clone(),
+    };
+    let picks = matches!(strategy, Strategy::ConsistentHash | Strategy::RealmBased) && endpoints.len() > 1;
+    if picks {
+        for (i, endpoint) in endpoints.iter().enumerate() {
+            clusters.insert(names::pick_cluster(&name, &i.to_string()), spec(std::slice::from_ref(endpoint)));
+        }
+    }
+    clusters.insert(name, spec(endpoints));
+}
+
+fn add_dns(
+    template: &str,
+    entry: &Entry<'_>,
+    dns: &Dns,
+    strategy: Strategy,
+    connections: &Connections,
+    clusters: &mut Clusters,
+) {
+    let spec = |host: String| ClusterSpec {
+        discovery: Discovery::Dns { endpoint: (host, dns.port), refresh_ms: dns.refresh.as_millis() },
+        strategy,
+        connections: connections.clone(),
+    };
+    match &entry.route.worlds {
+        realmgate_filter::ranges::NumberSet::Ranges(ranges) if dns.is_per_world() => {
+            for world in ranges.iter().flat_map(|&(low, high)| low..=high) {
+                clusters.insert(names::of_world(template, world), spec(dns.host_of(world)));
+            }
+        }
+        _ => {
+            clusters.insert(template.to_owned(), spec(dns.host.clone()));
+        }
+    }
+}
+
+impl ClusterSpec {
+    /// Whether endpoints come by EDS: changes of them then touch no cluster.
+    fn by_eds(&self) -> bool {
+        matches!(&self.discovery, Discovery::Fixed(endpoints) if endpoints.iter().all(|e| e.ip().is_some()))
+    }
+
+    /// The cluster as Envoy wants it.
+    pub(super) fn to_envoy(&self, name: &str) -> Cluster {
+        let mut cluster = Cluster {
+            name: name.to_owned(),
+            connect_timeout: Some(envoy::duration(self.connections.connect_timeout.as_millis())),
+            lb_policy: match self.strategy {
+                Strategy::RoundRobin | Strategy::ConsistentHash | Strategy::RealmBased => {
+                    LbPolicy::RoundRobin
+                }
+                Strategy::LeastRequest => LbPolicy::LeastRequest,
+                Strategy::RingHash => LbPolicy::RingHash,
+                Strategy::Maglev => LbPolicy::Maglev,
+            }
+            .into(),
+            circuit_breakers: Some(circuit_breakers(self.connections.max)),
+            ..Cluster::default()
+        };
+        if self.by_eds() {
+            cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
+            cluster.eds_cluster_config =
+                Some(EdsClusterConfig { eds_config: Some(envoy::ads()), ..EdsClusterConfig::default() });
+            return cluster;
+        }
+        cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(self.resolver()));
+        cluster.load_assignment = Some(self.load_assignment(name));
+        cluster
+    }
+
+    /// Every address of every name is an endpoint of its own, resolved again and again.
+    fn resolver(&self) -> CustomClusterType {
+        let refresh_ms = match self.discovery {
+            Discovery::Dns { refresh_ms, .. } => refresh_ms,
+            Discovery::Fixed(_) => Dns::DEFAULT_REFRESH.as_millis(),
+        };
+        let resolver =
+            DnsCluster { dns_refresh_rate: Some(envoy::duration(refresh_ms)), ..DnsCluster::default() };
+        CustomClusterType { name: "envoy.clusters.dns".to_owned(), typed_config: Some(envoy::any(&resolver)) }
+    }
+
+    /// The endpoints that go by EDS, if they do.
+    pub(super) fn to_envoy_endpoints(&self, name: &str) -> Option<ClusterLoadAssignment> {
+        self.by_eds().then(|| self.load_assignment(name))
+    }
+
+    fn load_assignment(&self, name: &str) -> ClusterLoadAssignment {
+        let lb_endpoints = match &self.discovery {
+            Discovery::Fixed(endpoints) => {
+                endpoints.iter().map(|e| lb_endpoint(e.host(), e.port())).collect()
+            }
+            Discovery::Dns { endpoint: (host, port), .. } => vec![lb_endpoint(host, *port)],
+        };
+        ClusterLoadAssignment {
+            cluster_name: name.to_owned(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints, ..LocalityLbEndpoints::default() }],
+            ..ClusterLoadAssignment::default()
+        }
+    }
+}
+
+fn lb_endpoint(host: &str, port: u16) -> LbEndpoint {
+    LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(EnvoyEndpoint {
+            address: Some(envoy::address(host, port)),
+            ..EnvoyEndpoint::default()
+        })),
+        ..LbEndpoint::default()
+    }
+}
+
+/// A TCP connection that waits for its backend counts as pending, and every one as a request: all three
+/// bounds are the same, or the lowest would decide.
+fn circuit_breakers(max: u32) -> CircuitBreakers {
+    let max = Some(envoy::uint32(max));
+    let thresholds = Thresholds {
+        max_connections: max,
+        max_pending_requests: max,
+        max_requests: max,
+        ..Thresholds::default()
+    };
+    CircuitBreakers { thresholds: vec![thresholds], ..CircuitBreakers::default() }
+}

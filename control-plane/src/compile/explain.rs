@@ -1,0 +1,134 @@
+//! Why a message goes where it goes, in words; the same table that the filter gets answers.
+
+use std::net::IpAddr;
+
+use realmgate_filter::config::{Destination, PickStrategy};
+use realmgate_wire::ServerId;
+use serde::Serialize;
+
+use super::clusters::{self, Clusters, Discovery};
+use super::names;
+use super::routes::{Entry, Origin, RouteTable};
+use crate::mesh::Mesh;
+use crate::source::gateway_rules::RuleOrigin;
+
+/// The message that is asked about.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Server type, world and instance of the header.
+    pub server_id: ServerId,
+    /// The listener it comes in at.
+    pub listener: String,
+    /// The client, where a route hashes its address.
+    pub source_ip: Option<IpAddr>,
+}
+
+/// Where it goes and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// Whether any route takes it.
+    pub matched: bool,
+    /// The listener that was asked about.
+    pub listener: String,
+    /// The winning route or rule.
+    pub route: Option<String>,
+    /// Where that is written.
+    pub origin: Option<String>,
+    /// The clusters it may go to; one unless a split is random.
+    pub destinations: Vec<Chosen>,
+    /// The rule of precedence that decided.
+    pub reason: String,
+    /// Routes that would match but rank below, best first.
+    pub outranked: Vec<String>,
+}
+
+/// One cluster it may go to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Chosen {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Out of the sum of all weights.
+    pub weight: u32,
+    /// Its endpoints, `host:port`.
+    pub endpoints: Vec<String>,
+}
+
+/// Answers from the mesh alone; no proxy is asked.
+#[must_use]
+pub fn explain(mesh: &Mesh, question: &Question) -> Explanation {
+    let table = RouteTable::new(mesh, &question.listener);
+    let mut matching = table.matching(question.server_id);
+    let Some(winner) = matching.next() else {
+        return Explanation {
+            matched: false,
+            listener: question.listener.clone(),
+            route: None,
+            origin: None,
+            destinations: Vec::new(),
+            reason: format!(
+                "no route of listener `{}` takes server type {}, world {}, instance {}: the connection is closed with `no_route`",
+                question.listener,
+                question.server_id.server_type(),
+                question.server_id.world(),
+                question.server_id.instance()
+            ),
+            outranked: Vec::new(),
+        };
+    };
+    let mut specs = Clusters::new();
+    clusters::collect(mesh, winner, &mut specs);
+    let chosen = |destination: &Destination| {
+        let cluster = cluster_of(destination, question.server_id);
+        let endpoints = specs.get(&cluster).map(|spec| endpoints(&spec.discovery)).unwrap_or_default();
+        Chosen { cluster, weight: destination.weight, endpoints }
+    };
+    Explanation {
+        matched: true,
+        listener: question.listener.clone(),
+        route: Some(name(winner)),
+        origin: Some(origin(winner)),
+        destinations: winner.route.to.iter().map(chosen).collect(),
+        reason: format!("{} wins", winner.rank),
+        outranked: matching.map(|entry| format!("{} ({})", name(entry), entry.rank)).take(20).collect(),
+    }
+}
+
+/// The cluster that the filter names for this message.
+fn cluster_of(destination: &Destination, id: ServerId) -> String {
+    let picked = destination.pick.as_ref().and_then(|pick| {
+        let index = match pick.strategy {
+            PickStrategy::ConsistentHash => realmgate_wire::consistent_hash(id.instance(), pick.of),
+            PickStrategy::RealmBased => realmgate_wire::realm_based(id.world(), id.instance(), pick.of),
+        };
+        Some(pick.cluster.replace("{pick}", &index?.to_string()))
+    });
+    names::of_world(&picked.unwrap_or_else(|| destination.cluster.clone()), id.world())
+}
+
+fn name(entry: &Entry<'_>) -> String {
+    match entry.origin {
+        Origin::Policy(route) => route.name.clone(),
+        Origin::Rule(rule) => rule.key.clone(),
+    }
+}
+
+fn origin(entry: &Entry<'_>) -> String {
+    match entry.origin {
+        Origin::Policy(route) => format!("policy route `{}`", route.name),
+        Origin::Rule(rule) => match rule.origin {
+            RuleOrigin::Rules => {
+                format!("game-gateway routing:rules, key `{}`, service `{}`", rule.key, rule.service)
+            }
+            RuleOrigin::RealmMapping => format!("game-gateway realm:mapping, realm {}", rule.key),
+        },
+    }
+}
+
+fn endpoints(discovery: &Discovery) -> Vec<String> {
+    match discovery {
+        Discovery::Fixed(endpoints) => endpoints.iter().map(ToString::to_string).collect(),
+        Discovery::Dns { endpoint: (host, port), .. } => {
+            vec![format!("{host}:{port} (resolved by each Envoy)")]
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The filter of a listener: its routes as small JSON, and the module that runs them.
+
+use envoy_types::pb::envoy::config::core::v3::{
+    AsyncDataSource, DataSource, HttpUri, RemoteDataSource, TypedExtensionConfig, async_data_source,
+    data_source, http_uri::HttpUpstreamType,
+};
+use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
+use envoy_types::pb::envoy::extensions::wasm::v3::{
+    FailurePolicy, PluginConfig, VmConfig, plugin_config::Vm,
+};
+use envoy_types::pb::google::protobuf::StringValue;
+use realmgate_filter::config::{FilterConfig, RouteConfig};
+
+use super::envoy;
+use crate::mesh::{FilterModule, ModuleLocation};
+use crate::model::Listener;
+
+/// The cluster from which proxies fetch the module over HTTP.
+pub(super) const MODULE_CLUSTER: &str = "realmgate-filter-module";
+
+/// The ECDS name of a listener's filter.
+pub(super) fn extension_name(listener: &str) -> String {
+    format!("realmgate/{listener}")
+}
+
+/// What the filter of this listener is told.
+#[must_use]
+pub fn config(listener: &Listener, routes: Vec<RouteConfig>) -> FilterConfig {
+    // The model bounds times to a year, which fits 32 bits of milliseconds only up to 49 days.
+    let header_timeout_ms = u32::try_from(listener.limits.header_timeout.as_millis()).unwrap_or(u32::MAX);
+    FilterConfig { header_timeout_ms, max_message_bytes: listener.limits.max_message_bytes, routes }
+}
+
+/// The ECDS resource.
+pub(super) fn extension(
+    listener: &str,
+    config: &FilterConfig,
+    module: &FilterModule,
+) -> TypedExtensionConfig {
+    // Numbers and strings alone: this cannot fail.
+    let json = serde_json::to_string(config).unwrap_or_default();
+    let vm = VmConfig {
+        // A new module is a new VM, even behind the same path: Envoy keys its VMs by this id and the code.
+        vm_id: format!("realmgate-{}", module.sha256.get(..16).unwrap_or("unread")),
+        runtime: "envoy.wasm.runtime.v8".to_owned(),
+        code: Some(AsyncDataSource { specifier: Some(code(module)) }),
+        ..VmConfig::default()
+    };
+    let plugin = PluginConfig {
+        name: listener.to_owned(),
+        root_id: "realmgate".to_owned(),
+        configuration: Some(envoy::any(&StringValue { value: json })),
+        // The default refuses every player of a worker for ever after one trap.
+        failure_policy: FailurePolicy::FailReload.into(),
+        vm: Some(Vm::VmConfig(vm)),
+        ..PluginConfig::default()
+    };
+    TypedExtensionConfig {
+        name: extension_name(listener),
+        typed_config: Some(envoy::any(&Wasm { config: Some(plugin) })),
+    }
+}
+
+fn code(module: &FilterModule) -> async_data_source::Specifier {
+    match &module.location {
+        ModuleLocation::Path(path) => async_data_source::Specifier::Local(DataSource {
+            specifier: Some(data_source::Specifier::Filename(path.clone())),
+            ..DataSource::default()
+        }),
+        ModuleLocation::Http(host) => async_data_source::Specifier::Remote(RemoteDataSource {
+            http_uri: Some(HttpUri {
+                uri: format!("http://{host}/v1/filter/{}.wasm", module.sha256),
+                timeout: Some(envoy::duration(10_000)),
+                http_upstream_type: Some(HttpUpstreamType::Cluster(MODULE_CLUSTER.to_owned())),
+            }),
+            sha256: module.sha256.clone(),
+            ..RemoteDataSource::default()
+        }),
+    }
+}

@@ -1,0 +1,122 @@
+//! A game listener: the filter, by ECDS, in front of a `tcp_proxy` that waits for it.
+
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
+use envoy_types::pb::envoy::config::core::v3::{
+    BackoffStrategy, CidrRange, DataSource, ExtensionConfigSource, SubstitutionFormatString, data_source,
+    substitution_format_string::Format,
+};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener as EnvoyListener, ListenerFilter, filter, listener_filter,
+};
+use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{StdoutAccessLog, stdout_access_log};
+use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
+    TcpProxy, UpstreamConnectMode, tcp_proxy::ClusterSpecifier,
+};
+use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
+use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
+use prost::Name;
+
+use super::{envoy, filter::extension_name};
+use crate::model::Listener;
+
+/// Never a cluster: where the filter chose none, Envoy must refuse and not guess.
+const NO_CLUSTER: &str = "realmgate-none";
+
+/// What the client may have sent before its backend connection stands: one message of the largest size and
+/// its header. Beyond it Envoy stops reading from the client until the backend is there.
+const EARLY_BYTES: u32 = 8 + 65_535;
+
+/// One JSON line a connection, at its close. Written as text, since the order of Envoy's JSON fields is
+/// not settled in the encoding and a new order would replace the listener.
+const ACCESS_LOG: &str = concat!(
+    r#"{"time":"%START_TIME%","client":"%DOWNSTREAM_REMOTE_ADDRESS%","duration_ms":%DURATION%,"#,
+    r#""received":%BYTES_RECEIVED%,"sent":%BYTES_SENT%,"header":"%FILTER_STATE(wasm.realmgate.header:PLAIN)%","#,
+    r#""cluster":"%UPSTREAM_CLUSTER%","server":"%UPSTREAM_HOST%","#,
+    r#""close_reason":"%FILTER_STATE(wasm.realmgate.close_reason:PLAIN)%","flags":"%RESPONSE_FLAGS%"}"#,
+    "\n"
+);
+
+/// The LDS resource of a game listener.
+pub(super) fn listener(listener: &Listener) -> EnvoyListener {
+    let allowed = listener.allowed_clients.iter().map(|net| CidrRange {
+        address_prefix: net.addr().to_string(),
+        prefix_len: Some(envoy::uint32(net.prefix_len().into())),
+    });
+    let chain = FilterChain {
+        filter_chain_match: (!listener.allowed_clients.is_empty()).then(|| FilterChainMatch {
+            source_prefix_ranges: allowed.collect(),
+            ..FilterChainMatch::default()
+        }),
+        filters: vec![routing_filter(&listener.name), tcp_proxy_filter(listener)],
+        ..FilterChain::default()
+    };
+    let proxy_protocol = listener.proxy_protocol.then(|| ListenerFilter {
+        name: "envoy.filters.listener.proxy_protocol".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(envoy::any(&ProxyProtocol::default()))),
+        ..ListenerFilter::default()
+    });
+    EnvoyListener {
+        name: listener.name.clone(),
+        address: Some(envoy::address(&listener.bind.ip().to_string(), listener.bind.port())),
+        filter_chains: vec![chain],
+        listener_filters: proxy_protocol.into_iter().collect(),
+        stat_prefix: listener.name.clone(),
+        ..EnvoyListener::default()
+    }
+}
+
+fn routing_filter(listener: &str) -> Filter {
+    Filter {
+        name: extension_name(listener),
+        config_type: Some(filter::ConfigType::ConfigDiscovery(ExtensionConfigSource {
+            config_source: Some(envoy::ads()),
+            type_urls: vec![Wasm::type_url()],
+            ..ExtensionConfigSource::default()
+        })),
+    }
+}
+
+fn tcp_proxy_filter(listener: &Listener) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: listener.name.clone(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(NO_CLUSTER.to_owned())),
+        upstream_connect_mode: UpstreamConnectMode::OnDownstreamData.into(),
+        max_early_data_bytes: Some(envoy::uint32(EARLY_BYTES)),
+        idle_timeout: Some(envoy::duration(listener.limits.idle_timeout.as_millis())),
+        max_connect_attempts: Some(envoy::uint32(listener.connect_attempts)),
+        backoff_options: Some(BackoffStrategy {
+            base_interval: Some(envoy::duration(100)),
+            max_interval: Some(envoy::duration(1000)),
+        }),
+        hash_policy: vec![HashPolicy {
+            policy_specifier: Some(hash_policy::PolicySpecifier::FilterState(hash_policy::FilterState {
+                key: "envoy.hashable_string".to_owned(),
+            })),
+        }],
+        access_log: vec![access_log()],
+        ..TcpProxy::default()
+    };
+    Filter {
+        name: "envoy.filters.network.tcp_proxy".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(envoy::any(&proxy))),
+    }
+}
+
+fn access_log() -> AccessLog {
+    let format = SubstitutionFormatString {
+        omit_empty_values: true,
+        format: Some(Format::TextFormatSource(DataSource {
+            specifier: Some(data_source::Specifier::InlineString(ACCESS_LOG.to_owned())),
+            ..DataSource::default()
+        })),
+        ..SubstitutionFormatString::default()
+    };
+    let stdout =
+        StdoutAccessLog { access_log_format: Some(stdout_access_log::AccessLogFormat::LogFormat(format)) };
+    AccessLog {
+        name: "envoy.access_loggers.stdout".to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(envoy::any(&stdout))),
+        ..AccessLog::default()
+    }
+}

@@ -1,0 +1,100 @@
+//! From the mesh to named Envoy resources: a pure function of the mesh and a proxy's scope.
+
+mod clusters;
+mod compiler;
+mod envoy;
+mod explain;
+mod filter;
+mod health;
+mod listeners;
+mod names;
+mod routes;
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::cluster::v3::{
+    Cluster,
+    cluster::{ClusterDiscoveryType, DiscoveryType},
+};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+};
+use prost::Message;
+
+use crate::mesh::{Mesh, ModuleLocation};
+use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
+
+pub use compiler::Compiler;
+pub use explain::{Explanation, Question, explain};
+pub use filter::config as filter_config;
+pub use routes::{Entry, Origin, Rank, RouteTable};
+
+/// Everything that proxies of `scope` should have.
+#[must_use]
+pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
+    let mut specs = clusters::Clusters::new();
+    let mut extensions = Vec::new();
+    let mut listeners = Vec::new();
+    let mut has_routes = false;
+    for listener in mesh.listeners(&scope.listeners) {
+        let table = RouteTable::new(mesh, &listener.name);
+        for entry in table.entries() {
+            clusters::collect(mesh, entry, &mut specs);
+        }
+        let config = filter::config(listener, table.to_filter());
+        has_routes |= !config.routes.is_empty();
+        let extension = filter::extension(&listener.name, &config, &mesh.module);
+        extensions.push(resource(extension.name.clone(), &extension));
+        listeners.push(resource(listener.name.clone(), &listeners::listener(listener)));
+    }
+    if let Some(listen) = mesh.edge.health_listen {
+        let listener = health::listener(listen, has_routes);
+        listeners.push(resource(listener.name.clone(), &listener));
+    }
+    let mut clusters: Vec<_> =
+        specs.iter().map(|(name, spec)| resource(name.clone(), &spec.to_envoy(name))).collect();
+    if let ModuleLocation::Http(host) = &mesh.module.location {
+        clusters.extend(module_cluster(host));
+    }
+    let endpoints =
+        specs.iter().filter_map(|(name, spec)| Some(resource(name.clone(), &spec.to_envoy_endpoints(name)?)));
+    Snapshot {
+        endpoints: ResourceSet::new(endpoints),
+        clusters: ResourceSet::new(clusters),
+        listeners: ResourceSet::new(listeners),
+        extensions: ResourceSet::new(extensions),
+    }
+}
+
+fn resource(name: String, message: &impl Message) -> Arc<Resource> {
+    Arc::new(Resource::new(name, message))
+}
+
+/// Where proxies fetch the filter module when the control plane serves it. The address is checked with the
+/// settings.
+fn module_cluster(host: &str) -> Option<Arc<Resource>> {
+    let endpoint: crate::model::Endpoint = host.parse().ok()?;
+    let address = envoy::address(endpoint.host(), endpoint.port());
+    let lb_endpoint = LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+            address: Some(address),
+            ..Endpoint::default()
+        })),
+        ..LbEndpoint::default()
+    };
+    let cluster = Cluster {
+        name: filter::MODULE_CLUSTER.to_owned(),
+        connect_timeout: Some(envoy::duration(5000)),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into())),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: filter::MODULE_CLUSTER.to_owned(),
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![lb_endpoint],
+                ..LocalityLbEndpoints::default()
+            }],
+            ..ClusterLoadAssignment::default()
+        }),
+        ..Cluster::default()
+    };
+    Some(resource(cluster.name.clone(), &cluster))
+}

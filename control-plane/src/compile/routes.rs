@@ -1,0 +1,222 @@
+//! The order of all routes of a listener, and their shortest form for the filter.
+//!
+//! Precedence is settled here, once, by [`Rank`]; the filter only takes the first match. The same entries
+//! answer `explain`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use realmgate_filter::config::{Destination, HashKey, Pick, PickStrategy, RouteConfig, Split};
+use realmgate_filter::ranges::NumberSet;
+use realmgate_wire::ServerId;
+
+use super::names;
+use crate::mesh::Mesh;
+use crate::model::{Instances, Route, Service, Strategy, WorldClass, Worlds};
+use crate::source::gateway_rules::{GatewayRule, RuleOrigin};
+
+/// Who wins: a listed world before a range before any world; at an equal world the policy before the old
+/// gateway's rules, and listed instances before any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rank {
+    /// A listed world and listed instances.
+    ExactWorldInstances,
+    /// A listed world.
+    ExactWorld,
+    /// A world's rule of the old gateway.
+    GatewayWorld,
+    /// A world of the realm mapping.
+    RealmMapping,
+    /// A range of worlds and listed instances.
+    RangeInstances,
+    /// A range of worlds.
+    Range,
+    /// Any world, listed instances.
+    AnyWorldInstances,
+    /// Any world.
+    AnyWorld,
+    /// An any-world rule of the old gateway.
+    GatewayAnyWorld,
+}
+
+impl fmt::Display for Rank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ExactWorldInstances => "a listed world with listed instances",
+            Self::ExactWorld => "a listed world",
+            Self::GatewayWorld => "a game-gateway rule for this world",
+            Self::RealmMapping => "the game-gateway realm mapping of this world",
+            Self::RangeInstances => "a range of worlds with listed instances",
+            Self::Range => "a range of worlds",
+            Self::AnyWorldInstances => "any world with listed instances",
+            Self::AnyWorld => "any world",
+            Self::GatewayAnyWorld => "a game-gateway rule for any world",
+        })
+    }
+}
+
+/// Where an entry comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// A route of the policy.
+    Policy(&'a Route),
+    /// A rule in the old gateway's Redis.
+    Rule(&'a GatewayRule),
+}
+
+/// One route of one rank.
+#[derive(Clone, Debug)]
+pub struct Entry<'a> {
+    /// Where it comes from.
+    pub origin: Origin<'a>,
+    /// Its place in the order.
+    pub rank: Rank,
+    /// What the filter is told.
+    pub route: RouteConfig,
+}
+
+/// All entries of one listener, the first that matches wins.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTable<'a> {
+    entries: Vec<Entry<'a>>,
+}
+
+impl<'a> RouteTable<'a> {
+    /// The routes that apply to `listener`.
+    #[must_use]
+    pub fn new(mesh: &'a Mesh, listener: &str) -> Self {
+        let mut entries = Vec::new();
+        for route in &mesh.policy.routes {
+            if route.listeners.is_empty() || route.listeners.iter().any(|l| l == listener) {
+                policy_entries(mesh, route, &mut entries);
+            }
+        }
+        entries.extend(mesh.rules.rules.iter().map(rule_entry));
+        entries.sort_by_key(|entry| entry.rank);
+        Self { entries }
+    }
+
+    /// The entries in order.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry<'a>] {
+        &self.entries
+    }
+
+    /// The entries that take a message, the winner first.
+    pub fn matching(&self, server_id: ServerId) -> impl Iterator<Item = &Entry<'a>> {
+        self.entries.iter().filter(move |entry| {
+            entry.route.server_type == server_id.server_type()
+                && entry.route.worlds.contains(server_id.world())
+                && entry.route.instances.contains(u16::from(server_id.instance()))
+        })
+    }
+
+    /// The same in the filter's words. Entries of one rank that differ in their worlds alone become one:
+    /// entries of a rank never claim the same message, so joining them changes nothing, and two thousand
+    /// rules of a world each are a single line.
+    #[must_use]
+    pub fn to_filter(&self) -> Vec<RouteConfig> {
+        let mut joined: BTreeMap<(Rank, RouteConfig), Vec<(u16, u16)>> = BTreeMap::new();
+        for entry in &self.entries {
+            let mut key = entry.route.clone();
+            let worlds = std::mem::take(&mut key.worlds);
+            let ranges = joined.entry((entry.rank, key)).or_default();
+            if let NumberSet::Ranges(more) = worlds {
+                ranges.extend(more);
+            }
+        }
+        let with_worlds = |((_, mut route), ranges): ((Rank, RouteConfig), Vec<_>)| {
+            if !ranges.is_empty() {
+                route.worlds = NumberSet::from_ranges(ranges);
+            }
+            route
+        };
+        joined.into_iter().map(with_worlds).collect()
+    }
+}
+
+/// A policy route becomes up to two entries: its listed worlds and its ranges.
+fn policy_entries<'a>(mesh: &'a Mesh, route: &'a Route, entries: &mut Vec<Entry<'a>>) {
+    let any_instance = route.instances == Instances::Any;
+    let mut push = |class, worlds| {
+        let rank = match (class, any_instance) {
+            (WorldClass::Exact, false) => Rank::ExactWorldInstances,
+            (WorldClass::Exact, true) => Rank::ExactWorld,
+            (WorldClass::Range, false) => Rank::RangeInstances,
+            (WorldClass::Range, true) => Rank::Range,
+            (WorldClass::Any, false) => Rank::AnyWorldInstances,
+            (WorldClass::Any, true) => Rank::AnyWorld,
+        };
+        let route_config = RouteConfig {
+            server_type: route.server_type,
+            worlds,
+            instances: route.instances.to_set(),
+            hash_key: hash_key(route),
+            to: route.to.iter().filter_map(|t| destination(mesh, route, &t.service, t.weight)).collect(),
+            split: route.split,
+        };
+        entries.push(Entry { origin: Origin::Policy(route), rank, route: route_config });
+    };
+    match &route.worlds {
+        Worlds::Any => push(WorldClass::Any, NumberSet::Any),
+        Worlds::Listed(ranges) => {
+            for class in [WorldClass::Exact, WorldClass::Range] {
+                let of_class: Vec<_> = ranges
+                    .iter()
+                    .copied()
+                    .filter(|&(low, high)| WorldClass::of(low, high) == class)
+                    .collect();
+                if !of_class.is_empty() {
+                    push(class, NumberSet::from_ranges(of_class));
+                }
+            }
+        }
+    }
+}
+
+/// Ring hash and Maglev without a key would place players at random.
+fn hash_key(route: &Route) -> Option<HashKey> {
+    let hashing = matches!(route.strategy, Strategy::RingHash | Strategy::Maglev);
+    route.hash_key.or(hashing.then_some(HashKey::Instance))
+}
+
+fn destination(mesh: &Mesh, route: &Route, service: &str, weight: u32) -> Option<Destination> {
+    let service = mesh.policy.services.iter().find(|s| s.name == service)?;
+    let cluster = names::policy_cluster(service, route.strategy);
+    let pick = pick(route.strategy, &cluster, endpoint_count(service));
+    Some(Destination { cluster, weight, pick })
+}
+
+fn endpoint_count(service: &Service) -> usize {
+    if service.dns.is_some() { 0 } else { service.endpoints.len() }
+}
+
+/// With one endpoint there is nothing to pick: its service's cluster is the endpoint's.
+fn pick(strategy: Strategy, cluster: &str, endpoints: usize) -> Option<Pick> {
+    let strategy = match strategy {
+        Strategy::ConsistentHash => PickStrategy::ConsistentHash,
+        Strategy::RealmBased => PickStrategy::RealmBased,
+        _ => return None,
+    };
+    let of = u32::try_from(endpoints).ok().filter(|&n| n > 1)?;
+    Some(Pick { strategy, of, cluster: names::pick_cluster(cluster, "{pick}") })
+}
+
+fn rule_entry(rule: &GatewayRule) -> Entry<'_> {
+    let rank = match (rule.origin, rule.world) {
+        (RuleOrigin::RealmMapping, _) => Rank::RealmMapping,
+        (RuleOrigin::Rules, Some(_)) => Rank::GatewayWorld,
+        (RuleOrigin::Rules, None) => Rank::GatewayAnyWorld,
+    };
+    let cluster = names::rule_cluster(rule, "{world}");
+    let pick = pick(rule.strategy, &cluster, rule.endpoints.len());
+    let route = RouteConfig {
+        server_type: rule.server_type,
+        worlds: rule.world.map_or(NumberSet::Any, |w| NumberSet::Ranges(vec![(w, w)])),
+        instances: NumberSet::Any,
+        hash_key: None,
+        to: vec![Destination { cluster, weight: 1, pick }],
+        split: Split::default(),
+    };
+    Entry { origin: Origin::Rule(rule), rank, route }
+}

@@ -1,0 +1,74 @@
+//! The join of all sources' latest values: one immutable picture of what should be.
+
+mod join;
+
+pub use join::{GatewayStatus, Sources, join};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::model::{Limits, Listener, Policy};
+use crate::source::gateway_rules::GatewayRules;
+
+/// Everything that compiling needs. A change of any source makes a new one; the parts are shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mesh {
+    /// The latest valid policy.
+    pub policy: Arc<Policy>,
+    /// The old gateway's rules that can be served; empty where that source is off.
+    pub rules: Arc<GatewayRules>,
+    /// The filter module.
+    pub module: FilterModule,
+    /// What settings say of every edge.
+    pub edge: Arc<EdgeSettings>,
+}
+
+/// What every edge has regardless of policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EdgeSettings {
+    /// Where an edge answers load balancers; `None` = nowhere.
+    pub health_listen: Option<SocketAddr>,
+    /// The listener of the old gateway's rules; `None` = that source is off.
+    pub gateway: Option<Listener>,
+}
+
+impl EdgeSettings {
+    /// The listener that takes the old gateway's place.
+    #[must_use]
+    pub fn gateway_listener(bind: SocketAddr, limits: Limits) -> Listener {
+        Listener {
+            name: crate::model::GAME_GATEWAY.to_owned(),
+            bind,
+            limits,
+            connect_attempts: Listener::default_connect_attempts(),
+            proxy_protocol: false,
+            allowed_clients: Vec::new(),
+        }
+    }
+}
+
+/// The filter's code and how an Envoy gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterModule {
+    /// SHA-256 in hex; empty when the control plane cannot read the file that its proxies have.
+    pub sha256: String,
+    /// Where it is.
+    pub location: ModuleLocation,
+}
+
+/// Where an Envoy finds the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModuleLocation {
+    /// A file on the Envoy's machine.
+    Path(String),
+    /// `host:port` of the API listener, as proxies reach it; it serves the module under its hash.
+    Http(String),
+}
+
+impl Mesh {
+    /// The listeners of an edge that asks for `wanted`; all for an edge that names none.
+    pub fn listeners<'a>(&'a self, wanted: &'a [String]) -> impl Iterator<Item = &'a Listener> {
+        let all = self.policy.listeners.iter().chain(&self.edge.gateway);
+        all.filter(move |listener| wanted.is_empty() || wanted.contains(&listener.name))
+    }
+}

@@ -1,0 +1,92 @@
+//! What changes between two policies, and what each change does to live connections.
+
+use serde::Serialize;
+
+use super::Policy;
+
+/// Differences in words, a line each: `+` added, `-` removed, `~` changed.
+#[must_use]
+pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
+    let mut changes = Vec::new();
+    section("service", &old.services, &new.services, |s| &s.name, &mut changes, |_, _| "");
+    section("route", &old.routes, &new.routes, |r| &r.name, &mut changes, |_, _| "");
+    section(
+        "listener",
+        &old.listeners,
+        &new.listeners,
+        |l| &l.name,
+        &mut changes,
+        |old, new| {
+            let mut spared = old.clone();
+            // These two are the filter's, which is exchanged without touching the listener.
+            spared.limits.header_timeout = new.limits.header_timeout;
+            spared.limits.max_message_bytes = new.limits.max_message_bytes;
+            if spared == *new { "" } else { " (replaces the listener: its live connections drain)" }
+        },
+    );
+    changes
+}
+
+fn section<T: PartialEq + Serialize>(
+    kind: &str,
+    old: &[T],
+    new: &[T],
+    name: impl Fn(&T) -> &String,
+    changes: &mut Vec<String>,
+    effect: impl Fn(&T, &T) -> &'static str,
+) {
+    for item in old.iter().filter(|o| !new.iter().any(|n| name(n) == name(o))) {
+        let effect = if kind == "listener" { " (its live connections drain)" } else { "" };
+        changes.push(format!("- {kind} {}{effect}", name(item)));
+    }
+    for item in new {
+        match old.iter().find(|o| name(o) == name(item)) {
+            None => changes.push(format!("+ {kind} {}", name(item))),
+            Some(before) if before != item => {
+                let fields = changed_fields(before, item).join(", ");
+                changes.push(format!("~ {kind} {}: {fields}{}", name(item), effect(before, item)));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// The names of the fields that differ.
+fn changed_fields(old: &impl Serialize, new: &impl Serialize) -> Vec<String> {
+    let fields = |value: serde_json::Result<serde_json::Value>| match value {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (old, new) = (fields(serde_json::to_value(old)), fields(serde_json::to_value(new)));
+    let mut names: Vec<_> =
+        old.keys().chain(new.keys()).filter(|key| old.get(*key) != new.get(*key)).cloned().collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::parse;
+
+    #[test]
+    fn names_what_changes_and_what_it_costs() {
+        let old = parse("listeners: [{name: a, bind: 127.0.0.1:1}, {name: b, bind: 127.0.0.1:2}, {name: c, bind: 127.0.0.1:3}]").unwrap();
+        let new = parse(
+            "listeners: [{name: a, bind: 127.0.0.1:9}, {name: b, bind: 127.0.0.1:2, limits: {header_timeout: 1s}}]\n\
+             services: [{name: s, endpoints: [\"127.0.0.1:5\"]}]",
+        )
+        .unwrap();
+        assert_eq!(
+            diff(&old, &new),
+            [
+                "+ service s",
+                "- listener c (its live connections drain)",
+                "~ listener a: bind (replaces the listener: its live connections drain)",
+                "~ listener b: limits",
+            ]
+        );
+        assert!(diff(&new, &new).is_empty());
+    }
+}

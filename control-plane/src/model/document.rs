@@ -1,0 +1,134 @@
+//! A YAML or JSON text as a tree that remembers where each value stands.
+
+use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
+use saphyr_parser::{Event, Parser};
+use serde_json::Value;
+
+use super::{Place, Problem};
+
+/// Longest text that is read. 32,767 worlds of a route each need about 3 MiB.
+pub const MAX_BYTES: usize = 4 << 20;
+
+/// Deepest nesting that is read; a policy needs 5. The tree is walked by recursion.
+const MAX_DEPTH: usize = 64;
+
+/// A text whose values can be found by their path.
+pub(super) struct Document<'a> {
+    root: Option<MarkedYaml<'a>>,
+}
+
+impl<'a> Document<'a> {
+    /// Reads one YAML document (JSON is one); nothing at all is an empty document.
+    pub(super) fn load(text: &'a str) -> Result<Self, Problem> {
+        if text.len() > MAX_BYTES {
+            return Err(Problem::at(
+                "",
+                format!("the document has {} bytes; {MAX_BYTES} is the most", text.len()),
+            ));
+        }
+        check_shape(text)?;
+        let mut documents = MarkedYaml::load_from_str(text).map_err(|e| syntax(&e))?;
+        if documents.len() > 1 {
+            return Err(Problem::at("", "the text holds several YAML documents (`---`); one is wanted"));
+        }
+        Ok(Self { root: documents.pop() })
+    }
+
+    /// The document as JSON, which serde reads.
+    pub(super) fn to_json(&self) -> Result<Value, Problem> {
+        match &self.root {
+            None => Ok(Value::Object(serde_json::Map::new())),
+            Some(node) if is_null(node) => Ok(Value::Object(serde_json::Map::new())),
+            Some(node) => to_json(node),
+        }
+    }
+
+    /// Fills in where the value of `place.path` stands: the value itself, or its nearest ancestor that is
+    /// written.
+    pub(super) fn locate(&self, place: &mut Place) {
+        let Some(mut node) = self.root.as_ref() else { return };
+        for step in place.path.split(['.', '[']).filter(|step| !step.is_empty()) {
+            let child = match (&node.data, step.strip_suffix(']')) {
+                (YamlData::Sequence(items), Some(index)) => {
+                    index.parse().ok().and_then(|i: usize| items.get(i))
+                }
+                (YamlData::Mapping(fields), None) => fields
+                    .iter()
+                    .find_map(|(key, value)| (scalar_text(key).as_deref() == Some(step)).then_some(value)),
+                _ => None,
+            };
+            let Some(child) = child else { break };
+            node = child;
+        }
+        (place.line, place.column) = (Some(node.span.start.line()), Some(node.span.start.col() + 1));
+    }
+}
+
+/// Refuses what would blow up when the tree is built: aliases (a few lines can stand for gigabytes) and
+/// deep nesting.
+fn check_shape(text: &str) -> Result<(), Problem> {
+    let mut depth = 0usize;
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|e| syntax(&e))?;
+        let fault = match event {
+            Event::Alias(_) => "anchors and aliases (`&`, `*`) are not supported; write the value out",
+            Event::SequenceStart(..) | Event::MappingStart(..) => {
+                depth += 1;
+                if depth <= MAX_DEPTH {
+                    continue;
+                }
+                "nested too deeply"
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                depth = depth.saturating_sub(1);
+                continue;
+            }
+            _ => continue,
+        };
+        return Err(at_line(span.start.line(), span.start.col() + 1, fault));
+    }
+    Ok(())
+}
+
+fn syntax(error: &saphyr::ScanError) -> Problem {
+    at_line(error.marker().line(), error.marker().col() + 1, error.info())
+}
+
+fn at_line(line: usize, column: usize, message: &str) -> Problem {
+    let mut problem = Problem::at("", message);
+    (problem.place.line, problem.place.column) = (Some(line), Some(column));
+    problem
+}
+
+fn to_json(node: &MarkedYaml<'_>) -> Result<Value, Problem> {
+    let here = |message: &str| at_line(node.span.start.line(), node.span.start.col() + 1, message);
+    Ok(match &node.data {
+        YamlData::Value(Scalar::Null) => Value::Null,
+        YamlData::Value(Scalar::Boolean(value)) => Value::Bool(*value),
+        YamlData::Value(Scalar::Integer(value)) => Value::from(*value),
+        YamlData::Value(Scalar::FloatingPoint(value)) => Value::from(value.into_inner()),
+        YamlData::Value(Scalar::String(value)) => Value::from(value.as_ref()),
+        YamlData::Sequence(items) => Value::Array(items.iter().map(to_json).collect::<Result<_, _>>()?),
+        YamlData::Mapping(fields) => {
+            let field = |(key, value)| {
+                let name = scalar_text(key).ok_or_else(|| here("a key must be a plain word"))?;
+                Ok((name, to_json(value)?))
+            };
+            Value::Object(fields.iter().map(field).collect::<Result<_, Problem>>()?)
+        }
+        _ => return Err(here("not a value that can be read here")),
+    })
+}
+
+fn scalar_text(node: &MarkedYaml<'_>) -> Option<String> {
+    match &node.data {
+        YamlData::Value(Scalar::String(text)) => Some(text.to_string()),
+        YamlData::Value(Scalar::Integer(number)) => Some(number.to_string()),
+        YamlData::Value(Scalar::Boolean(value)) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+fn is_null(node: &MarkedYaml<'_>) -> bool {
+    matches!(node.data, YamlData::Value(Scalar::Null))
+}

@@ -1,0 +1,134 @@
+//! What a policy must say to make sense, beyond the form of its fields.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::overlap::overlaps;
+use super::{Dns, Policy, Problem, Route, Service, Strategy, Worlds};
+
+/// The listener and the clusters of the old gateway's rules.
+pub const GAME_GATEWAY: &str = "game-gateway";
+
+/// Every problem of `policy`; none = it can be served.
+pub(super) fn validate(policy: &Policy) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let found = &mut problems;
+    names("listeners", policy.listeners.iter().map(|l| l.name.as_str()), found);
+    names("services", policy.services.iter().map(|s| s.name.as_str()), found);
+    names("routes", policy.routes.iter().map(|r| r.name.as_str()), found);
+    unique(policy.listeners.iter().map(|l| l.bind), found, |i| {
+        (format!("listeners[{i}].bind"), "address is taken by another listener".to_owned())
+    });
+    for (i, listener) in policy.listeners.iter().enumerate() {
+        if listener.bind.port() == 0 {
+            found
+                .push(Problem::at(format!("listeners[{i}].bind"), "port 0 is no port that players can know"));
+        }
+    }
+    for (i, service) in policy.services.iter().enumerate() {
+        check_service(&format!("services[{i}]"), service, found);
+    }
+    for (i, route) in policy.routes.iter().enumerate() {
+        check_route(&format!("routes[{i}]"), route, policy, found);
+    }
+    found.extend(overlaps(&policy.routes));
+    problems
+}
+
+fn check_service(at: &str, service: &Service, found: &mut Vec<Problem>) {
+    match (&service.dns, service.endpoints.is_empty()) {
+        (Some(_), false) => found.push(Problem::at(at, "has both `endpoints` and `dns`; one is wanted")),
+        (None, true) => found.push(Problem::at(at, "has neither `endpoints` nor `dns`; one is wanted")),
+        (Some(dns), true) => check_dns(at, dns, found),
+        (None, false) => unique(service.endpoints.iter(), found, |i| {
+            (format!("{at}.endpoints[{i}]"), "endpoint is listed twice".to_owned())
+        }),
+    }
+    let connections = &service.connections;
+    if connections.connect_timeout.is_zero() {
+        found.push(Problem::at(format!("{at}.connections.connect_timeout"), "must be more than 0"));
+    }
+    if connections.max == 0 {
+        found.push(Problem::at(format!("{at}.connections.max"), "must be at least 1"));
+    }
+}
+
+fn check_dns(at: &str, dns: &Dns, found: &mut Vec<Problem>) {
+    let example = dns.host_of(1);
+    if let Err(why) = format!("{example}:{}", dns.port).parse::<super::Endpoint>() {
+        found.push(Problem::at(format!("{at}.dns"), why));
+    }
+    if dns.refresh.as_millis() < 100 {
+        found.push(Problem::at(format!("{at}.dns.refresh"), "must be at least 100ms"));
+    }
+}
+
+fn check_route(at: &str, route: &Route, policy: &Policy, found: &mut Vec<Problem>) {
+    if route.to.is_empty() {
+        found.push(Problem::at(format!("{at}.to"), "names no service"));
+    }
+    unique(route.to.iter().map(|t| &t.service), found, |i| {
+        (format!("{at}.to[{i}].service"), "service is named twice".to_owned())
+    });
+    for (i, target) in route.to.iter().enumerate() {
+        if !(1..=1_000_000).contains(&target.weight) {
+            found.push(Problem::at(format!("{at}.to[{i}].weight"), "must be from 1 to 1000000"));
+        }
+        let place = format!("{at}.to[{i}].service");
+        match policy.services.iter().find(|s| s.name == target.service) {
+            None => found.push(Problem::at(place, format!("there is no service `{}`", target.service))),
+            Some(service) => check_fit(&place, route, service, found),
+        }
+    }
+    for (i, name) in route.listeners.iter().enumerate() {
+        let known = name == GAME_GATEWAY || policy.listeners.iter().any(|l| l.name == *name);
+        if !known {
+            found.push(Problem::at(format!("{at}.listeners[{i}]"), format!("there is no listener `{name}`")));
+        }
+    }
+}
+
+/// Whether the route's strategy and worlds can work with the service's kind of endpoints.
+fn check_fit(at: &str, route: &Route, service: &Service, found: &mut Vec<Problem>) {
+    let compatible = matches!(route.strategy, Strategy::ConsistentHash | Strategy::RealmBased);
+    if compatible && service.dns.is_some() {
+        let why = "`consistent_hash` and `realm_based` count a fixed list of endpoints, which a `dns` service \
+                   does not have; use `ring_hash` or `maglev`";
+        found.push(Problem::at(at, why));
+    }
+    if service.dns.as_ref().is_some_and(Dns::is_per_world) && route.worlds == Worlds::Any {
+        let why =
+            "the service's `{world}` needs a route that lists its worlds; any world would be 32,767 clusters";
+        found.push(Problem::at(at, why));
+    }
+}
+
+fn names<'a>(list: &str, names: impl Iterator<Item = &'a str> + Clone, found: &mut Vec<Problem>) {
+    for (i, name) in names.clone().enumerate() {
+        let letters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if name.is_empty() || name.len() > 63 || !letters {
+            let why = format!("`{name}` is not 1 to 63 letters, digits, `-` or `_`");
+            found.push(Problem::at(format!("{list}[{i}].name"), why));
+        } else if list != "routes" && (name == GAME_GATEWAY || name.starts_with("realmgate")) {
+            found.push(Problem::at(format!("{list}[{i}].name"), format!("`{name}` is reserved")));
+        }
+    }
+    unique(names, found, |i| (format!("{list}[{i}].name"), "name is used twice".to_owned()));
+}
+
+/// Reports every value that stood before, both places named.
+fn unique<T: Eq + Hash>(
+    values: impl Iterator<Item = T>,
+    found: &mut Vec<Problem>,
+    describe: impl Fn(usize) -> (String, String),
+) {
+    let mut first = HashMap::new();
+    for (i, value) in values.enumerate() {
+        if let Some(&before) = first.get(&value) {
+            let (path, message) = describe(i);
+            found.push(Problem::at(path, message).against(describe(before).0));
+        } else {
+            first.insert(value, i);
+        }
+    }
+}

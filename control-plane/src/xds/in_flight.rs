@@ -1,0 +1,77 @@
+//! Responses that wait for their acknowledgement, and what a refusal says about single resources.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Resource;
+
+/// A sent response that was not answered yet.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) sequence: u64,
+    pub(crate) at: Instant,
+    pub(crate) version: String,
+    pub(crate) changes: Vec<Change>,
+}
+
+/// A resource whose version the response changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) sent: Arc<Resource>,
+    /// What the proxy had and accepted before; state of the world falls back to it.
+    pub(crate) last_good: Option<Arc<Resource>>,
+}
+
+/// Takes the response of this nonce off the queue, with all before it: a proxy answers in order.
+pub(crate) fn take(queue: &mut VecDeque<InFlight>, nonce: &str) -> Option<InFlight> {
+    let sequence: u64 = nonce.parse().ok()?;
+    let position = queue.iter().position(|f| f.sequence == sequence)?;
+    queue.drain(..=position).next_back()
+}
+
+/// Who is at fault in a refused response.
+#[derive(Debug)]
+pub(crate) struct Suspects {
+    pub(crate) guilty: Vec<Change>,
+    pub(crate) innocent: Vec<Change>,
+    /// Whether the refusal names the guilty; else all are suspect.
+    pub(crate) named: bool,
+}
+
+/// Reads who is at fault out of the refusal: Envoy names a resource that it cannot use, but not always one
+/// that it cannot even read.
+pub(crate) fn suspects(changes: Vec<Change>, message: &str) -> Suspects {
+    let (guilty, innocent): (Vec<_>, Vec<_>) =
+        changes.into_iter().partition(|change| mentions(message, &change.sent.name));
+    if guilty.is_empty() {
+        Suspects { guilty: innocent, innocent: guilty, named: false }
+    } else {
+        Suspects { guilty, innocent, named: true }
+    }
+}
+
+/// Whether `message` holds `name` as a word of its own: `world-1` is not meant by `world-10`.
+fn mentions(message: &str, name: &str) -> bool {
+    let part_of_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
+    !name.is_empty()
+        && message.match_indices(name).any(|(start, found)| {
+            let before = message.get(..start).and_then(|s| s.chars().next_back());
+            let after = message.get(start + found.len()..).and_then(|s| s.chars().next());
+            !before.is_some_and(part_of_name) && !after.is_some_and(part_of_name)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mentions;
+
+    #[test]
+    fn a_name_is_meant_only_as_a_whole_word() {
+        let message = "Error adding/updating cluster(s) world-10: no type, other_1: bad";
+        assert!(mentions(message, "world-10"));
+        assert!(!mentions(message, "world-1"));
+        assert!(!mentions(message, "1"));
+        assert!(!mentions(message, ""));
+    }
+}

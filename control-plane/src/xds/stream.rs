@@ -1,0 +1,299 @@
+//! One stream of one proxy: which type may be sent when, so that nothing is named before it exists or taken
+//! away while it is named. Pure: requests, snapshots and the time go in, responses come out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::message::{Asks, Request, Response, Variant};
+use super::plan::{Gate, Removal};
+use super::subscription::{PATIENCE, Subscription};
+use super::{ResourceType, Snapshot};
+
+/// Names and held resources of one stream, all types together: four times what we have seen any proxy use.
+pub(crate) const MAX_NAMES: usize = 65_536;
+/// Longest resource name accepted; Envoy itself sets no bound.
+pub(crate) const MAX_NAME_BYTES: usize = 1_024;
+
+/// Why a stream is ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StreamError {
+    /// The proxy asks for more than a stream may.
+    #[error("more than {MAX_NAMES} resource names on one stream")]
+    TooManyNames,
+    /// One name is too long.
+    #[error("a resource name is longer than {MAX_NAME_BYTES} bytes")]
+    NameTooLong,
+}
+
+/// How far the proxy follows the wanted snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncState {
+    /// It has acknowledged everything.
+    Synced,
+    /// Something is on its way, or waits for its turn.
+    Pending,
+    /// It refuses something that is still wanted.
+    Rejecting,
+}
+
+/// The state of one stream. It always works towards the latest snapshot; steps in between are skipped.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    wanted: Arc<Snapshot>,
+    opened: Instant,
+    /// Whether the proxy came with clusters of an earlier stream, which its listeners may still name.
+    resumed: bool,
+    clusters: Subscription,
+    endpoints: Subscription,
+    listeners: Subscription,
+    extensions: Subscription,
+    /// Clusters whose endpoints the proxy has yet to ask for, and until when we wait for that.
+    awaited: BTreeMap<String, Instant>,
+    /// The EDS response that must be answered before listeners and filters change. EDS responses after it
+    /// do not matter: endpoints that never rest must not hold filters back for ever.
+    barrier: u64,
+    raise_barrier: bool,
+}
+
+impl Stream {
+    pub(crate) fn new(variant: Variant, wanted: Arc<Snapshot>, now: Instant) -> Self {
+        Self {
+            wanted,
+            opened: now,
+            resumed: false,
+            clusters: Subscription::new(ResourceType::Cluster, variant),
+            endpoints: Subscription::new(ResourceType::Endpoints, variant),
+            listeners: Subscription::new(ResourceType::Listener, variant),
+            extensions: Subscription::new(ResourceType::Extension, variant),
+            awaited: BTreeMap::new(),
+            barrier: 0,
+            raise_barrier: false,
+        }
+    }
+
+    /// The state of one type.
+    pub(crate) const fn of(&self, kind: ResourceType) -> &Subscription {
+        match kind {
+            ResourceType::Cluster => &self.clusters,
+            ResourceType::Endpoints => &self.endpoints,
+            ResourceType::Listener => &self.listeners,
+            ResourceType::Extension => &self.extensions,
+        }
+    }
+
+    const fn of_mut(&mut self, kind: ResourceType) -> &mut Subscription {
+        match kind {
+            ResourceType::Cluster => &mut self.clusters,
+            ResourceType::Endpoints => &mut self.endpoints,
+            ResourceType::Listener => &mut self.listeners,
+            ResourceType::Extension => &mut self.extensions,
+        }
+    }
+
+    /// What the proxy should have.
+    pub(crate) const fn wanted(&self) -> &Arc<Snapshot> {
+        &self.wanted
+    }
+
+    /// How far the proxy is.
+    pub(crate) fn sync(&self) -> SyncState {
+        let asked = || ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
+        if asked().any(Subscription::rejecting) {
+            SyncState::Rejecting
+        } else if asked().next().is_some() && asked().all(Subscription::settled) && self.awaited.is_empty() {
+            SyncState::Synced
+        } else {
+            SyncState::Pending
+        }
+    }
+
+    /// Takes a request in. Returns what to send, and whether the proxy refused something.
+    pub(crate) fn on_request(
+        &mut self,
+        request: Request,
+        now: Instant,
+        clock: SystemTime,
+    ) -> Result<(Vec<Response>, bool), StreamError> {
+        check_names(&request.asks)?;
+        let kind = request.kind;
+        let wanted = Arc::clone(&self.wanted);
+        if self.asks_again(&request) {
+            self.repeat_endpoints();
+        }
+        let stale = self.of(kind).stale(&request);
+        let refused = self.of_mut(kind).on_request(request, wanted.of(kind), clock);
+        if stale {
+            return Ok((Vec::new(), refused));
+        }
+        if ResourceType::ALL.iter().map(|kind| self.of(*kind).names()).sum::<usize>() > MAX_NAMES {
+            return Err(StreamError::TooManyNames);
+        }
+        match kind {
+            ResourceType::Cluster => {
+                self.resumed |= self.clusters.sent == 0 && !self.clusters.held.is_empty();
+                // Whether endpoints are taken away depends on what became of their cluster.
+                self.endpoints.dirty = true;
+            }
+            ResourceType::Endpoints => {
+                let interest = &self.endpoints.interest;
+                let before = self.awaited.len();
+                self.awaited.retain(|name, _| !interest.covers(name));
+                self.raise_barrier |= self.awaited.len() != before;
+            }
+            ResourceType::Listener | ResourceType::Extension => {}
+        }
+        Ok((self.advance(now), refused))
+    }
+
+    /// Takes a new snapshot as the one to work towards.
+    pub(crate) fn on_snapshot(&mut self, wanted: Arc<Snapshot>, now: Instant) -> Vec<Response> {
+        let before = std::mem::replace(&mut self.wanted, wanted);
+        let wanted = Arc::clone(&self.wanted);
+        for kind in ResourceType::ALL {
+            if before.of(kind).version() != wanted.of(kind).version() {
+                self.of_mut(kind).on_wanted(wanted.of(kind));
+                self.raise_barrier |= kind != ResourceType::Endpoints;
+            }
+        }
+        self.awaited.retain(|name, _| wanted.clusters.get(name).is_some());
+        self.advance(now)
+    }
+
+    /// Lets time pass: nothing waits longer than its patience.
+    pub(crate) fn tick(&mut self, now: Instant) -> Vec<Response> {
+        self.advance(now)
+    }
+
+    /// When `tick` should be called next, if nothing happens before.
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
+        let awaited = self.awaited.values().copied();
+        let listeners = Some(self.opened + PATIENCE).filter(|_| self.resumed && self.clusters.unsent);
+        acknowledgements.chain(awaited).chain(listeners).filter(|at| *at > now).min()
+    }
+
+    /// Sends whatever may be sent now, in order: make (clusters, their endpoints), change what names them
+    /// (listeners, filters), break (clusters that nothing names any more) (22).
+    fn advance(&mut self, now: Instant) -> Vec<Response> {
+        if self.wanted.is_pending() {
+            return Vec::new();
+        }
+        let wanted = Arc::clone(&self.wanted);
+        self.awaited.retain(|_, until| *until > now);
+        let mut out = Vec::new();
+        if let Some(response) = self.clusters.push(&wanted.clusters, Gate::Open, &|_| Removal::Later, now) {
+            out.push(response);
+            self.clusters_sent(now);
+        }
+        out.extend(self.push_endpoints(&wanted, now));
+        let gate = self.gate();
+        let removal = |_: &str| Removal::Now;
+        out.extend(self.listeners.push(&wanted.listeners, gate, &removal, now));
+        out.extend(self.extensions.push(&wanted.extensions, gate, &|_| Removal::Never, now));
+        if self.clusters.unsent && self.nothing_names_the_past(gate, now) {
+            out.extend(self.clusters.push(&wanted.clusters, Gate::Open, &removal, now));
+        }
+        out
+    }
+
+    /// Endpoints follow changed clusters at once, even unchanged ones: Envoy warms the cluster, and keeps
+    /// its acknowledgement back, until it sees them (8, 14). Those of new clusters it has to ask for.
+    fn clusters_sent(&mut self, now: Instant) {
+        self.raise_barrier = true;
+        let Some(sent) = self.clusters.in_flight.back() else { return };
+        for change in &sent.changes {
+            let name = &change.sent.name;
+            if self.wanted.endpoints.get(name).is_none() {
+                continue;
+            }
+            if self.endpoints.interest.covers(name) {
+                self.endpoints.due.insert(name.clone());
+            } else {
+                self.awaited.insert(name.clone(), now + PATIENCE);
+            }
+        }
+    }
+
+    fn push_endpoints(&mut self, wanted: &Snapshot, now: Instant) -> Option<Response> {
+        let clusters = &self.clusters;
+        // The proxy itself lets go of the endpoints of a removed cluster; while it has the cluster, taking
+        // them away would not empty it (15).
+        let removal = |name: &str| {
+            if clusters.held.contains(name) || clusters.variant == Variant::Sotw {
+                Removal::Never
+            } else if clusters.in_flight.is_empty() {
+                Removal::Now
+            } else {
+                Removal::Later
+            }
+        };
+        let response = self.endpoints.push(&wanted.endpoints, Gate::Open, &removal, now);
+        let waiting = response.is_none() && self.endpoints.unsent;
+        if std::mem::take(&mut self.raise_barrier) {
+            self.barrier = self.endpoints.sent + u64::from(waiting);
+        } else if !waiting {
+            self.barrier = self.barrier.min(self.endpoints.sent);
+        }
+        response
+    }
+
+    /// Whether listeners and filters may change.
+    fn gate(&self) -> Gate {
+        let making = !self.clusters.in_flight.is_empty()
+            || self.endpoints.answered < self.barrier
+            || !self.awaited.is_empty();
+        if making {
+            Gate::Closed
+        } else if self.clusters.rejected.is_empty() && self.endpoints.rejected.is_empty() {
+            Gate::Open
+        } else {
+            Gate::NewOnly
+        }
+    }
+
+    /// Whether the proxy's listeners and filters are those of the wanted snapshot, so that clusters which
+    /// it does not have can go.
+    fn nothing_names_the_past(&self, gate: Gate, now: Instant) -> bool {
+        gate == Gate::Open
+            && [&self.listeners, &self.extensions].into_iter().all(|namer| {
+                if namer.asked() { namer.settled() } else { !self.resumed || now >= self.opened + PATIENCE }
+            })
+    }
+
+    /// Envoy in state of the world asks for the endpoints of a changed cluster by repeating its last
+    /// acknowledgement (8). While the clusters are not acknowledged that is what a repetition means.
+    fn asks_again(&self, request: &Request) -> bool {
+        request.kind == ResourceType::Endpoints
+            && request.error.is_none()
+            && self.endpoints.sent != 0
+            && self.endpoints.answered == self.endpoints.sent
+            && request.nonce == self.endpoints.sent.to_string()
+            && matches!(request.asks, Asks::All { .. })
+    }
+
+    fn repeat_endpoints(&mut self) {
+        for change in self.clusters.in_flight.iter().flat_map(|sent| &sent.changes) {
+            let name = &change.sent.name;
+            if self.endpoints.interest.covers(name) && self.wanted.endpoints.get(name).is_some() {
+                self.endpoints.due.insert(name.clone());
+            }
+        }
+    }
+}
+
+fn check_names(asks: &Asks) -> Result<(), StreamError> {
+    let (count, longest) = match asks {
+        Asks::All { names, .. } => (names.len(), names.iter().map(String::len).max()),
+        Asks::Change { subscribe, unsubscribe, initial } => (
+            subscribe.len().max(initial.len()),
+            subscribe.iter().chain(unsubscribe).chain(initial.keys()).map(String::len).max(),
+        ),
+    };
+    match longest {
+        _ if count > MAX_NAMES => Err(StreamError::TooManyNames),
+        Some(longest) if longest > MAX_NAME_BYTES => Err(StreamError::NameTooLong),
+        _ => Ok(()),
+    }
+}

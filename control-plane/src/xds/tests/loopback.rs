@@ -1,0 +1,224 @@
+//! The server over a real gRPC connection: what the pure core cannot show.
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3 as pb;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::pb::google::rpc::Status as RpcStatus;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+use super::*;
+use crate::xds::{AdsServer, ProxyStatus, Registry, Scope, SnapshotSource, SyncState, serve};
+
+const SOON: Duration = Duration::from_secs(5);
+
+struct Source(watch::Sender<Arc<Snapshot>>);
+
+impl SnapshotSource for Source {
+    fn subscribe(&self, _: &Scope) -> watch::Receiver<Arc<Snapshot>> {
+        self.0.subscribe()
+    }
+}
+
+struct Fixture {
+    source: Arc<Source>,
+    registry: Arc<Registry>,
+    metrics: prometheus::Registry,
+    client: AggregatedDiscoveryServiceClient<Channel>,
+    shutdown: Option<oneshot::Sender<()>>,
+    serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Fixture {
+    async fn new(wanted: Arc<Snapshot>) -> Self {
+        let source = Arc::new(Source(watch::Sender::new(wanted)));
+        let metrics = prometheus::Registry::new();
+        let registry = Arc::new(Registry::new(&metrics).unwrap());
+        let server = AdsServer::new(Arc::clone(&source) as Arc<dyn SnapshotSource>, Arc::clone(&registry));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (shutdown, stopped) = oneshot::channel();
+        let serving = tokio::spawn(serve(listener, server, async { drop(stopped.await) }));
+        let client = AggregatedDiscoveryServiceClient::connect(url).await.unwrap();
+        Self { source, registry, metrics, client, shutdown: Some(shutdown), serving }
+    }
+
+    async fn delta(
+        &self,
+    ) -> (mpsc::Sender<pb::DeltaDiscoveryRequest>, Streaming<pb::DeltaDiscoveryResponse>) {
+        let (requests, outgoing) = mpsc::channel(8);
+        let incoming = self.client.clone().delta_aggregated_resources(ReceiverStream::new(outgoing)).await;
+        (requests, incoming.unwrap().into_inner())
+    }
+
+    async fn sotw(&self) -> (mpsc::Sender<pb::DiscoveryRequest>, Streaming<pb::DiscoveryResponse>) {
+        let (requests, outgoing) = mpsc::channel(8);
+        let incoming = self.client.clone().stream_aggregated_resources(ReceiverStream::new(outgoing)).await;
+        (requests, incoming.unwrap().into_inner())
+    }
+
+    /// Waits until the only proxy is as wanted, as a `?wait=applied` would.
+    async fn until(&self, wanted: impl Fn(&ProxyStatus) -> bool) -> ProxyStatus {
+        let mut changed = self.registry.changed();
+        let wait = async {
+            loop {
+                if let Some(proxy) = self.registry.proxies().into_iter().find(|proxy| wanted(proxy)) {
+                    return proxy;
+                }
+                changed.changed().await.unwrap();
+            }
+        };
+        timeout(SOON, wait).await.expect("the status never came")
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        let text = prometheus::TextEncoder::new().encode_to_string(&self.metrics.gather()).unwrap();
+        text.lines().any(|l| l == line)
+    }
+}
+
+fn node(metadata: &[(&str, &str)]) -> Node {
+    let text = |value: &str| Value { kind: Some(Kind::StringValue(value.to_owned())) };
+    let fields = metadata.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect();
+    let ours = Value { kind: Some(Kind::StructValue(Struct { fields })) };
+    let metadata = Struct { fields: HashMap::from([("realmgate".to_owned(), ours)]) };
+    Node { id: "edge-1".to_owned(), metadata: Some(metadata), ..Node::default() }
+}
+
+async fn next<T>(stream: &mut Streaming<T>) -> T {
+    timeout(SOON, stream.message()).await.expect("no response").unwrap().expect("the stream ended")
+}
+
+async fn end<T>(stream: &mut Streaming<T>) -> Status {
+    loop {
+        match timeout(SOON, stream.message()).await.expect("no end") {
+            Ok(Some(_)) => {}
+            Ok(None) => return Status::ok(""),
+            Err(status) => return status,
+        }
+    }
+}
+
+fn first(node: Option<Node>) -> pb::DeltaDiscoveryRequest {
+    pb::DeltaDiscoveryRequest { node, type_url: Cluster.url().to_owned(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn delta_end_to_end() {
+    let fixture = Fixture::new(snapshot(&["a@1"], &[], &[], &[])).await;
+    let (requests, mut responses) = fixture.delta().await;
+    requests.send(first(Some(node(&[("role", "edge"), ("service", "chat")])))).await.unwrap();
+    let response = next(&mut responses).await;
+    assert_eq!(response.type_url, Cluster.url());
+    assert_eq!((response.resources[0].name.as_str(), response.resources[0].version.as_str()), ("a", "1"));
+    assert_eq!(response.resources[0].resource.as_ref().unwrap().value, b"a@1");
+    let ack = pb::DeltaDiscoveryRequest { response_nonce: response.nonce, ..first(None) };
+    requests.send(ack).await.unwrap();
+    let status = fixture.until(|proxy| proxy.sync == SyncState::Synced).await;
+    assert_eq!(
+        (status.id.as_str(), status.scope.service.as_str(), status.variant),
+        ("edge-1", "chat", "delta")
+    );
+    assert_eq!(status.applied, status.wanted);
+
+    fixture.source.0.send_replace(snapshot(&["a@2"], &[], &[], &[]));
+    let response = next(&mut responses).await;
+    let error_detail = Some(RpcStatus { code: 3, message: "a: bad".to_owned(), ..Default::default() });
+    let nack = pb::DeltaDiscoveryRequest { response_nonce: response.nonce, error_detail, ..first(None) };
+    requests.send(nack).await.unwrap();
+    let status = fixture.until(|proxy| proxy.sync == SyncState::Rejecting).await;
+    let rejection = &status.types[0].rejections[0];
+    assert_eq!((rejection.resource.as_str(), rejection.version.as_str()), ("a", "2"));
+    assert_eq!(rejection.message, "a: bad");
+    assert!(fixture.metric(r#"realmgate_xds_rejects_total{type="cds"} 1"#));
+    assert!(fixture.metric(r#"realmgate_xds_pushes_total{type="cds"} 2"#));
+    assert!(fixture.metric("realmgate_proxy_convergence_seconds_count 1"));
+
+    fixture.source.0.send_replace(snapshot(&[], &[], &[], &[]));
+    assert_eq!(next(&mut responses).await.removed_resources, ["a"]);
+}
+
+#[tokio::test]
+async fn sotw_end_to_end() {
+    let fixture = Fixture::new(snapshot(&["a@1", "b@1"], &[], &[], &[])).await;
+    let (requests, mut responses) = fixture.sotw().await;
+    let request = |node, response_nonce: &str| pb::DiscoveryRequest {
+        node,
+        type_url: Cluster.url().to_owned(),
+        response_nonce: response_nonce.to_owned(),
+        ..Default::default()
+    };
+    requests.send(request(Some(node(&[])), "")).await.unwrap();
+    let response = next(&mut responses).await;
+    assert_eq!(response.resources.len(), 2);
+    requests.send(request(None, &response.nonce)).await.unwrap();
+    fixture.until(|proxy| proxy.sync == SyncState::Synced).await;
+    fixture.source.0.send_replace(snapshot(&["b@1"], &[], &[], &[]));
+    let response = next(&mut responses).await;
+    assert_eq!(response.resources.len(), 1);
+    assert_eq!(response.version_info, set(&["b@1"]).version());
+}
+
+#[tokio::test]
+async fn s26_types_not_served_are_ignored() {
+    let fixture = Fixture::new(snapshot(&[], &[], &[], &[])).await;
+    let (requests, mut responses) = fixture.delta().await;
+    let type_url = "type.googleapis.com/envoy.service.runtime.v3.Runtime".to_owned();
+    requests.send(pb::DeltaDiscoveryRequest { type_url, ..first(Some(node(&[]))) }).await.unwrap();
+    requests.send(first(None)).await.unwrap();
+    assert_eq!(next(&mut responses).await.type_url, Cluster.url());
+    assert!(fixture.metric("realmgate_xds_unknown_type_requests_total 1"));
+}
+
+#[tokio::test]
+async fn s01_a_stream_without_a_valid_node_is_refused_with_the_place() {
+    let fixture = Fixture::new(snapshot(&[], &[], &[], &[])).await;
+    for (node, words) in [
+        (None, "carries no node"),
+        (Some(Node::default()), "node.id is empty"),
+        (Some(node(&[("role", "sidecar")])), "node.metadata.realmgate.role is `sidecar`"),
+    ] {
+        let (requests, mut responses) = fixture.delta().await;
+        requests.send(first(node)).await.unwrap();
+        let status = end(&mut responses).await;
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(words), "{}", status.message());
+    }
+    assert!(fixture.metric(r#"realmgate_xds_streams_refused_total{reason="node_role"} 1"#));
+    assert!(fixture.registry.proxies().is_empty());
+}
+
+#[tokio::test]
+async fn entries_last_as_long_as_their_stream() {
+    let fixture = Fixture::new(snapshot(&[], &[], &[], &[])).await;
+    let (one, mut responses) = fixture.delta().await;
+    one.send(first(Some(node(&[])))).await.unwrap();
+    next(&mut responses).await;
+    let (two, mut others) = fixture.delta().await;
+    two.send(first(Some(node(&[])))).await.unwrap();
+    next(&mut others).await;
+    assert_eq!(fixture.registry.proxies().len(), 2);
+    assert!(fixture.metric("realmgate_xds_connected_proxies 2"));
+    let mut changed = fixture.registry.changed();
+    drop((one, responses));
+    while fixture.registry.proxies().len() != 1 {
+        timeout(SOON, changed.changed()).await.expect("the entry stays").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn shutdown_ends_streams_and_the_server() {
+    let mut fixture = Fixture::new(snapshot(&[], &[], &[], &[])).await;
+    let (requests, mut responses) = fixture.delta().await;
+    requests.send(first(Some(node(&[])))).await.unwrap();
+    next(&mut responses).await;
+    fixture.shutdown.take().unwrap().send(()).unwrap();
+    assert_eq!(end(&mut responses).await.code(), Code::Unavailable);
+    drop((requests, responses));
+    drop(fixture.client);
+    timeout(SOON, fixture.serving).await.expect("still serving").unwrap().unwrap();
+}

@@ -1,0 +1,122 @@
+//! What a proxy refuses: never sent again unchanged, told apart by resource, healed by another version.
+
+use super::*;
+use crate::xds::SyncState;
+
+#[test]
+fn s17_s19_a_refusal_is_noted_and_not_answered_with_the_same() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &[], &["l@1"], &["x@1"]));
+        let came = proxy.want(&snapshot(&["a@2"], &[], &["l@1"], &["x@1"]));
+        assert!(proxy.answer(&came[0], Some("a: bad")).is_empty());
+        assert_eq!(proxy.stream.sync(), SyncState::Rejecting);
+        assert!(proxy.wait(Duration::from_mins(1)).is_empty());
+        let wanted = snapshot(&["a@3"], &[], &["l@1"], &["x@1"]);
+        let came = proxy.want(&wanted);
+        assert_eq!(trace(&proxy.settle(came)), ["cds: a@3"]);
+        assert_eq!(proxy.stream.sync(), SyncState::Synced);
+    }
+}
+
+#[test]
+fn s18_the_others_of_a_refused_response_are_said_again_without_the_guilty() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1", "b@1", "c@1"], &[], &[], &[]));
+        let came = proxy.want(&snapshot(&["a@2", "b@2", "c@1"], &[], &[], &[]));
+        let came = proxy.answer(&came[0], Some("Error adding/updating cluster(s) b: no"));
+        let others = if variant == Variant::Sotw { "cds: a@2 b@1 c@1" } else { "cds: a@2" };
+        assert_eq!(trace(&came), [others]);
+        proxy.settle(came);
+        assert_eq!(proxy.stream.of(Cluster).rejected.keys().collect::<Vec<_>>(), ["b"]);
+    }
+}
+
+#[test]
+fn s18_a_new_resource_that_is_refused_is_left_out_of_the_full_state() {
+    let mut proxy = Proxy::started(Variant::Sotw, &snapshot(&["a@1"], &[], &[], &[]));
+    let came = proxy.want(&snapshot(&["a@1", "b@1"], &[], &[], &[]));
+    proxy.answer(&came[0], Some("b: no"));
+    assert_eq!(trace(&proxy.want(&snapshot(&["a@2", "b@1"], &[], &[], &[]))), ["cds: a@2"]);
+}
+
+#[test]
+fn s18_one_bad_among_many_is_found_when_the_refusal_names_none() {
+    for variant in BOTH {
+        let names: Vec<String> = (0..1000).map(|i| format!("w{i:04}@1")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut proxy = Proxy::new(variant, &snapshot(&names, &[], &[], &[]));
+        let mut queue = proxy.ask(Cluster, &[]);
+        let (mut sent, mut refused) = (0, Vec::new());
+        while let Some(response) = queue.pop() {
+            sent += 1;
+            let bad = response.resources.iter().any(|r| r.name == "w0321");
+
+            if bad {
+                let payload: Vec<_> = response.resources.iter().map(|r| r.name.clone()).collect();
+                assert!(!refused.contains(&payload), "the same again");
+                refused.push(payload);
+            }
+            queue.extend(proxy.answer(&response, bad.then_some("Invalid duration")));
+        }
+        assert!(sent <= 22, "{sent}");
+        let clusters = proxy.stream.of(Cluster);
+        assert_eq!(clusters.rejected.keys().collect::<Vec<_>>(), ["w0321"]);
+        assert_eq!(clusters.held.len(), if variant == Variant::Sotw { 999 } else { 1000 });
+    }
+}
+
+#[test]
+fn s19_filters_stay_at_their_last_good_version_while_a_cluster_is_refused() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@1"]));
+        let came = proxy.want(&snapshot(&["a@2"], &["a@1"], &["l@2"], &["x@2"]));
+        assert!(proxy.ack(&came[1]).is_empty());
+        assert!(proxy.answer(&came[0], Some("a: bad")).is_empty());
+        // Endpoints go on, and so does what the proxy never had.
+        let came = proxy.want(&snapshot(&["a@2"], &["a@2"], &["l@2"], &["x@2"]));
+        assert_eq!(trace(&came), ["eds: a@2"]);
+        proxy.ack(&came[0]);
+        let came = proxy.want(&snapshot(&["a@2"], &["a@2"], &["l@2", "m@1"], &["x@2"]));
+        let listeners = if variant == Variant::Sotw { "lds: l@1 m@1" } else { "lds: m@1" };
+        assert_eq!(trace(&came), [listeners]);
+        proxy.settle(came);
+        let came = proxy.want(&snapshot(&["a@3"], &["a@2"], &["l@2", "m@1"], &["x@2"]));
+        let came = trace(&proxy.settle(came));
+        assert_eq!(came[..2], ["cds: a@3", "eds: a@2"]);
+        assert_eq!(came.last().unwrap(), "ecds: x@2");
+        assert_eq!(proxy.stream.sync(), SyncState::Synced);
+    }
+}
+
+#[test]
+fn s19_a_refused_cluster_that_is_wanted_no_more_blocks_nothing() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &[], &["l@1"], &["x@1"]));
+        let came = proxy.want(&snapshot(&["a@1", "b@1"], &[], &["l@1"], &["x@2"]));
+        proxy.answer(&came[0], Some("b: bad"));
+        let came = proxy.want(&snapshot(&["a@1"], &[], &["l@1"], &["x@3"]));
+        assert_eq!(trace(&came), ["ecds: x@3"]);
+        proxy.settle(came);
+        assert_eq!(proxy.stream.sync(), SyncState::Synced);
+    }
+}
+
+#[test]
+fn s20_no_name_is_sent_twice_in_one_response() {
+    let mut proxy = Proxy::new(Variant::Delta, &snapshot(&["a@1"], &[], &[], &[]));
+    assert_eq!(trace(&proxy.ask(Cluster, &["*", "a", "a"])), ["cds: a@1"]);
+    let mut proxy = Proxy::new(Variant::Sotw, &snapshot(&["a@1"], &[], &[], &[]));
+    assert_eq!(trace(&proxy.ask(Cluster, &["*", "a", "a"])), ["cds: a@1"]);
+}
+
+#[test]
+fn s22_clusters_that_a_refused_filter_no_longer_names_are_kept() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1", "b@1"], &[], &["l@1"], &["x@1"]));
+        let came = proxy.want(&snapshot(&["b@1"], &[], &["l@1"], &["x@2"]));
+        assert!(proxy.answer(&came[0], Some("no such module")).is_empty());
+        assert!(proxy.wait(Duration::from_mins(1)).is_empty());
+        let came = proxy.want(&snapshot(&["b@1"], &[], &["l@1"], &["x@3"]));
+        assert_eq!(proxy.settle(came).len(), 2);
+    }
+}

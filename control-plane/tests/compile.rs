@@ -1,0 +1,247 @@
+//! What compiling gives: golden names and filter routes, each output accepted by a real Envoy.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::format_push_string,
+    reason = "test code, of which clippy knows only the functions marked as tests"
+)]
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::bootstrap::v3::{Bootstrap, bootstrap};
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::{
+    ApiConfigSource, ApiVersion, GrpcService, Node, TypedExtensionConfig, api_config_source::ApiType,
+    grpc_service,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use prost::Message;
+use realmgate_control_plane::compile::{Question, RouteTable, compile, explain, filter_config};
+use realmgate_control_plane::mesh::{EdgeSettings, FilterModule, Mesh, ModuleLocation};
+use realmgate_control_plane::model::{Limits, Strategy, parse};
+use realmgate_control_plane::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
+use realmgate_control_plane::xds::{Scope, Snapshot};
+use realmgate_wire::ServerId;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The policy of the documentation, so that it stays true.
+fn documented_policy() -> String {
+    let text = fs::read_to_string(format!("{ROOT}/docs/policy.md")).unwrap();
+    let (_, rest) = text.split_once("```yaml\n").expect("docs/policy.md has an example");
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+fn rule(key: &str, world: Option<u16>, strategy: Strategy, endpoints: &[&str]) -> GatewayRule {
+    GatewayRule {
+        origin: RuleOrigin::Rules,
+        key: key.to_owned(),
+        server_type: 200,
+        world,
+        service: "game.eu".to_owned(),
+        strategy,
+        endpoints: endpoints.iter().map(|e| e.parse().unwrap()).collect(),
+    }
+}
+
+fn rules() -> GatewayRules {
+    let three = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"];
+    let mut rules = vec![
+        rule("1", Some(1), Strategy::RoundRobin, &three),
+        rule("2", Some(2), Strategy::RoundRobin, &["game-2.example.com:7"]),
+        rule("3", Some(3), Strategy::RealmBased, &three),
+        rule("4", Some(4), Strategy::RealmBased, &three),
+        rule("5", Some(5), Strategy::ConsistentHash, &["10.0.0.1:1"]),
+        rule("6", None, Strategy::ConsistentHash, &three),
+    ];
+    rules.push(GatewayRule {
+        origin: RuleOrigin::RealmMapping,
+        key: "9".to_owned(),
+        service: "realm".to_owned(),
+        ..rule("9", Some(9), Strategy::RoundRobin, &["10.0.0.9:1"])
+    });
+    GatewayRules { rules, refused: Vec::new() }
+}
+
+fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
+    let gateway = EdgeSettings::gateway_listener("127.0.0.1:8080".parse().unwrap(), Limits::default());
+    Mesh {
+        policy: Arc::new(parse(policy).unwrap()),
+        rules: Arc::new(rules),
+        module: FilterModule { sha256: String::new(), location: ModuleLocation::Path(wasm_path()) },
+        edge: Arc::new(EdgeSettings {
+            health_listen: Some("127.0.0.1:9090".parse().unwrap()),
+            gateway: Some(gateway),
+        }),
+    }
+}
+
+fn wasm_path() -> String {
+    std::env::var("REALMGATE_FILTER_WASM")
+        .unwrap_or_else(|_| format!("{ROOT}/target/wasm32-unknown-unknown/release/realmgate_filter.wasm"))
+}
+
+/// Names of all resources and the filter's JSON of each listener, as people would review them.
+fn summary(mesh: &Mesh, snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    let sets = [
+        ("clusters", &snapshot.clusters),
+        ("endpoints", &snapshot.endpoints),
+        ("listeners", &snapshot.listeners),
+        ("extensions", &snapshot.extensions),
+    ];
+    for (kind, set) in sets {
+        text += &format!("{kind}:\n");
+        for resource in set.iter() {
+            text += &format!("  {}\n", resource.name);
+        }
+    }
+    for listener in mesh.listeners(&[]) {
+        let config = filter_config(listener, RouteTable::new(mesh, &listener.name).to_filter());
+        text += &format!("filter of {}: ", listener.name);
+        text += "{\n";
+        for route in &config.routes {
+            text += &format!("  {}\n", serde_json::to_string(route).unwrap());
+        }
+        text += "}\n";
+    }
+    text
+}
+
+#[test]
+fn the_documented_policy_compiles_to_this() {
+    let mesh = mesh(&documented_policy(), GatewayRules::default());
+    let snapshot = compile(&mesh, &Scope::default());
+    insta::assert_snapshot!("documented_policy", summary(&mesh, &snapshot));
+    accepted_by_envoy(&snapshot);
+}
+
+#[test]
+fn rules_of_the_old_gateway_compile_to_this() {
+    let mesh = mesh("", rules());
+    let snapshot = compile(&mesh, &Scope::default());
+    insta::assert_snapshot!("gateway_rules", summary(&mesh, &snapshot));
+    accepted_by_envoy(&snapshot);
+}
+
+#[test]
+fn compiling_is_deterministic_to_the_byte() {
+    let one = compile(&mesh(&documented_policy(), rules()), &Scope::default());
+    let two = compile(&mesh(&documented_policy(), rules()), &Scope::default());
+    assert_eq!(one, two);
+    assert!(!one.clusters.version().is_empty());
+}
+
+#[test]
+fn an_edge_gets_the_listeners_it_asks_for() {
+    let mesh = mesh(&documented_policy(), rules());
+    let scope = Scope { listeners: vec!["edge".to_owned()], ..Scope::default() };
+    let snapshot = compile(&mesh, &scope);
+    let names: Vec<_> = snapshot.listeners.iter().map(|l| l.name.as_str()).collect();
+    assert_eq!(names, ["edge", "realmgate-health"]);
+    assert_eq!(snapshot.extensions.len(), 1);
+}
+
+#[test]
+fn the_policy_outranks_a_rule_for_the_same_world_and_a_rule_outranks_a_range() {
+    let policy = r#"
+listeners: [{name: edge, bind: "127.0.0.1:7000"}]
+services: [{name: blue, endpoints: ["10.1.0.1:1"]}]
+routes:
+  - {name: one, server_type: 200, worlds: [1], to: [{service: blue}]}
+  - {name: many, server_type: 200, worlds: ["1-100"], to: [{service: blue}]}
+"#;
+    let mesh = mesh(policy, rules());
+    let winner = |world| {
+        let question = Question {
+            server_id: ServerId::new(200, world, 0, false),
+            listener: "edge".to_owned(),
+            source_ip: None,
+        };
+        let explanation = explain(&mesh, &question);
+        (explanation.route.unwrap_or_default(), explanation.destinations[0].cluster.clone())
+    };
+    assert_eq!(winner(1), ("one".to_owned(), "blue".to_owned()));
+    assert_eq!(winner(2), ("2".to_owned(), "game-gateway/game%2Eeu/200/2".to_owned()));
+    assert_eq!(winner(9), ("9".to_owned(), "game-gateway/realm/9".to_owned()));
+    assert_eq!(winner(50), ("many".to_owned(), "blue".to_owned()));
+    assert_eq!(winner(500), ("6".to_owned(), "game-gateway/game%2Eeu/200/any".to_owned()));
+}
+
+#[test]
+fn two_thousand_worlds_of_a_cluster_each_are_one_line() {
+    let rules = (1..=2000).map(|w| rule(&w.to_string(), Some(w), Strategy::RoundRobin, &["10.0.0.1:1"]));
+    let mesh = mesh("", GatewayRules { rules: rules.collect(), refused: Vec::new() });
+    let table = RouteTable::new(&mesh, "game-gateway");
+    assert_eq!(table.to_filter().len(), 1);
+    assert_eq!(compile(&mesh, &Scope::default()).clusters.len(), 2000);
+}
+
+/// `envoy --mode validate` on a bootstrap that holds the snapshot as static resources.
+fn accepted_by_envoy(snapshot: &Snapshot) {
+    let extension = |name: &str| {
+        let resource = snapshot.extensions.get(name).expect("every filter has its extension");
+        TypedExtensionConfig::decode(resource.body.as_ref()).unwrap().typed_config.unwrap()
+    };
+    let mut listeners = Vec::new();
+    for resource in snapshot.listeners.iter() {
+        let mut listener = Listener::decode(resource.body.as_ref()).unwrap();
+        assert_eq!(listener.name, resource.name);
+        for filter in listener.filter_chains.iter_mut().flat_map(|chain| &mut chain.filters) {
+            if let Some(filter::ConfigType::ConfigDiscovery(_)) = filter.config_type {
+                let config = extension(&filter.name);
+                filter.config_type = Some(filter::ConfigType::TypedConfig(config));
+            }
+        }
+        listeners.push(listener);
+    }
+    let mut clusters: Vec<_> =
+        snapshot.clusters.iter().map(|r| Cluster::decode(r.body.as_ref()).unwrap()).collect();
+    for resource in snapshot.endpoints.iter() {
+        let assignment = ClusterLoadAssignment::decode(resource.body.as_ref()).unwrap();
+        assert_eq!(assignment.cluster_name, resource.name);
+        assert!(snapshot.clusters.get(&resource.name).is_some(), "endpoints without a cluster");
+    }
+    for name in ["control-plane", "realmgate-admin"] {
+        clusters.push(Cluster { name: name.to_owned(), ..Cluster::default() });
+    }
+    let ads = ApiConfigSource {
+        api_type: ApiType::DeltaGrpc.into(),
+        transport_api_version: ApiVersion::V3.into(),
+        grpc_services: vec![GrpcService {
+            target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
+                cluster_name: "control-plane".to_owned(),
+                ..grpc_service::EnvoyGrpc::default()
+            })),
+            ..GrpcService::default()
+        }],
+        ..ApiConfigSource::default()
+    };
+    let bootstrap = Bootstrap {
+        node: Some(Node { id: "edge".to_owned(), cluster: "edge".to_owned(), ..Node::default() }),
+        static_resources: Some(bootstrap::StaticResources { listeners, clusters, ..Default::default() }),
+        dynamic_resources: Some(bootstrap::DynamicResources { ads_config: Some(ads), ..Default::default() }),
+        ..Bootstrap::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bootstrap.pb");
+    fs::write(&file, bootstrap.encode_to_vec()).unwrap();
+    let output = Command::new(envoy())
+        .args(["--mode", "validate", "--log-level", "error", "-c"])
+        .arg(&file)
+        .output()
+        .expect("envoy starts");
+    assert!(output.status.success(), "Envoy refuses: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn envoy() -> String {
+    let brought = format!("{ROOT}/.tools/bin/envoy");
+    std::env::var("ENVOY_BIN")
+        .unwrap_or_else(|_| if fs::exists(&brought).unwrap_or(false) { brought } else { "envoy".to_owned() })
+}

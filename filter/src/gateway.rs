@@ -1,0 +1,111 @@
+//! One plugin configuration with the connections under it: what a root context is to Envoy.
+
+use std::rc::Rc;
+
+use crate::config::FilterConfig;
+use crate::host::Host;
+use crate::limits::{Deadlines, tick_period_ms};
+use crate::route::{Decision, Router};
+use crate::session::{Session, Verdict};
+use crate::telemetry::Metric;
+use crate::validate::ConfigError;
+
+/// Routes the connections of one listener by its current configuration.
+#[derive(Debug)]
+pub struct Gateway {
+    router: Rc<Router>,
+    deadlines: Deadlines,
+    decision: Decision,
+}
+
+impl Gateway {
+    /// A gateway without routes, which refuses all until it is configured.
+    ///
+    /// # Errors
+    /// None in practice: the default configuration is valid.
+    pub fn new() -> Result<Self, ConfigError> {
+        let router = Rc::new(Router::new(&FilterConfig::default())?);
+        Ok(Self { router, deadlines: Deadlines::default(), decision: Decision::default() })
+    }
+
+    /// Takes a new configuration. Routed connections are not touched; those that wait are decided by it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it is not valid: counted, and the old one stays.
+    pub fn configure(&mut self, json: &[u8], host: &mut impl Host) -> Result<(), ConfigError> {
+        match FilterConfig::from_json(json).and_then(|config| Router::new(&config)) {
+            Ok(router) => {
+                self.router = Rc::new(router);
+                Ok(())
+            }
+            Err(error) => {
+                host.count(Metric::ConfigRejected, 1);
+                Err(error)
+            }
+        }
+    }
+
+    /// How often [`Self::tick`] is to be called; `None` = never.
+    #[must_use]
+    pub fn tick_period_ms(&self) -> Option<u32> {
+        tick_period_ms(self.router.header_timeout_ms())
+    }
+
+    /// A connection begins.
+    pub fn open(&mut self, connection: u32, host: &mut impl Host) -> Rc<Session> {
+        let session = Rc::new(Session::default());
+        host.count(Metric::AwaitingHeader, 1);
+        self.deadlines.enter(connection, Rc::clone(&session));
+        session
+    }
+
+    /// Bytes of a connection, from its beginning; see [`Session::on_data`].
+    pub fn data(
+        &mut self,
+        session: &Session,
+        input: &[u8],
+        end_of_stream: bool,
+        host: &mut impl Host,
+    ) -> Verdict {
+        if let Some(verdict) = session.settled() {
+            return verdict;
+        }
+        let verdict = session.on_data(input, end_of_stream, &self.router, &mut self.decision, host);
+        if verdict != Verdict::Wait {
+            self.deadlines.left();
+        }
+        verdict
+    }
+
+    /// A connection ended, by its client or by somebody on this side.
+    pub fn end(&mut self, session: &Session, by_client: bool, host: &mut impl Host) {
+        if !session.is_waiting() {
+            return;
+        }
+        if by_client {
+            session.on_gone(host);
+        } else {
+            session.on_end(host);
+        }
+        self.deadlines.left();
+    }
+
+    /// Lets `elapsed_ms` pass and closes those whose header took too long.
+    pub fn tick(&mut self, elapsed_ms: u32, host: &mut impl Host) {
+        self.deadlines.advance(elapsed_ms);
+        while let Some((connection, session)) = self.deadlines.expired(self.router.header_timeout_ms()) {
+            // One that the host no longer knows is only crossed out.
+            if host.select(connection).is_ok() {
+                session.on_timeout(host);
+            } else {
+                session.on_end(host);
+            }
+        }
+    }
+
+    /// Connections that are remembered because they may wait, for tests of memory.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.deadlines.len()
+    }
+}

@@ -1,0 +1,54 @@
+//! What the core asks of whoever runs it: Envoy through proxy-wasm, or a recording double in tests.
+
+use std::fmt;
+
+use crate::telemetry::Metric;
+
+/// The proxy around one connection. Calls act on the connection whose callback is running, or the one last
+/// [selected](Host::select).
+pub trait Host {
+    /// Makes the calls that follow act on another connection. Fails when it no longer exists.
+    fn select(&mut self, connection: u32) -> Result<(), HostError>;
+
+    /// Names the cluster that the connection goes to.
+    fn choose_cluster(&mut self, cluster: &str) -> Result<(), HostError>;
+
+    /// Sets what the cluster's load balancer hashes.
+    fn set_hash_key(&mut self, key: &str) -> Result<(), HostError>;
+
+    /// Sets a property of the connection that access logs can show.
+    fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError>;
+
+    /// Replaces what `out` holds by the client's address, `ip:port` or `[ip]:port`.
+    fn source_address(&mut self, out: &mut String) -> Result<(), HostError>;
+
+    /// Closes the connection.
+    fn close(&mut self) -> Result<(), HostError>;
+
+    /// Adds to a counter or gauge. A metric that cannot be counted is no reason to lose a player: nothing to
+    /// handle.
+    fn count(&mut self, metric: Metric, by: i64);
+
+    /// A random number, evenly distributed; not for secrets.
+    fn random(&mut self) -> u64;
+
+    /// Writes a warning to the proxy's log.
+    fn warn(&mut self, message: &str);
+}
+
+/// A call that the host refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostError {
+    /// The call, for people.
+    pub call: &'static str,
+    /// What the host said, for people.
+    pub reason: String,
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the host refused {}: {}", self.call, self.reason)
+    }
+}
+
+impl std::error::Error for HostError {}

@@ -1,0 +1,249 @@
+//! The rim to Envoy: the only file that knows `proxy_wasm`.
+//!
+//! Calls go through `proxy_wasm::hostcalls`, whose results are handled; the SDK's trait helpers unwrap them.
+
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
+use std::time::UNIX_EPOCH;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, RootContext, StreamContext};
+use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MetricType, PeerType};
+use realmgate_wire::ClientHeader;
+
+use crate::gateway::Gateway;
+use crate::host::{Host, HostError};
+use crate::session::{Session, Verdict};
+use crate::telemetry::Metric;
+
+/// Envoy calls this once per VM, before anything else.
+#[allow(unsafe_code)] // an export is unsafe by name: nothing else may be called `_initialize`
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    // Also makes a trap say what it was about.
+    proxy_wasm::set_log_level(LogLevel::Warn);
+    proxy_wasm::set_root_context(|context| Box::new(Root::new(context)));
+}
+
+thread_local! {
+    /// Ids of the metrics, in the order of [`Metric::ALL`]: one VM may carry many root contexts, and each definition would
+    /// cost the host another id.
+    static METRICS: OnceCell<Vec<Option<u32>>> = const { OnceCell::new() };
+}
+
+fn define_metrics() -> Vec<Option<u32>> {
+    let define = |metric: Metric| {
+        let kind = if metric.is_gauge() { MetricType::Gauge } else { MetricType::Counter };
+        hostcalls::define_metric(kind, metric.name()).ok()
+    };
+    Metric::ALL.into_iter().map(define).collect()
+}
+
+/// A plugin configuration: one per listener, several may share a VM.
+struct Root {
+    shared: Rc<RefCell<Shared>>,
+}
+
+/// What a root context shares with its connections.
+struct Shared {
+    gateway: Option<Gateway>,
+    envoy: Envoy,
+    tick_ms: u32,
+}
+
+impl Root {
+    fn new(context: u32) -> Self {
+        let now = hostcalls::get_current_time().ok().and_then(|now| now.duration_since(UNIX_EPOCH).ok());
+        // Workers start at different nanoseconds, root contexts of one worker have different ids.
+        let seed = now.map_or(0, |now| u64::from(now.subsec_nanos()) << 32 | now.as_secs() & 0xffff_ffff);
+        let envoy = Envoy { random: seed ^ u64::from(context), message: Vec::new() };
+        Self { shared: Rc::new(RefCell::new(Shared { gateway: Gateway::new().ok(), envoy, tick_ms: 0 })) }
+    }
+}
+
+impl Context for Root {}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, size: usize) -> bool {
+        let Ok(mut shared) = self.shared.try_borrow_mut() else { return false };
+        let Shared { gateway: Some(gateway), envoy, tick_ms } = &mut *shared else { return false };
+        let json = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size);
+        let json = json.ok().flatten().unwrap_or_default();
+        if let Err(error) = gateway.configure(&json, envoy) {
+            let _ = hostcalls::log(LogLevel::Error, &format!("realmgate: configuration refused: {error}"));
+            return false;
+        }
+        let period = gateway.tick_period_ms().unwrap_or(0);
+        if period != *tick_ms {
+            *tick_ms = period;
+            let _ = hostcalls::set_tick_period(std::time::Duration::from_millis(u64::from(period)));
+        }
+        true
+    }
+
+    fn on_tick(&mut self) {
+        let Ok(mut shared) = self.shared.try_borrow_mut() else { return };
+        let Shared { gateway: Some(gateway), envoy, tick_ms } = &mut *shared else { return };
+        gateway.tick(*tick_ms, envoy);
+    }
+
+    fn create_stream_context(&self, context: u32) -> Option<Box<dyn StreamContext>> {
+        Some(Box::new(Connection { context, session: None, shared: Rc::clone(&self.shared) }))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::StreamContext)
+    }
+}
+
+struct Connection {
+    context: u32,
+    session: Option<Rc<Session>>,
+    shared: Rc<RefCell<Shared>>,
+}
+
+impl Connection {
+    fn end(&mut self, by_client: bool) {
+        let Some(session) = self.session.take() else { return };
+        let Ok(mut shared) = self.shared.try_borrow_mut() else { return };
+        if let Shared { gateway: Some(gateway), envoy, .. } = &mut *shared {
+            gateway.end(&session, by_client, envoy);
+        }
+    }
+}
+
+impl Context for Connection {
+    fn on_done(&mut self) -> bool {
+        self.end(false);
+        true
+    }
+}
+
+impl StreamContext for Connection {
+    fn on_new_connection(&mut self) -> Action {
+        if let Ok(mut shared) = self.shared.try_borrow_mut()
+            && let Shared { gateway: Some(gateway), envoy, .. } = &mut *shared
+        {
+            self.session = Some(gateway.open(self.context, envoy));
+        }
+        // Holds back tcp_proxy, which would choose its cluster now.
+        Action::Pause
+    }
+
+    fn on_downstream_data(&mut self, size: usize, end_of_stream: bool) -> Action {
+        let Some(session) = &self.session else { return Action::Pause };
+        let verdict = match session.settled() {
+            Some(verdict) => verdict,
+            None if size < ClientHeader::LEN && !end_of_stream => Verdict::Wait,
+            None => {
+                let Ok(mut shared) = self.shared.try_borrow_mut() else { return Action::Pause };
+                let Shared { gateway: Some(gateway), envoy, .. } = &mut *shared else {
+                    return Action::Pause;
+                };
+                let input = hostcalls::get_buffer(BufferType::DownstreamData, 0, ClientHeader::LEN);
+                let input = input.ok().flatten().unwrap_or_default();
+                gateway.data(session, &input, end_of_stream, envoy)
+            }
+        };
+        match verdict {
+            Verdict::Pass => Action::Continue,
+            Verdict::Wait | Verdict::Closed => Action::Pause,
+        }
+    }
+
+    fn on_downstream_close(&mut self, peer: PeerType) {
+        self.end(peer != PeerType::Local);
+    }
+}
+
+/// [`Host`] by proxy-wasm calls.
+struct Envoy {
+    /// State of `SplitMix64`.
+    random: u64,
+    /// Scratch space for [`set_filter_state`].
+    message: Vec<u8>,
+}
+
+impl Envoy {
+    /// Calls Envoy's `set_envoy_filter_state` with `SetEnvoyFilterStateArguments { path: 1, value: 2, span: 3 }`, written
+    /// by hand: a protobuf library would be half of the module. The span is left out, which means `FilterChain`: as long
+    /// as the connection.
+    fn set_filter_state(&mut self, call: &'static str, path: &str, value: &str) -> Result<(), HostError> {
+        self.message.clear();
+        put_string(&mut self.message, 1, path);
+        put_string(&mut self.message, 2, value);
+        match hostcalls::call_foreign_function("set_envoy_filter_state", Some(&self.message)) {
+            Ok(_) => Ok(()),
+            Err(status) => Err(HostError { call, reason: format!("{status:?} for `{value}`") }),
+        }
+    }
+}
+
+/// Appends a length-delimited field of a protobuf message.
+fn put_string(out: &mut Vec<u8>, field: u8, text: &str) {
+    out.push(field << 3 | 2);
+    let mut length = text.len();
+    while length >= 0x80 {
+        out.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push((length & 0x7f) as u8);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn refused<T: std::fmt::Debug>(call: &'static str) -> impl FnOnce(T) -> HostError {
+    move |status| HostError { call, reason: format!("{status:?}") }
+}
+
+impl Host for Envoy {
+    fn select(&mut self, connection: u32) -> Result<(), HostError> {
+        hostcalls::set_effective_context(connection).map_err(refused("set_effective_context"))
+    }
+
+    fn choose_cluster(&mut self, cluster: &str) -> Result<(), HostError> {
+        self.set_filter_state("the cluster", "envoy.tcp_proxy.cluster", cluster)
+    }
+
+    fn set_hash_key(&mut self, key: &str) -> Result<(), HostError> {
+        // `envoy.string` would be taken too, but is not hashable: the balancer would choose at random.
+        self.set_filter_state("the hash key", "envoy.hashable_string", key)
+    }
+
+    fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {
+        hostcalls::set_property(vec![name], Some(value.as_bytes())).map_err(refused("set_property"))
+    }
+
+    fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
+        const CALL: &str = "the source address";
+        let bytes = hostcalls::get_property(vec!["source", "address"]).map_err(refused(CALL))?;
+        let text = bytes.as_deref().map(std::str::from_utf8).transpose().map_err(refused(CALL))?;
+        out.clear();
+        out.push_str(text.ok_or_else(|| refused(CALL)("none"))?);
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), HostError> {
+        // Behind a network filter Envoy knows one connection only: this closes both directions, once the callback is
+        // over.
+        hostcalls::close_downstream().map_err(refused("close"))
+    }
+
+    fn count(&mut self, metric: Metric, by: i64) {
+        let id = METRICS.with(|ids| ids.get_or_init(define_metrics).get(metric.index()).copied().flatten());
+        if let Some(id) = id {
+            let _ = hostcalls::increment_metric(id, by);
+        }
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn warn(&mut self, message: &str) {
+        let _ = hostcalls::log(LogLevel::Warn, message);
+    }
+}

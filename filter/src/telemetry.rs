@@ -1,0 +1,92 @@
+//! What is counted, and under which names.
+//!
+//! Envoy puts `wasmcustom.` in front (`wasmcustom_` in its Prometheus output). The ABI knows no labels, so a
+//! reason is part of the name.
+
+use crate::session::Refusal;
+
+/// A counter or gauge of the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Metric {
+    /// Connections given a cluster.
+    Routed,
+    /// Connections closed by the filter, by reason.
+    Refused(Refusal),
+    /// Clients that left before their header was whole: port scans, health probes, lost players.
+    ClientGone,
+    /// Gauge: connections whose header is not whole yet.
+    AwaitingHeader,
+    /// Configurations that were not taken.
+    ConfigRejected,
+}
+
+impl Metric {
+    /// Every metric, in the order of [`Metric::index`].
+    pub const ALL: [Self; 8] = [
+        Self::Routed,
+        Self::Refused(Refusal::NoRoute),
+        Self::Refused(Refusal::MessageTooLarge),
+        Self::Refused(Refusal::HeaderTimeout),
+        Self::Refused(Refusal::HostError),
+        Self::ClientGone,
+        Self::AwaitingHeader,
+        Self::ConfigRejected,
+    ];
+
+    /// Place in [`Metric::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Routed => 0,
+            Self::Refused(Refusal::NoRoute) => 1,
+            Self::Refused(Refusal::MessageTooLarge) => 2,
+            Self::Refused(Refusal::HeaderTimeout) => 3,
+            Self::Refused(Refusal::HostError) => 4,
+            Self::ClientGone => 5,
+            Self::AwaitingHeader => 6,
+            Self::ConfigRejected => 7,
+        }
+    }
+
+    /// Name as defined at the host.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Routed => "realmgate_connections_routed_total",
+            Self::Refused(Refusal::NoRoute) => "realmgate_connections_refused_no_route_total",
+            Self::Refused(Refusal::MessageTooLarge) => {
+                "realmgate_connections_refused_message_too_large_total"
+            }
+            Self::Refused(Refusal::HeaderTimeout) => "realmgate_connections_refused_header_timeout_total",
+            Self::Refused(Refusal::HostError) => "realmgate_connections_refused_host_error_total",
+            Self::ClientGone => "realmgate_connections_client_gone_total",
+            Self::AwaitingHeader => "realmgate_connections_awaiting_header",
+            Self::ConfigRejected => "realmgate_config_rejected_total",
+        }
+    }
+
+    /// Whether it goes up and down.
+    #[must_use]
+    pub const fn is_gauge(self) -> bool {
+        matches!(self, Self::AwaitingHeader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_and_names_agree() {
+        for (i, metric) in Metric::ALL.into_iter().enumerate() {
+            assert_eq!(metric.index(), i);
+            assert_ne!(metric.is_gauge(), metric.name().ends_with("_total"));
+            if let Metric::Refused(reason) = metric {
+                assert_eq!(
+                    metric.name(),
+                    format!("realmgate_connections_refused_{}_total", reason.label())
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A real control plane: the `realmgate` binary, its settings, its API and its command line.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::http::{Answer, Http};
+use crate::process::Process;
+use crate::{Failure, parts};
+
+const READY: Duration = Duration::from_secs(15);
+
+/// The variable that tells the commands where the API is.
+pub const API_VARIABLE: &str = "REALMGATE_API";
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    process: Process,
+    binary: PathBuf,
+    config: PathBuf,
+    dir: PathBuf,
+    api: SocketAddr,
+    xds: SocketAddr,
+    http: Http,
+}
+
+impl ControlPlane {
+    /// Starts `realmgate serve` with these listeners and further `settings` (an object, nested as in
+    /// `realmgate.yaml`), its files in `dir`, and waits until `/healthz` answers.
+    pub fn start(dir: &Path, xds: SocketAddr, api: SocketAddr, settings: &Value) -> Result<Self, Failure> {
+        let binary = parts::REALMGATE.find()?;
+        let mut all = serde_json::json!({
+            "xds": {"listen": xds.to_string()},
+            "api": {"listen": api.to_string()},
+            "data_dir": dir.join("data"),
+        });
+        merge_settings(&mut all, settings);
+        let config = dir.join("realmgate.yaml");
+        fs::create_dir_all(dir)
+            // JSON is YAML.
+            .and_then(|()| fs::write(&config, format!("{all:#}\n")))
+            .map_err(Failure::because(format!("cannot write {}", config.display())))?;
+        let process = run(&binary, &config, dir, api)?;
+        Ok(Self { process, binary, config, dir: dir.to_owned(), api, xds, http: Http::new(api) })
+    }
+
+    /// Where the API is.
+    #[must_use]
+    pub const fn api(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Where Envoys connect.
+    #[must_use]
+    pub const fn xds(&self) -> SocketAddr {
+        self.xds
+    }
+
+    /// The child process.
+    pub const fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Stops it at once, as a power cut would.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Starts it again with the settings and data it had; ends it first if it still runs.
+    pub fn restart(&mut self) -> Result<(), Failure> {
+        self.process.terminate();
+        self.process = run(&self.binary, &self.config, &self.dir, self.api)?;
+        Ok(())
+    }
+
+    /// GET of an API path.
+    #[track_caller]
+    #[must_use]
+    pub fn get(&self, path: &str) -> Answer {
+        self.http.get(path).unwrap_or_else(|e| panic!("{e}\n{}", self.process.log_tail()))
+    }
+
+    /// `/readyz`, whatever its status.
+    #[track_caller]
+    #[must_use]
+    pub fn readyz(&self) -> Answer {
+        self.get("/readyz")
+    }
+
+    /// PUT of a policy (YAML or JSON), with a query such as `?dry_run=true` or none.
+    #[track_caller]
+    pub fn put_policy_with(&self, query: &str, policy: &str) -> Answer {
+        let answer = self.http.send("PUT", &format!("/v1/policy{query}"), "application/yaml", policy);
+        answer.unwrap_or_else(|e| panic!("{e}\n{}", self.process.log_tail()))
+    }
+
+    /// Makes this the policy, and waits until every connected proxy has it.
+    #[track_caller]
+    pub fn put_policy(&self, policy: &str) {
+        let (status, body) = self.put_policy_with("?wait=applied&timeout=15s", policy);
+        assert!((200..300).contains(&status), "the policy was refused with {status}: {body}\n{policy}");
+    }
+
+    /// Runs a command of the binary against this control plane.
+    pub fn realmgate(&self, arguments: &[&str]) -> Result<Output, Failure> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).env(API_VARIABLE, format!("http://{}", self.api)).current_dir(&self.dir);
+        command.output().map_err(Failure::because(format!("realmgate {}", arguments.join(" "))))
+    }
+
+    /// The bootstrap of an edge that connects here, from `realmgate envoy-bootstrap`.
+    pub fn edge_bootstrap(&self, id: &str, admin_port: u16) -> Result<String, Failure> {
+        let (xds, admin_port) = (self.xds.to_string(), admin_port.to_string());
+        let arguments = ["envoy-bootstrap", "--role", "edge", "--id", id, "--control-plane", &xds];
+        let output = self.realmgate(&[&arguments[..], &["--admin-port", &admin_port]].concat())?;
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            return Err(Failure::new(format!("realmgate envoy-bootstrap: {}: {error}", output.status)));
+        }
+        String::from_utf8(output.stdout).map_err(Failure::because("realmgate envoy-bootstrap"))
+    }
+}
+
+fn run(binary: &Path, config: &Path, dir: &Path, api: SocketAddr) -> Result<Process, Failure> {
+    let mut command = Command::new(binary);
+    command.arg("serve").arg("--config").arg(config);
+    let mut process = Process::start("realmgate", &mut command, dir)?;
+    let http = Http::new(api);
+    let up = || http.get("/healthz").is_ok_and(|(status, _)| status == 200);
+    process.wait_ready("the control plane is up", READY, up)?;
+    Ok(process)
+}
+
+/// Puts `extra` over `base`, object by object.
+pub fn merge_settings(base: &mut Value, extra: &Value) {
+    match (base, extra) {
+        (Value::Object(base), Value::Object(extra)) => {
+            for (key, value) in extra {
+                merge_settings(base.entry(key).or_insert_with(|| Value::Object(Map::new())), value);
+            }
+        }
+        (base, extra) => *base = extra.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::merge_settings;
+
+    #[test]
+    fn settings_are_put_over_the_defaults() {
+        let mut base = json!({"xds": {"listen": "a"}, "data_dir": "d"});
+        merge_settings(
+            &mut base,
+            &json!({"xds": {"insecure": true}, "data_dir": "e", "redis": {"url": "r"}}),
+        );
+        let expected =
+            json!({"xds": {"listen": "a", "insecure": true}, "data_dir": "e", "redis": {"url": "r"}});
+        assert_eq!(base, expected);
+    }
+}

@@ -1,0 +1,105 @@
+//! Where the programs are that the tests and the demo start.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::Failure;
+
+/// A program or file, how an environment variable overrides where it is, and what brings it.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    name: &'static str,
+    variable: &'static str,
+    brought_by: &'static str,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Brought by setup into `.tools/bin`, or on the machine already.
+    Tools,
+    /// Built by cargo, below `target/<profile>`.
+    Built,
+    /// Built by cargo for wasm.
+    Wasm,
+}
+
+/// The newest supported Envoy.
+pub const ENVOY: Part =
+    Part { name: "envoy", variable: "ENVOY_BIN", brought_by: "make setup", place: Place::Tools };
+/// Redis.
+pub const REDIS: Part =
+    Part { name: "redis-server", variable: "REDIS_BIN", brought_by: "make setup", place: Place::Tools };
+/// The control plane and its command line.
+pub const REALMGATE: Part =
+    Part { name: "realmgate", variable: "REALMGATE_BIN", brought_by: "make build", place: Place::Built };
+/// The filter that Envoy loads.
+pub const FILTER: Part = Part {
+    name: "realmgate_filter.wasm",
+    variable: "REALMGATE_FILTER_WASM",
+    brought_by: "make build",
+    place: Place::Wasm,
+};
+
+impl Part {
+    /// Its path, or a failure that says which command brings it.
+    pub fn find(self) -> Result<PathBuf, Failure> {
+        if let Some(path) = env::var_os(self.variable) {
+            let path = PathBuf::from(path);
+            let missing =
+                || Failure::new(format!("{} names {}, which is not there", self.variable, path.display()));
+            return if path.is_file() { Ok(path) } else { Err(missing()) };
+        }
+        let folders = match self.place {
+            Place::Tools => tool_folders(),
+            Place::Built => build_folders(),
+            Place::Wasm => vec![target().join("wasm32-unknown-unknown/release")],
+        };
+        folders.iter().map(|folder| folder.join(self.name)).find(|path| path.is_file()).ok_or_else(|| {
+            Failure::new(format!(
+                "{} is missing: run `{}`, or set {}",
+                self.name, self.brought_by, self.variable
+            ))
+        })
+    }
+}
+
+/// An Envoy of a given version, such as `1.37`, as setup brings the oldest supported one.
+pub fn envoy_version(version: &str) -> Result<PathBuf, Failure> {
+    let path = workspace().join(format!(".tools/envoy-{version}/envoy"));
+    let missing = || Failure::new(format!("{} is missing: run `make setup`", path.display()));
+    if path.is_file() { Ok(path) } else { Err(missing()) }
+}
+
+/// The root of the workspace this was built from.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_owned()
+}
+
+/// Cargo's target folder.
+#[must_use]
+pub fn target() -> PathBuf {
+    // A relative CARGO_TARGET_DIR is relative to where cargo was called, mostly the workspace root.
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
+}
+
+/// What setup brought goes before the machine's own, as in the Makefile.
+fn tool_folders() -> Vec<PathBuf> {
+    let mut folders = vec![workspace().join(".tools/bin")];
+    folders.extend(env::var_os("PATH").iter().flat_map(env::split_paths));
+    folders
+}
+
+/// The profile that runs now, then the others: a debug test starts the debug binary.
+fn build_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = env::current_exe()
+        .iter()
+        .flat_map(|exe| exe.ancestors().skip(1).take(2))
+        .map(Path::to_owned)
+        .collect();
+    folders.push(target().join("release"));
+    folders.push(target().join("debug"));
+    folders
+}

@@ -1,0 +1,22 @@
+//! End-to-end tests: real Envoys, Redis servers and control planes. One binary, since each links everything.
+//!
+//! Tests share the machine except those that measure time (`TestNet::alone`). A test makes its place first; its
+//! address is not given out again in this process, so what ends a moment after the place disturbs nobody.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code, of which clippy knows only the functions marked as tests"
+)]
+
+mod cast;
+mod demo;
+mod harness;
+mod health_listener;
+mod live_sessions;
+mod many_worlds;
+mod redis_rules;
+mod routing;
+mod serve;

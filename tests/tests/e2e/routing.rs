@@ -1,0 +1,116 @@
+//! Frames go to the right world, unchanged, however they arrive; what cannot be routed is closed.
+
+use std::time::Duration;
+
+use realmgate_tests::{Frame, GameClient, Stage, TestNet};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::cast::{game, lands, route, servers, services};
+
+const WORLDS: u16 = 50;
+const CONNECTIONS: u16 = 200;
+const FRAMES_EACH: u16 = 5;
+
+/// The chunks in which a connection sends its first header: cut in two at each byte boundary in turn, and now
+/// and then a byte at a time.
+fn chunks(connection: u16) -> Vec<usize> {
+    match usize::from(connection % 9) {
+        0 => vec![1; 8],
+        cut => vec![cut],
+    }
+}
+
+#[ignore = "needs the control plane"]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_frames_reach_fifty_worlds_unchanged() {
+    let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
+    let servers = servers(&stage.net, 5, usize::from(FRAMES_EACH)).await;
+    let share = WORLDS / 5;
+    let route_of = |(n, server): (u16, &realmgate_tests::GameServer)| {
+        route(server.name(), &json!([format!("{}-{}", n * share + 1, (n + 1) * share)]), server.name())
+    };
+    let policy = json!({
+        "listeners": stage.listener(&json!({})),
+        "services": services(&servers),
+        "routes": (0..).zip(&servers).map(route_of).collect::<Vec<_>>(),
+    });
+    stage.control_plane.put_policy(&policy.to_string());
+
+    let mut players = JoinSet::new();
+    for connection in 0..CONNECTIONS {
+        let edge = stage.players();
+        players.spawn(async move {
+            let world = connection % WORLDS + 1;
+            let mut client = GameClient::connect(edge).await.unwrap();
+            for number in 0..FRAMES_EACH {
+                let body = vec![number.to_le_bytes()[0]; usize::from(number) * 100];
+                let frame = Frame::to_world(world, number, body);
+                let sizes = if number == 0 { chunks(connection) } else { Vec::new() };
+                client.send_in_chunks(&frame, &sizes, Duration::from_millis(1)).await.unwrap();
+                assert_eq!(client.answer().await.unwrap(), frame);
+            }
+        });
+    }
+    players.join_all().await;
+
+    for (number, server) in (0..).zip(&servers) {
+        let connections = server.connections();
+        assert_eq!(connections.len(), usize::from(CONNECTIONS / 5), "{}", server.name());
+        let frames = connections.iter().flat_map(|connection| &connection.frames);
+        assert!(
+            frames.clone().all(|frame| (frame.server_id.world() - 1) / share == number),
+            "{}",
+            server.name()
+        );
+        assert_eq!(frames.count(), usize::from(CONNECTIONS / 5 * FRAMES_EACH));
+    }
+    assert_eq!(stage.filter_stat("connections_routed_total"), u64::from(CONNECTIONS));
+}
+
+#[ignore = "needs the control plane"]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_routed_is_closed_in_time() {
+    let stage = Stage::start(TestNet::alone(), &json!({})).unwrap();
+    let servers = servers(&stage.net, 1, 0).await;
+    let limits = json!({"header_timeout": "300ms", "max_message_bytes": 1000});
+    let policy = json!({
+        "listeners": stage.listener(&limits),
+        "services": services(&servers),
+        "routes": [route("one", &json!([1]), "game-1")],
+    });
+    stage.control_plane.put_policy(&policy.to_string());
+    assert_eq!(lands(stage.players(), game(1, 1)).await.unwrap(), "game-1");
+
+    for unknown in [game(2, 1), game(0, 1), realmgate_wire::ServerId::new(10, 1, 1, false)] {
+        let mut client = GameClient::connect(stage.players()).await.unwrap();
+        client.send(&Frame::new(unknown, 1, "hello?")).await.unwrap();
+        let closed = client.read_until_closed().await.unwrap();
+        assert!(closed.after < Duration::from_millis(100), "{unknown:?}: {closed:?}");
+        assert_eq!(closed.bytes, 0);
+    }
+    stage.wait_filter_stat("connections_refused_no_route_total", |refused| refused == 3);
+
+    let longest = Frame::to_world(1, 1, vec![1; 1000]);
+    let mut client = GameClient::connect(stage.players()).await.unwrap();
+    assert_eq!(client.exchange(&longest).await.unwrap(), longest);
+    let mut client = GameClient::connect(stage.players()).await.unwrap();
+    client.send(&Frame::to_world(1, 1, vec![1; 1001])).await.unwrap();
+    assert!(client.read_until_closed().await.unwrap().after < Duration::from_millis(100));
+    stage.wait_filter_stat("connections_refused_message_too_large_total", |refused| refused == 1);
+
+    // One client stops a byte short, one says nothing at all.
+    let silent = GameClient::connect(stage.players()).await.unwrap();
+    let mut short = GameClient::connect(stage.players()).await.unwrap();
+    short.send_bytes(&[0; 7]).await.unwrap();
+    let (silent, short) = tokio::join!(silent.read_until_closed(), short.read_until_closed());
+    for closed in [silent.unwrap(), short.unwrap()] {
+        // A little less than the limit, as the connection is older than the call that waits for its end; and
+        // a filter sees the time only when it ticks.
+        let allowed = Duration::from_millis(250)..Duration::from_millis(800);
+        assert!(allowed.contains(&closed.after), "{closed:?}");
+    }
+    stage.wait_filter_stat("connections_refused_header_timeout_total", |refused| refused == 2);
+    stage.wait_filter_stat("connections_awaiting_header", |waiting| waiting == 0);
+    assert_eq!(servers[0].total(), 2, "no refused connection reached a game server");
+}

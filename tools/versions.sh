@@ -1,0 +1,15 @@
+# The versions that setup brings. This is the only place where they stand.
+# shellcheck shell=bash disable=SC2034  # sourced; used by the setup-* scripts
+
+# The newest Envoy, which everything runs against, and the oldest that we support.
+ENVOY_VERSION=1.40.0
+ENVOY_OLDEST=1.37.0
+
+# Redis before 6 lacks ACL users and RESP3.
+REDIS_OLDEST_MAJOR=6
+
+# Any Node.js that is still looked after runs the wasm tests; the other is the one that setup brings.
+NODE_OLDEST_MAJOR=18
+NODE_VERSION=24.19.0
+
+# The wasm-bindgen test runner has no pin here: it must equal the crate in Cargo.lock.
