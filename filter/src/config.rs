@@ -122,6 +122,7 @@ pub enum Split {
 }
 
 impl Split {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde hands a reference
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -183,7 +183,7 @@ fn decide(
     let Some(route) = router.find(header.server_id) else { return Ok(false) };
     let source_ip = if router.wants_source_ip(route) {
         // Without an address the split falls back to chance; the player gets through.
-        host.source_address(&mut decision.source_address).ok().map(|()| ())
+        host.source_address(&mut decision.source_address).ok()
     } else {
         None
     };

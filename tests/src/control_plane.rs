@@ -113,17 +113,35 @@ impl ControlPlane {
         command.output().map_err(Failure::because(format!("realmgate {}", arguments.join(" "))))
     }
 
-    /// The bootstrap of an edge that connects here, from `realmgate envoy-bootstrap`.
-    pub fn edge_bootstrap(&self, id: &str, admin_port: u16) -> Result<String, Failure> {
-        let (xds, admin_port) = (self.xds.to_string(), admin_port.to_string());
+    /// The bootstrap of an edge that connects here, from `realmgate envoy-bootstrap`, with its admin interface
+    /// (and what asks it) on `admin`.
+    pub fn edge_bootstrap(&self, id: &str, admin: SocketAddr) -> Result<String, Failure> {
+        let (xds, port) = (self.xds.to_string(), admin.port().to_string());
         let arguments = ["envoy-bootstrap", "--role", "edge", "--id", id, "--control-plane", &xds];
-        let output = self.realmgate(&[&arguments[..], &["--admin-port", &admin_port]].concat())?;
+        let output = self.realmgate(&[&arguments[..], &["--admin-port", &port]].concat())?;
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
             return Err(Failure::new(format!("realmgate envoy-bootstrap: {}: {error}", output.status)));
         }
-        String::from_utf8(output.stdout).map_err(Failure::because("realmgate envoy-bootstrap"))
+        let text = String::from_utf8(output.stdout).map_err(Failure::because("realmgate envoy-bootstrap"))?;
+        Ok(move_admin(&text, admin))
     }
+}
+
+/// The command puts the admin interface on 127.0.0.1, which all tests would have to share.
+fn move_admin(bootstrap: &str, admin: SocketAddr) -> String {
+    let is = |line: Option<&&str>, key: &str, value: &str| {
+        let found = line.and_then(|line| line.trim().strip_prefix(key));
+        found.is_some_and(|found| found.trim().trim_matches('"') == value)
+    };
+    let port = admin.port().to_string();
+    let lines: Vec<_> = bootstrap.lines().collect();
+    let moved = lines.iter().enumerate().map(|(n, line)| {
+        let here = is(Some(line), "address:", "127.0.0.1") && is(lines.get(n + 1), "port_value:", &port);
+        let line = if here { line.replace("127.0.0.1", &admin.ip().to_string()) } else { (*line).to_owned() };
+        line + "\n"
+    });
+    moved.collect()
 }
 
 fn run(binary: &Path, config: &Path, dir: &Path, api: SocketAddr) -> Result<Process, Failure> {
@@ -152,7 +170,7 @@ pub fn merge_settings(base: &mut Value, extra: &Value) {
 mod tests {
     use serde_json::json;
 
-    use super::merge_settings;
+    use super::{merge_settings, move_admin};
 
     #[test]
     fn settings_are_put_over_the_defaults() {
@@ -164,5 +182,13 @@ mod tests {
         let expected =
             json!({"xds": {"listen": "a", "insecure": true}, "data_dir": "e", "redis": {"url": "r"}});
         assert_eq!(base, expected);
+    }
+
+    #[test]
+    fn only_the_admin_interface_moves() {
+        let address = |ip: &str, port: u16| format!("  address: \"{ip}\"\n  port_value: {port}\n");
+        let before = address("127.0.0.1", 9901) + "x:\n" + &address("127.0.0.1", 18000);
+        let after = address("127.70.1.2", 9901) + "x:\n" + &address("127.0.0.1", 18000);
+        assert_eq!(move_admin(&before, "127.70.1.2:9901".parse().unwrap()), after);
     }
 }

@@ -38,7 +38,7 @@ pub struct Builder {
 
 impl Envoy {
     /// An Envoy with this bootstrap (YAML or JSON) and its files in `dir`. Its admin interface is on
-    /// `admin` whatever the bootstrap says: that one knows no address but 127.0.0.1.
+    /// `admin` whatever the bootstrap says.
     #[must_use]
     pub fn with(dir: &Path, bootstrap: impl Into<String>, admin: SocketAddr) -> Builder {
         Builder {

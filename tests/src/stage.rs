@@ -60,8 +60,9 @@ impl Stage {
 
     /// An edge that follows `control_plane`.
     pub fn edge(net: &TestNet, control_plane: &ControlPlane) -> Result<Envoy, Failure> {
-        let bootstrap = control_plane.edge_bootstrap("edge-1", port::ADMIN)?;
-        Envoy::with(net.dir(), bootstrap, net.at(port::ADMIN)).name("edge").start()
+        let admin = net.at(port::ADMIN);
+        let bootstrap = control_plane.edge_bootstrap("edge-1", admin)?;
+        Envoy::with(net.dir(), bootstrap, admin).name("edge").start()
     }
 
     /// Where players connect.

@@ -26,6 +26,8 @@ const MAX_REQUEST_BYTES: usize = 4 << 20;
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 /// Responses that may wait for the network. More would only be outdated when they leave.
 const OUTGOING: usize = 1;
+/// How long a proxy may take to make room for the reason why its stream ends.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Envoy sends its node in the first packet; who opens a stream and says nothing is no proxy.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
@@ -64,8 +66,8 @@ impl AdsServer {
         tokio::spawn(async move {
             let end = server.run::<W>(request.into_inner(), address, &outgoing).await;
             if let Err(status) = end {
-                // The proxy may be gone already.
-                let _ = outgoing.send(Err(status)).await;
+                // The proxy may be gone already, or never read again.
+                let _ = tokio::time::timeout(LAST_WORD, outgoing.send(Err(status))).await;
             }
         });
         Box::pin(ReceiverStream::new(responses))
@@ -149,8 +151,9 @@ impl<W: Wire> Serving<'_, W> {
                 Event::Tick => self.stream.tick(Instant::now()),
             };
             self.connection.update(&self.stream, Instant::now());
-            if !self.send(responses).await {
-                return Ok(());
+            tokio::select! {
+                sent = self.send(responses) => if !sent { return Ok(()) },
+                _ = stop.wait_for(|stop| *stop) => return Err(stopping()),
             }
             let deadline = self.stream.deadline(Instant::now());
             event = tokio::select! {

@@ -233,13 +233,11 @@ fn rejections(subscription: &Subscription) -> Vec<Rejection> {
         message: why.message.clone(),
         at_ms: millis(why.at),
     };
-    match &subscription.nack {
-        Some(nack) if subscription.rejected.is_empty() => vec![rejection("", &nack.version, nack)],
-        _ => {
-            let rejected = subscription.rejected.iter().take(MOST_REJECTIONS);
-            rejected.map(|(name, r)| rejection(name, &r.version, &r.why)).collect()
-        }
+    if let Some(nack) = subscription.refused_whole() {
+        return vec![rejection("", &nack.version, nack)];
     }
+    let rejected = subscription.rejected.iter().take(MOST_REJECTIONS);
+    rejected.map(|(name, r)| rejection(name, &r.version, &r.why)).collect()
 }
 
 fn millis(time: SystemTime) -> u64 {

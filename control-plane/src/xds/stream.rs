@@ -1,7 +1,7 @@
 //! One stream of one proxy: which type may be sent when, so that nothing is named before it exists or taken
 //! away while it is named. Pure: requests, snapshots and the time go in, responses come out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -183,7 +183,11 @@ impl Stream {
         let wanted = Arc::clone(&self.wanted);
         self.awaited.retain(|_, until| *until > now);
         let mut out = Vec::new();
-        if let Some(response) = self.clusters.push(&wanted.clusters, Gate::Open, &|_| Removal::Later, now) {
+        // A cluster that comes and goes before it is accepted goes at once: its endpoints, for which Envoy
+        // waits, will never come.
+        let unborn: BTreeSet<String> = self.clusters.unborn().into_iter().map(str::to_owned).collect();
+        let removal = |name: &str| if unborn.contains(name) { Removal::Now } else { Removal::Later };
+        if let Some(response) = self.clusters.push(&wanted.clusters, Gate::Open, &removal, now) {
             out.push(response);
             self.clusters_sent(now);
         }

@@ -140,7 +140,18 @@ impl Subscription {
 
     /// Whether the proxy refuses something that is still wanted.
     pub(crate) fn rejecting(&self) -> bool {
-        !self.rejected.is_empty() || self.nack.is_some()
+        !self.rejected.is_empty() || self.refused_whole().is_some()
+    }
+
+    /// The refusal of a response in which no resource is at fault.
+    pub(crate) fn refused_whole(&self) -> Option<&Nack> {
+        self.nack.as_deref().filter(|_| self.rejected.is_empty() && self.in_flight.is_empty())
+    }
+
+    /// Names that no answered response brought: nothing that is in force can depend on them.
+    pub(crate) fn unborn(&self) -> BTreeSet<&str> {
+        let changes = self.in_flight.iter().flat_map(|sent| &sent.changes);
+        changes.filter(|c| c.last_good.is_none()).map(|c| c.sent.name.as_str()).collect()
     }
 
     /// Whether the proxy has all of this type that is wanted, and said so.

@@ -68,7 +68,7 @@ impl Demo {
             "edge": {"health_listen": settings.health.to_string()},
         });
         let control_plane = ControlPlane::start(&dir, settings.xds, settings.api, &more)?;
-        let bootstrap = control_plane.edge_bootstrap("demo-edge", settings.admin.port())?;
+        let bootstrap = control_plane.edge_bootstrap("demo-edge", settings.admin)?;
         let edge = Envoy::with(&dir, bootstrap, settings.admin).name("edge").start()?;
         Ok(Self { _edge: edge, control_plane, _servers: servers, settings, policy })
     }

@@ -4,6 +4,7 @@
 mod delta;
 mod loopback;
 mod order;
+mod random;
 mod refusal;
 mod sotw;
 
