@@ -47,14 +47,20 @@ fn describe(answer: &Value) -> String {
     if matched {
         lines.push(format!("route      {} ({})", text(answer, "/route"), text(answer, "/origin")));
         lines.push(format!("listener   {}", text(answer, "/listener")));
-        for destination in list(answer, "/destinations") {
+        let destinations = list(answer, "/destinations");
+        for destination in destinations {
+            let chosen = destination.get("chosen").and_then(Value::as_bool).unwrap_or_default();
+            // One destination gets everybody, whatever its weight.
+            let share = if chosen || destinations.len() == 1 {
+                String::new()
+            } else {
+                format!(", by weight {}", number(destination, "/weight"))
+            };
             let endpoints: Vec<_> =
                 list(destination, "/endpoints").iter().filter_map(Value::as_str).collect();
-            let chosen = destination.get("chosen").and_then(Value::as_bool).unwrap_or_default();
-            let weight = number(destination, "/weight");
-            let share = if chosen { String::new() } else { format!(", by weight {weight}") };
+            let endpoints = if endpoints.is_empty() { "none".to_owned() } else { endpoints.join(", ") };
             lines.push(format!("cluster    {}{share}", text(destination, "/cluster")));
-            lines.push(format!("endpoints  {}", endpoints.join(", ")));
+            lines.push(format!("endpoints  {endpoints}"));
         }
     } else {
         lines.push("no route matches: the player is refused".to_owned());
@@ -90,6 +96,13 @@ mod tests {
         ] {
             assert!(text.contains(part), "{text}");
         }
+    }
+
+    #[test]
+    fn a_single_destination_has_no_share() {
+        let answer =
+            json!({"matched": true, "destinations": [{"cluster": "game", "weight": 1, "chosen": false}]});
+        assert!(describe(&answer).contains("cluster    game\nendpoints  none"), "{}", describe(&answer));
     }
 
     #[test]

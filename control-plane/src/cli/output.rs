@@ -1,6 +1,7 @@
 //! What commands print: the server's document as it is, or a table made of it.
 
 use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
@@ -83,4 +84,40 @@ pub(super) fn number(document: &Value, pointer: &str) -> String {
 /// The elements of an array field; none when it is missing.
 pub(super) fn list<'a>(document: &'a Value, pointer: &str) -> &'a [Value] {
     document.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// How long ago a moment was, given as its time since the Unix epoch; `-` when it is not known.
+pub(super) fn ago(moment: Option<Duration>) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // The clock that named the moment may be ahead of ours.
+    moment.map_or_else(|| "-".to_owned(), |moment| format!("{} ago", span(now.saturating_sub(moment))))
+}
+
+/// A length of time in its largest unit.
+fn span(length: Duration) -> String {
+    match length.as_secs() {
+        secs @ 0..120 => format!("{secs}s"),
+        secs @ 120..7200 => format!("{}m", secs / 60),
+        secs @ 7200..172_800 => format!("{}h", secs / 3600),
+        secs => format!("{}d", secs / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_short() {
+        for (secs, expected) in [(0, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (172_800, "2d")] {
+            assert_eq!(span(Duration::from_secs(secs)), expected);
+        }
+        assert_eq!(ago(None), "-");
+        assert_eq!(ago(Some(Duration::MAX)), "0s ago");
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_made_visible() {
+        assert_eq!(printable("a\u{1b}[2J\nb"), "a\u{fffd}[2J\nb");
+    }
 }

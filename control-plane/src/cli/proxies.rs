@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Failure;
 use super::client::Api;
-use super::output::{self, list, table, text};
+use super::output::{self, ago, list, table, text};
 
 /// How often `--watch` looks again.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -47,26 +47,44 @@ fn show(api: &Api) -> Result<(), Failure> {
 }
 
 fn describe(answer: &Value) -> String {
+    if answer.get("proxies").is_none() {
+        return "the answer has no list of proxies; --output json shows what it has".to_owned();
+    }
     let proxies = list(answer, "/proxies");
     if proxies.is_empty() {
         return "no proxy is connected".to_owned();
     }
-    let fields = ["/id", "/scope/role", "/scope/datacenter", "/address", "/user_agent", "/variant", "/sync"];
-    let rows = proxies.iter().map(|proxy| fields.map(|field| text(proxy, field).to_owned()));
-    let head = ["ID", "ROLE", "DATACENTER", "ADDRESS", "PROXY", "XDS", "SYNC"];
+    let rows = proxies.iter().map(row);
+    let head = ["ID", "ROLE", "DATACENTER", "ADDRESS", "PROXY", "XDS", "CONNECTED", "SYNC"];
     let mut lines = vec![table(head, rows)];
     lines.extend(proxies.iter().flat_map(rejections));
     lines.join("\n")
 }
 
-/// What a proxy refused, in its own words.
-fn rejections(proxy: &Value) -> Vec<String> {
+fn row(proxy: &Value) -> [String; 8] {
+    let field = |pointer| text(proxy, pointer).to_owned();
+    let connected = proxy.get("connected_since_ms").and_then(Value::as_u64).map(Duration::from_millis);
+    [
+        field("/id"),
+        field("/scope/role"),
+        field("/scope/datacenter"),
+        field("/address"),
+        field("/user_agent"),
+        field("/variant"),
+        ago(connected),
+        field("/sync"),
+    ]
+}
+
+/// What a proxy refuses, resource by resource, in its own words.
+fn rejections(proxy: &Value) -> impl Iterator<Item = String> {
     let id = text(proxy, "/id");
-    let refused = |state: &&Value| state.get("rejection").is_some_and(|r| !r.is_null());
-    let line = |state: &Value| {
-        format!("{id} rejects {}: {}", text(state, "/kind"), text(state, "/rejection/message"))
-    };
-    list(proxy, "/types").iter().filter(refused).map(line).collect()
+    list(proxy, "/types").iter().flat_map(move |state| {
+        let kind = text(state, "/kind");
+        list(state, "/rejections").iter().map(move |rejection| {
+            format!("{id} rejects {kind} {}: {}", text(rejection, "/resource"), text(rejection, "/message"))
+        })
+    })
 }
 
 #[cfg(test)]
@@ -74,20 +92,55 @@ mod tests {
     use serde_json::json;
 
     use super::describe;
+    use crate::xds::{ProxyStatus, Rejection, Scope, SyncState, TypeStatus};
+
+    fn proxy(id: &str, sync: SyncState, rejections: Vec<Rejection>) -> ProxyStatus {
+        let eds = TypeStatus {
+            kind: "eds",
+            wanted: String::new(),
+            sent: String::new(),
+            acked: String::new(),
+            rejected: rejections.len(),
+            rejections,
+        };
+        ProxyStatus {
+            stream: 1,
+            id: id.to_owned(),
+            scope: Scope::default(),
+            address: Some(([10, 0, 0, 1], 4).into()),
+            user_agent: "envoy 1.40.0".to_owned(),
+            variant: "delta",
+            connected_since_ms: 0,
+            wanted: String::new(),
+            applied: String::new(),
+            sync,
+            types: vec![eds],
+        }
+    }
 
     #[test]
     fn lists_proxies_and_what_they_reject() {
-        let answer = json!({"proxies": [
-            {"id": "edge-1", "scope": {"role": "edge", "datacenter": ""}, "address": "10.0.0.1:4",
-             "sync": "synced", "types": [{"kind": "cds", "rejection": null}]},
-            {"id": "edge-2", "sync": "rejecting",
-             "types": [{"kind": "eds", "rejection": {"message": "bad port"}}]},
-        ]});
-        let text = describe(&answer);
+        let bad = Rejection {
+            resource: "game".to_owned(),
+            version: String::new(),
+            message: "bad port".to_owned(),
+            at_ms: 0,
+        };
+        let proxies =
+            [proxy("edge-1", SyncState::Synced, vec![]), proxy("edge-2", SyncState::Rejecting, vec![bad])];
+        let text = describe(&json!({ "proxies": proxies }));
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("ID"), "{text}");
-        assert!(lines[1].starts_with("edge-1") && lines[1].contains("synced"), "{text}");
-        assert_eq!(lines[3], "edge-2 rejects eds: bad port");
-        assert_eq!(describe(&json!({})), "no proxy is connected");
+        let words: Vec<_> = lines[1].split_whitespace().collect();
+        assert_eq!(words[..7], ["edge-1", "edge", "-", "10.0.0.1:4", "envoy", "1.40.0", "delta"], "{text}");
+        assert_eq!(words.last(), Some(&"synced"), "{text}");
+        assert_eq!(lines[3], "edge-2 rejects eds game: bad port");
+    }
+
+    #[test]
+    fn an_empty_list_is_not_a_missing_one() {
+        assert_eq!(describe(&json!({"proxies": []})), "no proxy is connected");
+        assert!(describe(&json!({})).contains("no list of proxies"));
+        assert!(describe(&json!({"proxies": [{}]})).lines().any(|line| line.starts_with("-  ")));
     }
 }

@@ -74,7 +74,9 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), file = name, "starting");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::failed(format!("cannot start threads: {e}")))?;
-    runtime.block_on(serve(settings)).map_err(Failure::failed)
+    runtime
+        .block_on(serve(settings))
+        .map_err(|e| if e.is_invalid_configuration() { Failure::invalid(e) } else { Failure::failed(e) })
 }
 
 fn read_file(config: Option<&Path>) -> Result<Option<ConfigFile>, Failure> {

@@ -35,9 +35,11 @@ pub fn markdown() -> String {
         if settings.is_empty() {
             continue;
         }
-        let title =
-            if section.path.is_empty() { "General".to_owned() } else { format!("`{}`", section.path) };
-        let _ = write!(text, "## {title}\n\n{}\n\n", section.help);
+        if section.path.is_empty() {
+            text.push_str("## General\n\n");
+        } else {
+            let _ = write!(text, "## `{}`\n\n{}\n\n", section.path, section.help);
+        }
         for setting in settings {
             let _ = writeln!(text, "{}", entry(setting));
         }
@@ -60,6 +62,6 @@ fn parent(path: &str) -> &str {
 fn entry(setting: &Setting) -> String {
     let Setting { path, env, flag, help, .. } = setting;
     let default = setting.default_text();
-    let default = if default.is_empty() { "empty".to_owned() } else { format!("`{default}`") };
+    let default = if default == "empty" { default } else { format!("`{default}`") };
     format!("- **`{path}`** (default {default}; `{env}`, `--{flag}`): {help}")
 }

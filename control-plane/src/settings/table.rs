@@ -32,10 +32,14 @@ impl Setting {
         matches!(self.default, Value::Bool(_))
     }
 
-    /// Its default as it would be written.
+    /// Its default as it would be written; the empty text by that word.
     #[must_use]
     pub fn default_text(&self) -> String {
-        self.default.as_str().map_or_else(|| self.default.to_string(), str::to_owned)
+        match self.default.as_str() {
+            Some("") => "empty".to_owned(),
+            Some(text) => text.to_owned(),
+            None => self.default.to_string(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 pub(super) mod document;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::Value;
@@ -58,7 +59,8 @@ fn show(api: &Api) -> Result<(), Failure> {
     // The document alone goes to the standard output, to be edited and applied again.
     if api.output.is_table() {
         let (version, etag) = (number(&policy, "/version"), text(&policy, "/etag"));
-        let (author, updated) = (text(&policy, "/author"), text(&policy, "/updated"));
+        let updated = policy.get("updated").and_then(Value::as_u64).map(Duration::from_secs);
+        let (author, updated) = (text(&policy, "/author"), output::ago(updated));
         output::remark(&format!("version {version}, etag {etag}, by {author}, {updated}"));
     }
     api.output.print(&policy, |policy| text(policy, "/text").to_owned())

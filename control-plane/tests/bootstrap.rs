@@ -1,0 +1,116 @@
+//! Every bootstrap that the command line prints is one that a real Envoy takes.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // a test fails by panicking
+
+mod binary;
+mod golden;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use binary::realmgate;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const EDGE: [&str; 5] = ["envoy-bootstrap", "--role", "edge", "--id", "edge-1"];
+
+/// The bootstrap printed for an edge with these further arguments.
+#[track_caller]
+fn edge(arguments: &[&str]) -> String {
+    let outcome = realmgate(&[&EDGE, arguments].concat());
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    outcome.stdout
+}
+
+fn parsed(bootstrap: &str) -> Value {
+    serde_saphyr::from_str(bootstrap).expect("the bootstrap is YAML")
+}
+
+/// Where setup puts Envoy, unless `ENVOY_BIN` names another.
+fn envoy() -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin/envoy");
+    let path = env::var_os("ENVOY_BIN").map_or(tools, PathBuf::from);
+    assert!(path.is_file(), "{} is missing: run `make setup`, or set ENVOY_BIN", path.display());
+    path
+}
+
+#[track_caller]
+fn validate(bootstrap: &str) {
+    let directory = TempDir::new().expect("a temporary directory");
+    let file = directory.path().join("edge.yaml");
+    fs::write(&file, bootstrap).expect("the bootstrap is written");
+    let output = Command::new(envoy()).args(["--mode", "validate", "-l", "warn", "-c"]).arg(&file).output();
+    let output = output.expect("Envoy runs");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}\n{bootstrap}");
+    assert!(!log.contains("[warning]"), "{log}\n{bootstrap}");
+}
+
+#[test]
+fn envoy_takes_every_variant() {
+    for arguments in [
+        &[][..],
+        &["--xds", "sotw"],
+        &["--control-plane", "realmgate.example.com:443"],
+        &["--control-plane", "[2001:db8::1]:18000", "--admin-address", "::", "--admin-port", "9000"],
+        &["--service", "game", "--datacenter", "aws-1", "--cell", "a", "--listener", "a", "--listener", "b"],
+        &["--service", "{id}", "--cell", "#:&*!|>'%@`"],
+    ] {
+        validate(&edge(arguments));
+    }
+}
+
+#[test]
+fn the_example_in_the_repository_is_what_is_printed() {
+    golden::assert_holds("envoy/edge.yaml", &edge(&[]));
+}
+
+#[test]
+fn the_node_says_who_the_edge_is() {
+    let bootstrap = parsed(&edge(&["--datacenter", "aws-1", "--listener", "a", "--listener", "b"]));
+    let expected = serde_json::json!({
+        "id": "edge-1",
+        "cluster": "realmgate-edge",
+        "metadata": {"realmgate": {
+            "role": "edge", "service": "", "datacenter": "aws-1", "cell": "", "listeners": ["a", "b"],
+        }},
+    });
+    assert_eq!(bootstrap["node"], expected);
+}
+
+#[test]
+fn addresses_and_protocol_are_the_ones_asked_for() {
+    let bootstrap =
+        parsed(&edge(&["--control-plane", "localhost:5", "--xds", "sotw", "--admin-address", "::"]));
+    assert_eq!(bootstrap["dynamic_resources"]["ads_config"]["api_type"], "GRPC");
+    assert_eq!(bootstrap["admin"]["address"]["socket_address"]["address"], "::");
+    let clusters = &bootstrap["static_resources"]["clusters"];
+    let address = |cluster: &Value| {
+        let lb_endpoint = &cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0];
+        lb_endpoint["endpoint"]["address"]["socket_address"].clone()
+    };
+    assert_eq!(clusters[0]["type"], "STRICT_DNS");
+    assert_eq!(address(&clusters[0]), serde_json::json!({"address": "localhost", "port_value": 5}));
+    assert_eq!(clusters[1]["name"], "realmgate-admin");
+    assert_eq!(address(&clusters[1]), serde_json::json!({"address": "::1", "port_value": 9901}));
+    let by_address = parsed(&edge(&[]));
+    assert_eq!(by_address["dynamic_resources"]["ads_config"]["api_type"], "DELTA_GRPC");
+    assert_eq!(by_address["static_resources"]["clusters"][0]["type"], "STATIC");
+}
+
+#[test]
+fn what_cannot_be_is_wrong_usage() {
+    for (arguments, expected) in [
+        (&["--role", "sidecar", "--id", "a"][..], "--role sidecar is not available in this version"),
+        (&["--role", "mesh-gateway", "--id", "a"], "--role mesh-gateway is not available"),
+        (&["--role", "edge", "--id", "a b"], "no space"),
+        (&["--role", "edge", "--id", "a", "--control-plane", "here"], "the port is missing"),
+        (&["--role", "edge", "--id", "a", "--admin-port", "0"], "0 is not in 1..=65535"),
+        (&["--role", "edge"], "--id"),
+    ] {
+        let outcome = realmgate(&[&["envoy-bootstrap"], arguments].concat());
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.contains(expected), "{outcome:?}");
+        assert!(outcome.stdout.is_empty(), "{outcome:?}");
+    }
+}
