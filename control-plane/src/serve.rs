@@ -4,10 +4,14 @@ use std::future::IntoFuture;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::TryFutureExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::api;
 use crate::compile::Compiler;
@@ -101,43 +105,56 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
     };
-    let join = tokio::spawn(mesh::join(sources, publish));
-    let watch_module = tokio::spawn({
+    let compiler = Arc::new(Compiler::new());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(mesh::join(sources, publish));
+    tasks.spawn(follow(mesh, Arc::clone(&compiler)));
+    tasks.spawn({
         let module = Arc::clone(&module);
         async move { module.watch().await }
     });
 
-    let proxies = Arc::new(Registry::new(&metrics).map_err(|e| ServeError::Internal(e.to_string()))?);
+    let proxies = Arc::new(Registry::new(&metrics).map_err(internal)?);
     let (stop, stopping) = watch::channel(false);
     let context = api::Context {
         policy,
         module,
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
-        mesh: mesh.clone(),
+        compiler: Arc::clone(&compiler),
         proxies: Arc::clone(&proxies),
         metrics,
         stopping: stopping.clone(),
     };
     let api = axum::serve(api_listener, api::router(context))
         .with_graceful_shutdown(stopped(stopping.clone()))
-        .into_future();
-    let xds = serve_proxies(xds_listener, mesh, proxies, stopping);
+        .into_future()
+        .map_err(internal);
+    let xds =
+        xds::serve(xds_listener, AdsServer::new(compiler, proxies), stopped(stopping)).map_err(internal);
     tracing::info!(xds = %settings.xds.listen, api = %settings.api.listen, data_dir = %data_dir.display(), "serving");
 
-    let ended =
-        async { tokio::try_join!(async { api.await.map_err(|e| ServeError::Internal(e.to_string())) }, xds) };
-    tokio::pin!(ended);
+    let servers = async { tokio::try_join!(api, xds) };
+    tokio::pin!(servers);
     let result = tokio::select! {
-        result = &mut ended => result,
+        result = &mut servers => result,
         () = asked_to_stop() => {
             tracing::info!("stopping");
             stop.send_replace(true);
-            ended.await
+            // A client that holds a connection open must not hold the process.
+            timeout(LONGEST_STOP, servers).await.unwrap_or(Ok(((), ())))
         }
     };
-    join.abort();
-    watch_module.abort();
+    if let Some((source, _)) = gateway {
+        source.stop().await;
+    }
     result.map(|_| ())
+}
+
+/// How long open requests may take once the process is asked to end.
+const LONGEST_STOP: Duration = Duration::from_secs(5);
+
+fn internal(error: impl std::fmt::Display) -> ServeError {
+    ServeError::Internal(error.to_string())
 }
 
 async fn bind(setting: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, ServeError> {
@@ -205,38 +222,16 @@ fn start_gateway(
     Ok(Some((source, status)))
 }
 
-/// Waits for the first whole mesh, then serves proxies from it and its successors.
-async fn serve_proxies(
-    listener: TcpListener,
-    mut mesh: watch::Receiver<Option<Arc<Mesh>>>,
-    proxies: Arc<Registry>,
-    stopping: watch::Receiver<bool>,
-) -> Result<(), ServeError> {
-    let first = tokio::select! {
-        found = mesh.wait_for(Option::is_some) => match found.map(|mesh| mesh.clone()) {
-            Ok(Some(mesh)) => mesh,
-            _ => return Ok(()),
-        },
-        () = stopped(stopping.clone()) => return Ok(()),
-    };
-    let compiler = Arc::new(Compiler::new(first));
-    let follow = tokio::spawn({
-        let compiler = Arc::clone(&compiler);
-        async move {
-            while mesh.changed().await.is_ok() {
-                let latest = mesh.borrow_and_update().clone();
-                if let Some(latest) = latest {
-                    // Milliseconds of work for the largest policies: off the threads that serve streams.
-                    let compiler = Arc::clone(&compiler);
-                    let _ = tokio::task::spawn_blocking(move || compiler.update(latest)).await;
-                }
-            }
+/// Compiles every new mesh.
+async fn follow(mut mesh: watch::Receiver<Option<Arc<Mesh>>>, compiler: Arc<Compiler>) {
+    while mesh.changed().await.is_ok() {
+        let latest = mesh.borrow_and_update().clone();
+        if let Some(latest) = latest {
+            // Milliseconds of work for the largest policies: off the threads that serve streams.
+            let compiler = Arc::clone(&compiler);
+            let _ = tokio::task::spawn_blocking(move || compiler.update(latest)).await;
         }
-    });
-    let server = AdsServer::new(compiler, proxies);
-    let ended = xds::serve(listener, server, stopped(stopping)).await;
-    follow.abort();
-    ended.map_err(|e| ServeError::Internal(format!("the xDS server ended: {e}")))
+    }
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

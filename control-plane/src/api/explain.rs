@@ -40,7 +40,7 @@ pub(super) fn answer(context: &Context, query: ExplainQuery) -> Result<Explanati
     if query.world > ServerId::MAX_WORLD {
         return Err(ApiError::bad_request(format!("world: {} is above 32767", query.world)));
     }
-    let Some(mesh) = context.mesh.borrow().clone() else {
+    let Some(mesh) = context.compiler.compiled().borrow().clone() else {
         return Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable",

@@ -68,7 +68,7 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
     let stored = current.stored.as_ref();
     let module = context.module.content();
     let report = Report {
-        ready: context.mesh.borrow().is_some() && !stopping,
+        ready: context.compiler.compiled().borrow().is_some() && !stopping,
         stopping,
         policy: PolicyState {
             version: stored.map_or(0, |s| s.info.version),

@@ -1,5 +1,6 @@
 //! The management API: policy in, status out. It writes to the policy source and reads everything else.
 
+mod applied;
 mod error;
 mod explain;
 mod grpc;
@@ -15,7 +16,8 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use tokio::sync::watch;
 
-use crate::mesh::{GatewayStatus, Mesh};
+use crate::compile::Compiler;
+use crate::mesh::GatewayStatus;
 use crate::model;
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::policy::PolicySource;
@@ -30,8 +32,8 @@ pub struct Context {
     pub module: Arc<FilterModuleSource>,
     /// The old gateway's rules; `None` where that source is off.
     pub gateway: Option<GatewayStatus>,
-    /// The joined picture; `None` inside until every source has been heard.
-    pub mesh: watch::Receiver<Option<Arc<Mesh>>>,
+    /// The joined picture, once every source has been heard, and the snapshots made of it.
+    pub compiler: Arc<Compiler>,
     /// The connected proxies.
     pub proxies: Arc<Registry>,
     /// All metrics.

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header::{ETAG, IF_MATCH};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::Context;
+use super::applied::{self, Applied};
 use super::error::ApiError;
-use crate::model::{self, Policy};
+use crate::model::{self, Duration, Policy};
 use crate::source::policy_store::{NewPolicy, Precondition};
 
 /// `GET /v1/policy`.
@@ -41,7 +43,30 @@ pub(super) struct PutQuery {
     /// Why, for the history.
     #[serde(default)]
     message: String,
+    /// `applied`: answer when every connected proxy has acknowledged the policy, or with 202 when the time is
+    /// over or one refuses it. The policy is in force all the same.
+    #[serde(default)]
+    wait: Option<Wait>,
+    /// How long to wait at most, up to 60s.
+    #[serde(default = "PutQuery::default_timeout")]
+    timeout: Duration,
 }
+
+impl PutQuery {
+    const fn default_timeout() -> Duration {
+        Duration::from_secs(5)
+    }
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Wait {
+    Applied,
+}
+
+/// Longest wait: a connection that hangs longer is taken for dead by load balancers.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 pub(super) struct Change {
@@ -60,6 +85,8 @@ pub(super) struct Outcome {
     dry_run: bool,
     pub(super) changed: bool,
     pub(super) changes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    applied: Option<Applied>,
 }
 
 pub(super) async fn show(State(context): State<Context>) -> Response {
@@ -79,16 +106,26 @@ pub(super) async fn show(State(context): State<Context>) -> Response {
 
 pub(super) async fn put(
     State(context): State<Context>,
-    Query(query): Query<PutQuery>,
+    query: Result<Query<PutQuery>, QueryRejection>,
     headers: HeaderMap,
     text: String,
 ) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let expected = precondition(&headers)?;
     let change =
         Change { text, dry_run: query.dry_run, expected, author: query.author, message: query.message };
-    let answer = self::change(&context, change).await?;
+    let mut answer = self::change(&context, change).await?;
+    let mut status = StatusCode::OK;
+    if let (Some(Wait::Applied), false) = (query.wait, query.dry_run) {
+        let policy = Arc::clone(&context.policy.current().policy);
+        let applied = applied::wait(&context, &policy, query.timeout.min(LONGEST_WAIT).get()).await;
+        if !applied.is_complete() {
+            status = StatusCode::ACCEPTED;
+        }
+        answer.applied = Some(applied);
+    }
     let etag = etag_header(&answer.etag);
-    Ok((etag.map(|tag| [(ETAG, tag)]), Json(answer)).into_response())
+    Ok((status, etag.map(|tag| [(ETAG, tag)]), Json(answer)).into_response())
 }
 
 /// Puts a document in force, or says what that would do.
@@ -112,6 +149,7 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome,
         dry_run: change.dry_run,
         changed,
         changes: model::diff(&before.policy, &policy),
+        applied: None,
     };
     if !answer.dry_run {
         tracing::info!(version = answer.version, changes = ?answer.changes, "policy applied");

@@ -1,7 +1,7 @@
 //! Snapshots by scope: compiled once, shared by all proxies of the scope, renewed when the mesh changes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -11,27 +11,23 @@ use crate::xds::{Scope, Snapshot, SnapshotSource};
 
 /// Compiles for every scope that some proxy has.
 pub struct Compiler {
-    state: Mutex<State>,
-}
-
-struct State {
-    mesh: Arc<Mesh>,
-    scopes: HashMap<Scope, watch::Sender<Arc<Snapshot>>>,
+    scopes: Mutex<HashMap<Scope, watch::Sender<Arc<Snapshot>>>>,
+    compiled: watch::Sender<Option<Arc<Mesh>>>,
 }
 
 impl Compiler {
-    /// A compiler that serves `mesh` until another comes.
+    /// A compiler without a mesh yet: what it serves is pending, and proxies are sent nothing.
     #[must_use]
-    pub fn new(mesh: Arc<Mesh>) -> Self {
-        Self { state: Mutex::new(State { mesh, scopes: HashMap::new() }) }
+    pub fn new() -> Self {
+        Self { scopes: Mutex::default(), compiled: watch::channel(None).0 }
     }
 
     /// Takes a new mesh: recompiles every scope that still has a proxy, forgets the others, and wakes only
     /// those whose resources differ.
     pub fn update(&self, mesh: Arc<Mesh>) {
-        let mut state = self.lock();
-        state.scopes.retain(|_, sender| sender.receiver_count() > 0);
-        for (scope, sender) in &state.scopes {
+        let mut scopes = self.lock();
+        scopes.retain(|_, sender| sender.receiver_count() > 0);
+        for (scope, sender) in scopes.iter() {
             let snapshot = compile(&mesh, scope);
             sender.send_if_modified(|current| {
                 let changed = **current != snapshot;
@@ -41,24 +37,38 @@ impl Compiler {
                 changed
             });
         }
-        state.mesh = mesh;
+        // Under the lock, so that a scope that is new just now is compiled from this mesh or a later one.
+        self.compiled.send_replace(Some(mesh));
     }
 
-    /// A poisoned lock means a panic in between, after which the state is still whole: each step replaces
-    /// one value.
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The mesh that all snapshots are compiled from, and its successors.
+    #[must_use]
+    pub fn compiled(&self) -> watch::Receiver<Option<Arc<Mesh>>> {
+        self.compiled.subscribe()
+    }
+
+    /// A poisoned lock means a panic in between, after which the map is still whole: each step replaces one
+    /// value.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Scope, watch::Sender<Arc<Snapshot>>>> {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Compiler {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl SnapshotSource for Compiler {
     fn subscribe(&self, scope: &Scope) -> watch::Receiver<Arc<Snapshot>> {
-        let mut state = self.lock();
-        if let Some(sender) = state.scopes.get(scope) {
+        let mut scopes = self.lock();
+        if let Some(sender) = scopes.get(scope) {
             return sender.subscribe();
         }
-        let (sender, receiver) = watch::channel(Arc::new(compile(&state.mesh, scope)));
-        state.scopes.insert(scope.clone(), sender);
+        let first = self.compiled.borrow().as_ref().map(|mesh| compile(mesh, scope)).unwrap_or_default();
+        let (sender, receiver) = watch::channel(Arc::new(first));
+        scopes.insert(scope.clone(), sender);
         receiver
     }
 }

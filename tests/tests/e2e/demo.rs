@@ -19,7 +19,6 @@ fn addresses(net: &TestNet) -> Vec<SocketAddr> {
     (7001..).map(|port| net.at(port)).take(FLAGS.len()).collect()
 }
 
-#[ignore = "needs the control plane"]
 #[test]
 fn shows_where_each_frame_went() {
     let net = TestNet::new();

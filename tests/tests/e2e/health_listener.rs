@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::cast::{LIMIT, route, servers, services};
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_is_ready_while_it_has_routes_and_is_not_draining() {
     let stage = Stage::start(TestNet::new(), &json!({})).unwrap();

@@ -29,7 +29,6 @@ async fn play(edge: std::net::SocketAddr, world: u16, stop: watch::Receiver<bool
     frames
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_survive_a_hundred_changes_a_filter_update_and_a_restart() {
     let net = TestNet::new();

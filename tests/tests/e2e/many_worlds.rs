@@ -39,7 +39,6 @@ async fn longest_exchange(mut client: GameClient, world: u16, stop: watch::Recei
     longest
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn all_worlds_by_ranges_are_a_small_configuration_that_pauses_nobody() {
     let stage = Stage::start(TestNet::alone(), &json!({})).unwrap();
@@ -82,7 +81,6 @@ async fn all_worlds_by_ranges_are_a_small_configuration_that_pauses_nobody() {
     }
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_rules_of_a_world_each_are_reachable() {
     const RULES: u16 = 2000;

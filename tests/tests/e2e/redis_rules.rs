@@ -55,7 +55,6 @@ impl Fleet {
     }
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_published_rule_acts_on_the_next_connection() {
     let fleet = Fleet::start(TestNet::alone()).await;
@@ -85,7 +84,6 @@ async fn a_published_rule_acts_on_the_next_connection() {
     );
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn strategies_pick_what_the_old_gateway_picked() {
     let fleet = Fleet::start(TestNet::new()).await;
@@ -121,7 +119,6 @@ async fn strategies_pick_what_the_old_gateway_picked() {
     }
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_rules_rank_above_realms_and_realms_above_rules_for_any_world() {
     let fleet = Fleet::start(TestNet::new()).await;
@@ -142,7 +139,6 @@ async fn exact_rules_rank_above_realms_and_realms_above_rules_for_any_world() {
     until_lands(edge, game(6, 1), Some("game-1"), start).await;
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_key_or_a_lost_redis_takes_no_route_away() {
     let mut fleet = Fleet::start(TestNet::new()).await;

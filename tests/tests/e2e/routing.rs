@@ -21,7 +21,6 @@ fn chunks(connection: u16) -> Vec<usize> {
     }
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_frames_reach_fifty_worlds_unchanged() {
     let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
@@ -68,7 +67,6 @@ async fn a_thousand_frames_reach_fifty_worlds_unchanged() {
     assert_eq!(stage.filter_stat("connections_routed_total"), u64::from(CONNECTIONS));
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_routed_is_closed_in_time() {
     let stage = Stage::start(TestNet::alone(), &json!({})).unwrap();

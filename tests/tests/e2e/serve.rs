@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::cast::{LIMIT, game, lands, route, servers, services, until_lands};
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn starts_without_redis_and_takes_its_rules_when_it_comes() {
     let net = TestNet::new();
@@ -30,7 +29,6 @@ async fn starts_without_redis_and_takes_its_rules_when_it_comes() {
     until_lands(net.at(port::GAME_GATEWAY), game(3, 1), Some("game-1"), Instant::now()).await;
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_store_is_ready_and_serves_an_edge_that_routes_nothing() {
     let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
@@ -40,7 +38,6 @@ async fn an_empty_store_is_ready_and_serves_an_edge_that_routes_nothing() {
     assert!(lands(stage.players(), game(1, 1)).await.is_err());
 }
 
-#[ignore = "needs the control plane"]
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_kill_it_has_what_it_had_even_without_redis() {
     let net = TestNet::new();
@@ -70,7 +67,6 @@ async fn after_a_kill_it_has_what_it_had_even_without_redis() {
     until_lands(gateway, game(3, 1), Some(&on_gateway), Instant::now()).await;
 }
 
-#[ignore = "needs the control plane"]
 #[test]
 fn settings_that_cannot_be_meant_end_it_before_a_port_is_bound() {
     let net = TestNet::new();
