@@ -23,7 +23,7 @@ async fn an_edge_is_ready_while_it_has_routes_and_is_not_draining() {
     stage.control_plane.put_policy(&policy(json!([route("all", &json!("any"), "game-1")])));
     wait_until("the edge is ready", LIMIT, || status("/ready") == 200);
     let (_, metrics) = edge.get("/metrics").unwrap();
-    assert!(metrics.contains("\nenvoy_server_live "), "no Envoy statistics in /metrics");
+    assert!(metrics.contains("\nenvoy_server_live"), "no Envoy statistics in /metrics");
 
     stage.edge.post("/healthcheck/fail");
     wait_until("a draining edge is not ready", LIMIT, || status("/ready") == 503);

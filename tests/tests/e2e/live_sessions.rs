@@ -13,6 +13,8 @@ use crate::cast::{game, lands, route, servers, services, until_lands};
 
 const SESSIONS: u16 = 50;
 const CHANGES: usize = 50;
+/// A world that no rule names: rules for a world outrank a policy's route for any, on every listener.
+const UNRULED: u16 = 900;
 
 /// Exchanges frames until told to stop, and gives how many; panics when one is lost or changed.
 async fn play(edge: std::net::SocketAddr, world: u16, stop: watch::Receiver<bool>) -> u64 {
@@ -61,7 +63,7 @@ async fn sessions_survive_a_hundred_changes_a_filter_update_and_a_restart() {
         // New sessions go elsewhere each time; worlds come and go, and with them clusters.
         let service = servers[1 + change % 2].name();
         stage.control_plane.put_policy(&policy(&stage, "5s", all_to(service)));
-        assert_eq!(lands(edge, game(1, 1)).await.unwrap(), service);
+        assert_eq!(lands(edge, game(UNRULED, 1)).await.unwrap(), service);
         let rule = json!({"server_type": 200, "service_name": format!("rule-{change}"), "world_id": 1 + change,
             "strategy": "round_robin", "endpoints": [servers[change % 3].address().to_string()]});
         redis.set("game-gateway:routing:rules", &json!({"1": rule}).to_string());
@@ -78,7 +80,7 @@ async fn sessions_survive_a_hundred_changes_a_filter_update_and_a_restart() {
     stage.control_plane.kill9();
     stage.control_plane.restart().unwrap();
     stage.control_plane.put_policy(&policy(&stage, "2s", all_to("game-3")));
-    until_lands(edge, game(1, 1), Some("game-3"), Instant::now()).await;
+    until_lands(edge, game(UNRULED, 1), Some("game-3"), Instant::now()).await;
 
     stop.send_replace(true);
     let frames = sessions.join_all().await;
