@@ -1,5 +1,5 @@
-//! Leaves the debug sections out of the wasm module: cargo's `strip` setting does not reach a crate that is built as a library, too,
-//! and they would be nine tenths of what every Envoy has to load.
+//! Leaves the debug sections out of the wasm module: cargo's `strip` setting does not reach a crate that is
+//! built as a library, too, and they would be nine tenths of what every Envoy has to load.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

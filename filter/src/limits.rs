@@ -1,11 +1,11 @@
 //! The header deadline: who has waited too long for their first 8 bytes.
 //!
-//! Within a configuration all timeouts are equal, so the connections expire in the order in which they came: a
-//! queue is enough. It stores when a connection came, not when it expires, which keeps that order when a new
-//! configuration changes the timeout.
+//! Within a configuration all timeouts are equal, so the connections expire in the order in which they came:
+//! a queue is enough. It stores when a connection came, not when it expires, which keeps that order when a
+//! new configuration changes the timeout.
 //!
-//! Time is what the ticks say, not the clock: a clock that jumps closes nobody, and a connection costs no call
-//! to ask for the time.
+//! Time is what the ticks say, not the clock: a clock that jumps closes nobody, and a connection costs no
+//! call to ask for the time.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -14,8 +14,8 @@ use crate::session::Session;
 
 /// Milliseconds between ticks for this header timeout; `None` = no ticks.
 ///
-/// A connection is closed at most two ticks after its timeout; an eighth keeps that small against the timeout and the
-/// ticks rare.
+/// A connection is closed at most two ticks after its timeout; an eighth keeps that small against the timeout
+/// and the ticks rare.
 #[must_use]
 pub fn tick_period_ms(header_timeout_ms: u32) -> Option<u32> {
     // Under 10 ms the timer itself would become the load.
@@ -48,8 +48,8 @@ impl Deadlines {
 
     /// To be called once for each entered session that stopped waiting by other means than [`Self::expired`].
     ///
-    /// Its entry goes at once when it is the oldest, otherwise when more than half of the entries are dead: memory
-    /// stays within twice the waiting connections, at a constant price each.
+    /// Its entry goes at once when it is the oldest, otherwise when more than half of the entries are dead:
+    /// memory stays within twice the waiting connections, at a constant price each.
     pub fn left(&mut self) {
         self.dead = self.dead.saturating_add(1);
         self.drop_dead_front();
@@ -67,8 +67,8 @@ impl Deadlines {
 
     /// Takes out the next connection that has surely waited for `timeout_ms`; 0 = no limit.
     ///
-    /// A connection that came just before a tick has waited for almost nothing by then, so one step more must have
-    /// passed.
+    /// A connection that came just before a tick has waited for almost nothing by then, so one step more must
+    /// have passed.
     pub fn expired(&mut self, timeout_ms: u32) -> Option<(u32, Rc<Session>)> {
         if timeout_ms == 0 {
             return None;

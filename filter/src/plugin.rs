@@ -28,8 +28,8 @@ extern "C" fn _initialize() {
 }
 
 thread_local! {
-    /// Ids of the metrics, in the order of [`Metric::ALL`]: one VM may carry many root contexts, and each definition would
-    /// cost the host another id.
+    /// Ids of the metrics, in the order of [`Metric::ALL`]: one VM may carry many root contexts, and each
+    /// definition would cost the host another id.
     static METRICS: OnceCell<Vec<Option<u32>>> = const { OnceCell::new() };
 }
 
@@ -168,12 +168,12 @@ struct Envoy {
     lacks_key: bool,
 }
 
-/// Where the load balancer finds the hash key. `envoy.string` would be taken, too, but is not hashable: the balancer would
-/// choose at random.
+/// Where the load balancer finds the hash key. `envoy.string` would be taken, too, but is not hashable: the
+/// balancer would choose at random.
 const HASH_KEY: &str = "envoy.hashable_string";
 
-/// Where it finds it before Envoy 1.38, which knows one hashable object only that a filter can set: an address. Only
-/// `ORIGINAL_DST` clusters take it for more than a key.
+/// Where it finds it before Envoy 1.38, which knows one hashable object only that a filter can set: an
+/// address. Only `ORIGINAL_DST` clusters take it for more than a key.
 const OLD_HASH_KEY: &str = "envoy.network.transport_socket.original_dst_address";
 
 /// A hash key as an address. IPv4 because Envoy refuses IPv6 addresses on machines without IPv6.
@@ -185,9 +185,9 @@ fn key_as_address(key: &str) -> String {
 }
 
 impl Envoy {
-    /// Calls Envoy's `set_envoy_filter_state` with `SetEnvoyFilterStateArguments { path: 1, value: 2, span: 3 }`, written
-    /// by hand: a protobuf library would be half of the module. The span is left out, which means `FilterChain`: as long
-    /// as the connection.
+    /// Calls Envoy's `set_envoy_filter_state` with `SetEnvoyFilterStateArguments { path: 1, value: 2, span: 3
+    /// }`, written by hand: a protobuf library would be half of the module. The span is left out, which means
+    /// `FilterChain`: as long as the connection.
     fn set_filter_state(&mut self, path: &str, value: &str) -> Result<(), Status> {
         self.message.clear();
         put_string(&mut self.message, 1, path);
@@ -248,8 +248,8 @@ impl Host for Envoy {
     }
 
     fn close(&mut self) -> Result<(), HostError> {
-        // Behind a network filter Envoy knows one connection only: this closes both directions, once the callback is
-        // over.
+        // Behind a network filter Envoy knows one connection only: this closes both directions, once the
+        // callback is over.
         hostcalls::close_downstream().map_err(refused("close"))
     }
 

@@ -1,5 +1,5 @@
-//! The router: from a server id to a route, a destination, a cluster name and a hash key. Pure; the control plane's `explain`
-//! runs the same code.
+//! The router: from a server id to a route, a destination, a cluster name and a hash key. Pure; the control
+//! plane's `explain` runs the same code.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -164,7 +164,8 @@ impl Router {
 
     /// Chooses destination, cluster and hash key of a route that was found, into `decision`.
     ///
-    /// `source_ip` is without port and brackets; `random` is asked at most once, evenly distributed over all `u64`.
+    /// `source_ip` is without port and brackets; `random` is asked at most once, evenly distributed over all
+    /// `u64`.
     #[allow(clippy::unused_self)] // as above
     pub fn settle(
         &self,
@@ -236,8 +237,9 @@ impl Router {
     }
 }
 
-/// Where a hash key falls on the whole range of `u64`: FNV-1a, then mixed (the finalizer of `SplitMix64`), because the high
-/// bits decide and FNV leaves them poor for short keys. Part of the contract: another hash would move players.
+/// Where a hash key falls on the whole range of `u64`: FNV-1a, then mixed (the finalizer of `SplitMix64`),
+/// because the high bits decide and FNV leaves them poor for short keys. Part of the contract: another hash
+/// would move players.
 pub(crate) fn sticky_point(key: &str) -> u64 {
     let mut hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -247,8 +249,8 @@ pub(crate) fn sticky_point(key: &str) -> u64 {
     hash ^ (hash >> 31)
 }
 
-/// Brings `point` from the range of `u64` to `0..total`, keeping the order: when weights change, only the keys between the old
-/// and the new threshold move.
+/// Brings `point` from the range of `u64` to `0..total`, keeping the order: when weights change, only the
+/// keys between the old and the new threshold move.
 fn scale(point: u64, total: u64) -> u64 {
     u64::try_from((u128::from(point) * u128::from(total)) >> 64).unwrap_or(0)
 }

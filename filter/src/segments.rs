@@ -1,4 +1,5 @@
-//! The routes of one server type, laid out along the worlds: for each stretch of worlds the routes that matter, in order.
+//! The routes of one server type, laid out along the worlds: for each stretch of worlds the routes that
+//! matter, in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +33,13 @@ struct Segment {
 }
 
 impl Segments {
-    /// Lays out the claims of one server type: a sweep over the bounds of all ranges with the set of routes that
-    /// are active between two bounds.
+    /// Lays out the claims of one server type: a sweep over the bounds of all ranges with the set of routes
+    /// that are active between two bounds.
     ///
-    /// Of the active routes with the same instances only the first can ever win, so the sweep keeps them in groups by
-    /// instances and looks at each group's first; that is what keeps thousands of routes with thousands of ranges at
-    /// n log n, for instance sets are few. A list of candidates ends at the first that takes any instance.
+    /// Of the active routes with the same instances only the first can ever win, so the sweep keeps them in
+    /// groups by instances and looks at each group's first; that is what keeps thousands of routes with
+    /// thousands of ranges at n log n, for instance sets are few. A list of candidates ends at the first that
+    /// takes any instance.
     #[must_use]
     pub fn build(claims: &[Claim<'_>]) -> Self {
         let mut groups: BTreeMap<&NumberSet, usize> = BTreeMap::new();

@@ -44,11 +44,12 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl FilterConfig {
-    /// Reads and validates JSON. No bytes, or only blanks, are the default configuration, as Envoy hands over where
-    /// none is set: it routes nothing.
+    /// Reads and validates JSON. No bytes, or only blanks, are the default configuration, as Envoy hands over
+    /// where none is set: it routes nothing.
     ///
     /// # Errors
-    /// [`ConfigError`]: too large, not JSON, an unknown key, a wrong type, or what [`Self::validate`] refuses.
+    /// [`ConfigError`]: too large, not JSON, an unknown key, a wrong type, or what [`Self::validate`]
+    /// refuses.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         if json.len() > MAX_BYTES {
             return Err(ConfigError::at(
@@ -56,12 +57,15 @@ impl FilterConfig {
                 format!("{} bytes of configuration, at most {MAX_BYTES} are read", json.len()),
             ));
         }
-        if json.trim_ascii().is_empty() {
-            return Ok(Self::default());
+        match json.trim_ascii_start().first() {
+            None => return Ok(Self::default()),
+            Some(b'{') => {}
+            // serde would take the fields in order from an array.
+            Some(_) => return Err(ConfigError::at(".", "the configuration must be a JSON object")),
         }
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let config: Self = serde_path_to_error::deserialize(&mut deserializer)
-            .map_err(|error| ConfigError::at(error.path().to_string(), error.inner().to_string()))?;
+            .map_err(|error| ConfigError::at(place(&error.path().to_string()), error.inner().to_string()))?;
         deserializer.end().map_err(|error| ConfigError::at(".", error.to_string()))?;
         config.validate()?;
         Ok(config)
@@ -87,6 +91,13 @@ impl FilterConfig {
     }
 }
 
+/// A path without the question marks that stand for parts unknown, such as a key that broke off.
+fn place(path: &str) -> &str {
+    let known = path.trim_end_matches('?').trim_end_matches('.');
+    if known.is_empty() { "." } else { known }
+}
+
+/// Field and message.
 type Fault = (String, String);
 
 fn check_route(route: &RouteConfig) -> Result<(), Fault> {

@@ -1,0 +1,256 @@
+//! Connections through a whole gateway, with a host that writes down what it is asked.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use realmgate_filter::Gateway;
+use realmgate_filter::host::{Host, HostError};
+use realmgate_filter::session::{Refusal, Session, Verdict};
+use realmgate_filter::telemetry::Metric;
+use realmgate_wire::{ClientHeader, ServerId};
+
+#[derive(Default)]
+struct Recorder {
+    calls: Vec<String>,
+    counts: BTreeMap<Metric, i64>,
+    failing: Option<&'static str>,
+    gone: Vec<u32>,
+}
+
+impl Recorder {
+    fn call(&mut self, call: &'static str, value: &str) -> Result<(), HostError> {
+        if self.failing == Some(call) {
+            return Err(HostError { call, reason: "told to".to_owned() });
+        }
+        self.calls.push(format!("{call} {value}").trim_end().to_owned());
+        Ok(())
+    }
+
+    fn counted(&self, metric: Metric) -> i64 {
+        self.counts.get(&metric).copied().unwrap_or(0)
+    }
+
+    fn take(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.calls)
+    }
+}
+
+impl Host for Recorder {
+    fn select(&mut self, connection: u32) -> Result<(), HostError> {
+        if self.gone.contains(&connection) {
+            return Err(HostError { call: "select", reason: "gone".to_owned() });
+        }
+        self.call("select", &connection.to_string())
+    }
+    fn choose_cluster(&mut self, cluster: &str) -> Result<(), HostError> {
+        self.call("cluster", cluster)
+    }
+    fn set_hash_key(&mut self, key: &str) -> Result<(), HostError> {
+        self.call("key", key)
+    }
+    fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {
+        self.call(name, value)
+    }
+    fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
+        self.call("address", "")?;
+        "[2001:db8::1]:4711".clone_into(out);
+        Ok(())
+    }
+    fn close(&mut self) -> Result<(), HostError> {
+        self.call("close", "")
+    }
+    fn count(&mut self, metric: Metric, by: i64) {
+        *self.counts.entry(metric).or_default() += by;
+    }
+    fn random(&mut self) -> u64 {
+        0
+    }
+    fn warn(&mut self, message: &str) {
+        let _ = self.call("warn", message);
+    }
+}
+
+const CONFIG: &str = r#"{"header_timeout_ms": 800, "max_message_bytes": 100, "routes": [
+    {"server_type": 200, "worlds": "1-9", "hash_key": "source_ip", "to": [{"cluster": "game-{world}"}]}
+]}"#;
+
+fn gateway() -> (Gateway, Recorder) {
+    let (mut gateway, mut host) = (Gateway::new().unwrap(), Recorder::default());
+    gateway.configure(CONFIG.as_bytes(), &mut host).unwrap();
+    (gateway, host)
+}
+
+fn header(world: u16, body_len: u16) -> [u8; 8] {
+    ClientHeader { body_len, message_id: 1, server_id: ServerId::new(200, world, 2, true) }.to_bytes()
+}
+
+#[test]
+fn a_header_routes_once() {
+    let (mut gateway, mut host) = gateway();
+    let session = gateway.open(3, &mut host);
+    let bytes = header(7, 100);
+    for end in 0..8 {
+        assert_eq!(gateway.data(&session, &bytes[..end], false, &mut host), Verdict::Wait);
+    }
+    assert!(host.take().is_empty());
+    assert_eq!(gateway.data(&session, &bytes, false, &mut host), Verdict::Pass);
+    assert_eq!(host.take(), ["realmgate.header 200/7/2", "address", "key 2001:db8::1", "cluster game-7"]);
+    // Whatever follows is not looked at.
+    assert_eq!(gateway.data(&session, &header(99, 9999), false, &mut host), Verdict::Pass);
+    gateway.end(&session, true, &mut host);
+    gateway.tick(10_000, &mut host);
+    assert!(host.take().is_empty());
+    assert_eq!(host.counts, BTreeMap::from([(Metric::Routed, 1), (Metric::AwaitingHeader, 0)]));
+}
+
+#[test]
+fn refusals_close_with_their_reason() {
+    for (bytes, reason) in [
+        (header(10, 0), Refusal::NoRoute),
+        (header(0, 0), Refusal::NoRoute),
+        (header(1, 101), Refusal::MessageTooLarge),
+        (*b"GET / HT", Refusal::MessageTooLarge),
+    ] {
+        let (mut gateway, mut host) = gateway();
+        let session = gateway.open(1, &mut host);
+        assert_eq!(gateway.data(&session, &bytes, false, &mut host), Verdict::Closed);
+        let calls = host.take();
+        assert_eq!(calls[1..], [format!("realmgate.close_reason {}", reason.label()), "close".to_owned()]);
+        assert_eq!(gateway.data(&session, &header(1, 0), false, &mut host), Verdict::Closed);
+        gateway.end(&session, true, &mut host);
+        let expected = [(Metric::Refused(reason), 1), (Metric::AwaitingHeader, 0)];
+        assert_eq!(host.counts, BTreeMap::from(expected));
+    }
+}
+
+#[test]
+fn a_client_that_leaves_early_is_not_refused() {
+    let (mut gateway, mut host) = gateway();
+    let half_closed = gateway.open(1, &mut host);
+    assert_eq!(gateway.data(&half_closed, &header(1, 0)[..7], true, &mut host), Verdict::Closed);
+    assert_eq!(host.take(), ["realmgate.close_reason client_gone", "close"]);
+    gateway.end(&half_closed, true, &mut host);
+    let reset = gateway.open(2, &mut host);
+    gateway.end(&reset, true, &mut host);
+    gateway.end(&reset, true, &mut host);
+    // Closed by the proxy itself: neither gone nor refused.
+    let drained = gateway.open(3, &mut host);
+    gateway.end(&drained, false, &mut host);
+    assert_eq!(host.counts, BTreeMap::from([(Metric::ClientGone, 2), (Metric::AwaitingHeader, 0)]));
+    assert_eq!(gateway.remembered(), 0);
+}
+
+#[test]
+fn a_header_with_the_end_of_the_stream_is_routed() {
+    let (mut gateway, mut host) = gateway();
+    let session = gateway.open(1, &mut host);
+    assert_eq!(gateway.data(&session, &header(1, 0), true, &mut host), Verdict::Pass);
+}
+
+#[test]
+fn what_the_host_refuses_is_handled() {
+    let (mut gateway, mut host) = gateway();
+    host.failing = Some("cluster");
+    for _ in 0..3 {
+        let session = gateway.open(1, &mut host);
+        assert_eq!(gateway.data(&session, &header(1, 0), false, &mut host), Verdict::Closed);
+    }
+    assert_eq!(host.counted(Metric::Refused(Refusal::HostError)), 3);
+    let warnings = host.take().iter().filter(|call| call.starts_with("warn")).count();
+    assert_eq!(warnings, 1, "a failure of every connection must not fill the log");
+
+    // None of these is worth a player.
+    for harmless in ["realmgate.header", "address"] {
+        host.failing = Some(harmless);
+        let session = gateway.open(1, &mut host);
+        assert_eq!(gateway.data(&session, &header(1, 0), false, &mut host), Verdict::Pass, "{harmless}");
+    }
+    for harmless in ["realmgate.close_reason", "close"] {
+        host.failing = Some(harmless);
+        let session = gateway.open(1, &mut host);
+        assert_eq!(gateway.data(&session, &header(99, 0), false, &mut host), Verdict::Closed, "{harmless}");
+    }
+}
+
+#[test]
+fn a_silent_client_is_closed_in_time_and_not_before() {
+    let (mut gateway, mut host) = gateway();
+    assert_eq!(gateway.tick_period_ms(), Some(100));
+    let silent = gateway.open(1, &mut host);
+    gateway.tick(100, &mut host);
+    let later = gateway.open(2, &mut host);
+    let routed = gateway.open(3, &mut host);
+    gateway.data(&routed, &header(1, 0), false, &mut host);
+    host.take();
+    // It may have come right before the first tick, so the tick at 800 is too early.
+    for _ in 0..7 {
+        gateway.tick(100, &mut host);
+        assert!(host.take().is_empty());
+    }
+    gateway.tick(100, &mut host);
+    assert_eq!(host.take(), ["select 1", "realmgate.close_reason header_timeout", "close"]);
+    gateway.end(&silent, false, &mut host);
+    host.gone.push(2);
+    gateway.tick(100, &mut host);
+    assert!(host.take().is_empty(), "the host knew it no more");
+    gateway.end(&later, true, &mut host);
+    assert_eq!(host.counted(Metric::Refused(Refusal::HeaderTimeout)), 1);
+    assert_eq!(host.counted(Metric::AwaitingHeader), 0);
+    assert_eq!(gateway.remembered(), 0);
+}
+
+#[test]
+fn a_new_configuration_decides_those_who_wait_and_spares_the_rest() {
+    let (mut gateway, mut host) = gateway();
+    let routed = gateway.open(1, &mut host);
+    gateway.data(&routed, &header(7, 0), false, &mut host);
+    let waiting = gateway.open(2, &mut host);
+    let (first, rest) = ([header(20, 0); 2], header(20, 0));
+    gateway.data(&waiting, &first[0][..5], false, &mut host);
+
+    assert!(gateway.configure(b"{\"routes\": 3}", &mut host).is_err());
+    assert_eq!(host.counted(Metric::ConfigRejected), 1);
+    let new = br#"{"header_timeout_ms": 0, "routes": [{"server_type": 200, "to": [{"cluster": "new"}]}]}"#;
+    gateway.configure(new, &mut host).unwrap();
+    assert_eq!(gateway.tick_period_ms(), None);
+    assert_eq!(gateway.data(&routed, &header(7, 0), false, &mut host), Verdict::Pass);
+    host.take();
+    assert_eq!(gateway.data(&waiting, &rest, false, &mut host), Verdict::Pass);
+    assert_eq!(host.take(), ["realmgate.header 200/20/2", "cluster new"]);
+}
+
+#[test]
+fn a_timeout_that_a_new_configuration_brings_counts_from_the_beginning() {
+    let (mut gateway, mut host) = gateway();
+    let _old = gateway.open(1, &mut host);
+    gateway.tick(100, &mut host);
+    let _new = gateway.open(2, &mut host);
+    gateway.configure(br#"{"header_timeout_ms": 80}"#, &mut host).unwrap();
+    gateway.tick(10, &mut host);
+    assert_eq!(host.take()[0], "select 1");
+    for _ in 0..7 {
+        gateway.tick(10, &mut host);
+    }
+    assert!(host.take().is_empty());
+    gateway.tick(10, &mut host);
+    assert_eq!(host.take()[0], "select 2");
+}
+
+#[test]
+fn memory_follows_the_connections_that_wait() {
+    let (mut gateway, mut host) = gateway();
+    // One that stays in front of all others.
+    let _patient = gateway.open(0, &mut host);
+    let mut open: Vec<Rc<Session>> = Vec::new();
+    for connection in 1..100_000 {
+        open.push(gateway.open(connection, &mut host));
+        if open.len() > 50 {
+            // Neither the oldest nor the newest leaves.
+            gateway.end(&open.swap_remove(25), true, &mut host);
+        }
+        assert!(gateway.remembered() <= 2 * (open.len() + 1) + 1, "{}", gateway.remembered());
+    }
+    assert_eq!(host.counted(Metric::AwaitingHeader), 51);
+}
