@@ -94,6 +94,7 @@ impl From<Explanation> for v1::ExplainResponse {
             cluster: chosen.cluster,
             weight: chosen.weight,
             endpoints: chosen.endpoints,
+            chosen: chosen.chosen,
         });
         Self {
             matched: explanation.matched,

@@ -1,13 +1,14 @@
 //! Why a message goes where it goes, in words; the same table that the filter gets answers.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
-use realmgate_filter::config::{Destination, PickStrategy};
+use realmgate_filter::config::{Destination, FilterConfig, RouteConfig};
+use realmgate_filter::route::Router;
 use realmgate_wire::ServerId;
 use serde::Serialize;
 
 use super::clusters::{self, Clusters, Discovery};
-use super::names;
 use super::routes::{Entry, Origin, RouteTable};
 use crate::mesh::Mesh;
 use crate::source::gateway_rules::RuleOrigin;
@@ -34,7 +35,7 @@ pub struct Explanation {
     pub route: Option<String>,
     /// Where that is written.
     pub origin: Option<String>,
-    /// The clusters it may go to; one unless a split is random.
+    /// The clusters it may go to.
     pub destinations: Vec<Chosen>,
     /// The rule of precedence that decided.
     pub reason: String,
@@ -49,6 +50,9 @@ pub struct Chosen {
     pub cluster: String,
     /// Out of the sum of all weights.
     pub weight: u32,
+    /// Whether it is this one, as far as the question can tell: a sticky split needs what its key is made
+    /// of, a random one is open.
+    pub chosen: bool,
     /// Its endpoints, `host:port`.
     pub endpoints: Vec<String>,
 }
@@ -77,32 +81,44 @@ pub fn explain(mesh: &Mesh, question: &Question) -> Explanation {
     };
     let mut specs = Clusters::new();
     clusters::collect(mesh, winner, &mut specs);
-    let chosen = |destination: &Destination| {
-        let cluster = cluster_of(destination, question.server_id);
-        let endpoints = specs.get(&cluster).map(|spec| endpoints(&spec.discovery)).unwrap_or_default();
-        Chosen { cluster, weight: destination.weight, endpoints }
-    };
+    let destinations = destinations(winner, question)
+        .into_iter()
+        .map(|(cluster, weight, chosen)| {
+            let endpoints = specs.get(&cluster).map(|spec| endpoints(&spec.discovery)).unwrap_or_default();
+            Chosen { cluster, weight, chosen, endpoints }
+        })
+        .collect();
     Explanation {
         matched: true,
         listener: question.listener.clone(),
         route: Some(name(winner)),
         origin: Some(origin(winner)),
-        destinations: winner.route.to.iter().map(chosen).collect(),
+        destinations,
         reason: format!("{} wins", winner.rank),
         outranked: matching.map(|entry| format!("{} ({})", name(entry), entry.rank)).take(20).collect(),
     }
 }
 
-/// The cluster that the filter names for this message.
-fn cluster_of(destination: &Destination, id: ServerId) -> String {
-    let picked = destination.pick.as_ref().and_then(|pick| {
-        let index = match pick.strategy {
-            PickStrategy::ConsistentHash => realmgate_wire::consistent_hash(id.instance(), pick.of),
-            PickStrategy::RealmBased => realmgate_wire::realm_based(id.world(), id.instance(), pick.of),
+/// What the filter's own router says of each destination: name, weight, and whether it is the one.
+fn destinations(entry: &Entry<'_>, question: &Question) -> Vec<(String, u32, bool)> {
+    let decide = |to: &[Destination]| {
+        let route = RouteConfig { to: to.to_vec(), ..entry.route.clone() };
+        let router = Router::new(&FilterConfig { routes: vec![route], ..FilterConfig::default() }).ok()?;
+        let source_ip = question.source_ip.map(|ip| ip.to_string());
+        let drew = Cell::new(false);
+        let draw = || {
+            drew.set(true);
+            0
         };
-        Some(pick.cluster.replace("{pick}", &index?.to_string()))
+        let decision = router.decide(question.server_id, source_ip.as_deref(), draw)?;
+        Some((decision, drew.get()))
+    };
+    let settled = decide(&entry.route.to).filter(|(_, drew)| !drew).map(|(decision, _)| decision.destination);
+    let each = entry.route.to.iter().enumerate().filter_map(|(i, to)| {
+        let (decision, _) = decide(std::slice::from_ref(to))?;
+        Some((decision.cluster, to.weight, settled == Some(i)))
     });
-    names::of_world(&picked.unwrap_or_else(|| destination.cluster.clone()), id.world())
+    each.collect()
 }
 
 fn name(entry: &Entry<'_>) -> String {

@@ -19,6 +19,11 @@ use prost::Name;
 
 use super::{envoy, filter::extension_name};
 use crate::model::Listener;
+use crate::xds::Scope;
+
+/// Where the filter leaves the hash key. Only one can be named, so it must be the one of the proxy's version.
+const HASHED_STRING: &str = "envoy.hashable_string";
+const HASHED_ADDRESS: &str = "envoy.network.transport_socket.original_dst_address";
 
 /// Never a cluster: where the filter chose none, Envoy must refuse and not guess.
 const NO_CLUSTER: &str = "realmgate-none";
@@ -38,7 +43,7 @@ const ACCESS_LOG: &str = concat!(
 );
 
 /// The LDS resource of a game listener.
-pub(super) fn listener(listener: &Listener) -> EnvoyListener {
+pub(super) fn listener(listener: &Listener, scope: &Scope) -> EnvoyListener {
     let allowed = listener.allowed_clients.iter().map(|net| CidrRange {
         address_prefix: net.addr().to_string(),
         prefix_len: Some(envoy::uint32(net.prefix_len().into())),
@@ -48,7 +53,7 @@ pub(super) fn listener(listener: &Listener) -> EnvoyListener {
             source_prefix_ranges: allowed.collect(),
             ..FilterChainMatch::default()
         }),
-        filters: vec![routing_filter(&listener.name), tcp_proxy_filter(listener)],
+        filters: vec![routing_filter(&listener.name), tcp_proxy_filter(listener, scope)],
         ..FilterChain::default()
     };
     let proxy_protocol = listener.proxy_protocol.then(|| ListenerFilter {
@@ -77,7 +82,8 @@ fn routing_filter(listener: &str) -> Filter {
     }
 }
 
-fn tcp_proxy_filter(listener: &Listener) -> Filter {
+fn tcp_proxy_filter(listener: &Listener, scope: &Scope) -> Filter {
+    let hash_key = if scope.hashes_addresses { HASHED_ADDRESS } else { HASHED_STRING };
     let proxy = TcpProxy {
         stat_prefix: listener.name.clone(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(NO_CLUSTER.to_owned())),
@@ -91,7 +97,7 @@ fn tcp_proxy_filter(listener: &Listener) -> Filter {
         }),
         hash_policy: vec![HashPolicy {
             policy_specifier: Some(hash_policy::PolicySpecifier::FilterState(hash_policy::FilterState {
-                key: "envoy.hashable_string".to_owned(),
+                key: hash_key.to_owned(),
             })),
         }],
         access_log: vec![access_log()],

@@ -45,7 +45,7 @@ pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
         has_routes |= !config.routes.is_empty();
         let extension = filter::extension(&listener.name, &config, &mesh.module);
         extensions.push(resource(extension.name.clone(), &extension));
-        listeners.push(resource(listener.name.clone(), &listeners::listener(listener)));
+        listeners.push(resource(listener.name.clone(), &listeners::listener(listener, scope)));
     }
     if let Some(listen) = mesh.edge.health_listen {
         let listener = health::listener(listen, has_routes);

@@ -55,8 +55,9 @@ impl Scope {
             return Err(NodeError::NoId);
         }
         bounded("node.id", &node.id)?;
+        let hashes_addresses = hashes_addresses(node);
         let Some(value) = node.metadata.as_ref().and_then(|m| m.fields.get("realmgate")) else {
-            return Ok(Self::default());
+            return Ok(Self { hashes_addresses, ..Self::default() });
         };
         let Some(Kind::StructValue(fields)) = &value.kind else {
             return Err(NodeError::WrongType("node.metadata.realmgate", "an object"));
@@ -71,7 +72,18 @@ impl Scope {
             datacenter: text(fields, "datacenter", "node.metadata.realmgate.datacenter")?,
             cell: text(fields, "cell", "node.metadata.realmgate.cell")?,
             listeners: listeners(fields)?,
+            hashes_addresses,
         })
+    }
+}
+
+/// Envoy has hashable strings from 1.38 on. A proxy that does not say its version is taken for a newer one.
+fn hashes_addresses(node: &Node) -> bool {
+    match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            build.version.as_ref().is_some_and(|v| v.major_number == 1 && v.minor_number < 38)
+        }
+        _ => false,
     }
 }
 

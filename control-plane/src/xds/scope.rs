@@ -29,6 +29,8 @@ pub struct Scope {
     pub cell: String,
     /// The listeners it wants; empty = all edge listeners.
     pub listeners: Vec<String>,
+    /// Whether it is an Envoy before 1.38, whose load balancers can hash an address and no string.
+    pub hashes_addresses: bool,
 }
 
 /// Where snapshots come from; the server knows nothing of policies.

@@ -13,6 +13,7 @@
 
 mod cast;
 mod demo;
+mod edges;
 mod harness;
 mod health_listener;
 mod live_sessions;
