@@ -18,6 +18,7 @@ mod harness;
 mod health_listener;
 mod live_sessions;
 mod many_worlds;
+mod readme;
 mod redis_rules;
 mod routing;
 mod serve;
