@@ -102,9 +102,16 @@ impl AdsServer {
             warned: false,
         };
         session.connection.wanted(&session.stream, now);
-        tracing::info!(node, stream = session.connection.stream(), ?address, "proxy connected");
+        tracing::info!(
+            node,
+            stream = session.connection.stream(),
+            address = address.map(tracing::field::display),
+            "proxy connected"
+        );
         let end = session.serve(first, requests, &mut snapshots, &mut stop).await;
-        tracing::info!(node, stream = session.connection.stream(), ?end, "proxy disconnected");
+        // A proxy that is stopped breaks its stream off: the library's account of it is for debugging only.
+        tracing::debug!(node, ?end, "stream ended");
+        tracing::info!(node, stream = session.connection.stream(), "proxy disconnected");
         end
     }
 }
