@@ -31,6 +31,7 @@ pub mod http;
 pub mod parts;
 pub mod process;
 pub mod redis;
+pub mod scenario;
 pub mod stage;
 pub mod wait;
 
@@ -42,5 +43,6 @@ pub use frame::Frame;
 pub use game_client::GameClient;
 pub use game_server::GameServer;
 pub use redis::Redis;
+pub use scenario::{Scenario, load_scenarios};
 pub use stage::Stage;
 pub use wait::wait_until;

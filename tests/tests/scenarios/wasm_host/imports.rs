@@ -1,0 +1,209 @@
+//! The host side of the ABI: what the module can call.
+
+use std::collections::BTreeMap;
+
+use realmgate_tests::scenario::Outcome;
+use wasmtime::{Caller, Extern, Linker, Memory};
+
+type Called<'a> = Caller<'a, Host>;
+
+/// Status codes of the ABI.
+const OK: u32 = 0;
+const NOT_FOUND: u32 = 1;
+const BAD_ARGUMENT: u32 = 2;
+
+/// What the host holds; by context id where it belongs to a connection.
+#[derive(Default)]
+pub(super) struct Host {
+    pub(super) configuration: Vec<u8>,
+    pub(super) connections: BTreeMap<u32, Connection>,
+    pub(super) current: u32,
+    pub(super) effective: Option<u32>,
+    /// Metric names by id, and their values.
+    pub(super) metrics: Vec<(String, i64)>,
+    pub(super) tick_ms: BTreeMap<u32, u32>,
+    pub(super) log: Vec<String>,
+    pub(super) calls: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Connection {
+    pub(super) held: Vec<u8>,
+    pub(super) source: Option<String>,
+    pub(super) to_close: bool,
+    pub(super) gone: bool,
+    pub(super) outcome: Outcome,
+}
+
+impl Host {
+    fn connection(&mut self) -> Option<&mut Connection> {
+        self.connections.get_mut(&self.effective.unwrap_or(self.current))
+    }
+}
+
+/// Defines the calls.
+pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    let env = "env";
+    linker.func_wrap(env, "proxy_log", |mut caller: Called<'_>, _level: u32, at: u32, size: u32| {
+        let message = text(&mut caller, at, size);
+        caller.data_mut().log.push(message);
+        OK
+    })?;
+    linker.func_wrap(env, "proxy_get_current_time_nanoseconds", |mut caller: Called<'_>, to: u32| {
+        write(&mut caller, to, &1_700_000_000_000_000_000_u64.to_le_bytes());
+        OK
+    })?;
+    linker.func_wrap(env, "proxy_set_tick_period_milliseconds", |mut caller: Called<'_>, period: u32| {
+        let host = caller.data_mut();
+        host.tick_ms.insert(host.current, period);
+        OK
+    })?;
+    linker.func_wrap(env, "proxy_get_buffer_bytes", get_buffer)?;
+    linker.func_wrap(env, "proxy_get_property", get_property)?;
+    linker.func_wrap(env, "proxy_set_property", set_property)?;
+    linker.func_wrap(env, "proxy_call_foreign_function", foreign)?;
+    linker.func_wrap(env, "proxy_set_effective_context", |mut caller: Called<'_>, id: u32| {
+        let host = caller.data_mut();
+        let known = host.connections.get(&id).is_some_and(|connection| !connection.gone);
+        host.effective = known.then_some(id);
+        if known { OK } else { BAD_ARGUMENT }
+    })?;
+    linker.func_wrap(env, "proxy_close_stream", |mut caller: Called<'_>, _stream: u32| {
+        caller.data_mut().calls += 1;
+        if let Some(connection) = caller.data_mut().connection() {
+            connection.to_close = true;
+        }
+        OK
+    })?;
+    linker.func_wrap(
+        env,
+        "proxy_define_metric",
+        |mut caller: Called<'_>, _kind: u32, at: u32, size: u32, to: u32| {
+            let name = text(&mut caller, at, size);
+            let id = u32::try_from(caller.data().metrics.len()).unwrap();
+            caller.data_mut().metrics.push((name, 0));
+            write(&mut caller, to, &id.to_le_bytes());
+            OK
+        },
+    )?;
+    linker.func_wrap(env, "proxy_increment_metric", |mut caller: Called<'_>, id: u32, by: i64| {
+        caller.data_mut().calls += 1;
+        caller.data_mut().metrics[usize::try_from(id).unwrap()].1 += by;
+        OK
+    })?;
+    Ok(())
+}
+
+fn get_buffer(mut caller: Called<'_>, kind: u32, start: u32, size: u32, to: u32, to_size: u32) -> u32 {
+    const DOWNSTREAM_DATA: u32 = 2;
+    const PLUGIN_CONFIGURATION: u32 = 7;
+    caller.data_mut().calls += 1;
+    let bytes = match kind {
+        DOWNSTREAM_DATA => caller.data_mut().connection().map(|connection| connection.held.clone()),
+        PLUGIN_CONFIGURATION => Some(caller.data().configuration.clone()),
+        _ => None,
+    };
+    let Some(bytes) = bytes else { return NOT_FOUND };
+    let start = usize::try_from(start).unwrap().min(bytes.len());
+    let end = start.saturating_add(usize::try_from(size).unwrap()).min(bytes.len());
+    give(&mut caller, &bytes[start..end], to, to_size);
+    OK
+}
+
+fn get_property(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size: u32) -> u32 {
+    caller.data_mut().calls += 1;
+    let path = text(&mut caller, at, size);
+    let source = caller.data_mut().connection().and_then(|connection| connection.source.clone());
+    match source {
+        Some(source) if path == "source\0address" => {
+            give(&mut caller, source.as_bytes(), to, to_size);
+            OK
+        }
+        _ => NOT_FOUND,
+    }
+}
+
+fn set_property(mut caller: Called<'_>, path: u32, size: u32, value: u32, value_size: u32) -> u32 {
+    caller.data_mut().calls += 1;
+    let (path, value) = (text(&mut caller, path, size), text(&mut caller, value, value_size));
+    if let Some(connection) = caller.data_mut().connection()
+        && path == "realmgate.close_reason"
+    {
+        connection.outcome.closed = Some(value);
+    }
+    OK
+}
+
+fn foreign(
+    mut caller: Called<'_>,
+    name: u32,
+    name_size: u32,
+    arguments: u32,
+    size: u32,
+    _to: u32,
+    _to_size: u32,
+) -> u32 {
+    caller.data_mut().calls += 1;
+    if text(&mut caller, name, name_size) != "set_envoy_filter_state" {
+        return NOT_FOUND;
+    }
+    let arguments = read(&mut caller, arguments, size);
+    let Some((path, value)) = filter_state(&arguments) else { return BAD_ARGUMENT };
+    let Some(connection) = caller.data_mut().connection() else { return BAD_ARGUMENT };
+    match path.as_str() {
+        "envoy.tcp_proxy.cluster" => connection.outcome.cluster = Some(value),
+        "envoy.hashable_string" => connection.outcome.hash_key = Some(value),
+        _ => return NOT_FOUND,
+    }
+    OK
+}
+
+/// Path and value of a `SetEnvoyFilterStateArguments`: two strings, as fields 1 and 2.
+fn filter_state(mut message: &[u8]) -> Option<(String, String)> {
+    let mut fields = [const { String::new() }; 2];
+    while let Some((&tag, rest)) = message.split_first() {
+        let (mut length, mut shift, mut rest) = (0_usize, 0, rest);
+        loop {
+            let (&byte, further) = rest.split_first()?;
+            length |= usize::from(byte & 0x7f) << shift;
+            (shift, rest) = (shift + 7, further);
+            if byte < 0x80 {
+                break;
+            }
+        }
+        let (value, further) = rest.split_at_checked(length)?;
+        let field = fields.get_mut(usize::from(tag >> 3).checked_sub(1)?)?;
+        *field = String::from_utf8(value.to_vec()).ok()?;
+        message = further;
+    }
+    let [path, value] = fields;
+    Some((path, value))
+}
+
+fn memory(caller: &mut Called<'_>) -> Memory {
+    caller.get_export("memory").and_then(Extern::into_memory).unwrap()
+}
+
+fn read(caller: &mut Called<'_>, at: u32, size: u32) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(size).unwrap()];
+    memory(caller).read(&caller, usize::try_from(at).unwrap(), &mut bytes).unwrap();
+    bytes
+}
+
+fn text(caller: &mut Called<'_>, at: u32, size: u32) -> String {
+    String::from_utf8(read(caller, at, size)).unwrap()
+}
+
+fn write(caller: &mut Called<'_>, at: u32, bytes: &[u8]) {
+    memory(caller).write(caller, usize::try_from(at).unwrap(), bytes).unwrap();
+}
+
+/// Hands bytes over in memory that the module allocates.
+fn give(caller: &mut Called<'_>, bytes: &[u8], to: u32, to_size: u32) {
+    let size = u32::try_from(bytes.len()).unwrap();
+    let malloc = caller.get_export("malloc").and_then(Extern::into_func).unwrap();
+    let at = malloc.typed::<u32, u32>(&caller).unwrap().call(&mut *caller, size).unwrap();
+    write(caller, at, bytes);
+    write(caller, to, &at.to_le_bytes());
+    write(caller, to_size, &size.to_le_bytes());
+}

@@ -1,0 +1,191 @@
+//! A small proxy-wasm host: runs the filter's module the way Envoy does, in wasmtime.
+//!
+//! Only what the filter calls is implemented; any other import traps, which fails the test.
+
+mod imports;
+
+use std::sync::OnceLock;
+
+use imports::{Connection, Host, link};
+use realmgate_tests::scenario::{Outcome, Scenario, Step};
+use realmgate_tests::{Failure, parts};
+use serde_json::Value;
+use wasmtime::{Engine, Instance, Linker, Module, Store};
+
+const PAUSE: u32 = 1;
+const CLOSED_HERE: u32 = 1;
+const CLOSED_THERE: u32 = 2;
+
+/// Compiles the module, once for all tests.
+pub(crate) fn load() -> Result<Module, Failure> {
+    static MODULE: OnceLock<Result<Module, Failure>> = OnceLock::new();
+    let compile = || {
+        let path = parts::FILTER.find()?;
+        Module::from_file(&Engine::default(), &path).map_err(Failure::because(path.display()))
+    };
+    MODULE.get_or_init(compile).clone()
+}
+
+/// Runs a scenario in a VM of its own.
+pub(crate) fn run(module: &Module, scenario: &Scenario) -> Result<Outcome, Failure> {
+    const ROOT: u32 = 1;
+    const CONNECTION: u32 = 2;
+    let mut vm = Vm::start(module)?;
+    vm.root(ROOT)?;
+    if !vm.configure(ROOT, &scenario.config)? {
+        let told = vm.store.data().log.last().cloned().unwrap_or_default();
+        let told = told.strip_prefix("realmgate: configuration refused: ").unwrap_or(&told);
+        return Ok(Outcome { config_refused: Some(told.to_owned()), ..Outcome::default() });
+    }
+    vm.open(CONNECTION, ROOT)?;
+    vm.connection(CONNECTION).source.clone_from(&scenario.source);
+    for step in &scenario.steps {
+        match step {
+            Step::Send(bytes) => vm.send(CONNECTION, bytes)?,
+            Step::EndStream => vm.data(CONNECTION, true)?,
+            Step::WaitMs(ms) => vm.wait(ROOT, *ms)?,
+            Step::Configure(config) | Step::ConfigureBad(config) => {
+                let taken = vm.configure(ROOT, config)?;
+                if taken == matches!(step, Step::ConfigureBad(_)) {
+                    return Err(Failure::new(format!("{}: configuration taken: {taken}", scenario.name)));
+                }
+            }
+        }
+    }
+    let outcome = vm.outcome(CONNECTION);
+    vm.leave(CONNECTION)?;
+    if vm.metric("realmgate_connections_awaiting_header") != 0 {
+        return Err(Failure::new(format!("{}: a connection is left waiting", scenario.name)));
+    }
+    Ok(outcome)
+}
+
+/// A VM with the filter in it.
+pub(crate) struct Vm {
+    store: Store<Host>,
+    instance: Instance,
+}
+
+impl Vm {
+    /// Instantiates the module.
+    pub(crate) fn start(module: &Module) -> Result<Self, Failure> {
+        let mut store = Store::new(module.engine(), Host::default());
+        let mut linker = Linker::new(module.engine());
+        link(&mut linker).map_err(Failure::because("linking"))?;
+        linker.define_unknown_imports_as_traps(module).map_err(Failure::because("linking"))?;
+        let instance = linker.instantiate(&mut store, module).map_err(Failure::because("instantiating"))?;
+        let mut vm = Self { store, instance };
+        vm.call::<(), ()>(0, "_initialize", ())?;
+        Ok(vm)
+    }
+
+    /// Creates a root context.
+    pub(crate) fn root(&mut self, id: u32) -> Result<(), Failure> {
+        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, 0))?;
+        let started = self.call::<(u32, u32), u32>(id, "proxy_on_vm_start", (id, 0))?;
+        if started == 1 { Ok(()) } else { Err(Failure::new("the VM does not want to start")) }
+    }
+
+    /// Hands a root context a configuration; whether it was taken.
+    pub(crate) fn configure(&mut self, root: u32, config: &Value) -> Result<bool, Failure> {
+        self.store.data_mut().configuration = config.to_string().into_bytes();
+        let size = u32::try_from(self.store.data().configuration.len()).map_err(Failure::because("size"))?;
+        Ok(self.call::<(u32, u32), u32>(root, "proxy_on_configure", (root, size))? == 1)
+    }
+
+    /// A connection comes.
+    pub(crate) fn open(&mut self, id: u32, root: u32) -> Result<(), Failure> {
+        self.store.data_mut().connections.insert(id, Connection::default());
+        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, root))?;
+        let action = self.call::<u32, u32>(id, "proxy_on_new_connection", id)?;
+        // Anything else lets tcp_proxy choose its cluster before the header is there.
+        if action == PAUSE { Ok(()) } else { Err(Failure::new("a new connection is not held back")) }
+    }
+
+    /// Its client sends bytes.
+    pub(crate) fn send(&mut self, id: u32, bytes: &[u8]) -> Result<(), Failure> {
+        self.connection(id).held.extend_from_slice(bytes);
+        self.data(id, false)
+    }
+
+    /// The filter is shown what is held back.
+    pub(crate) fn data(&mut self, id: u32, end_of_stream: bool) -> Result<(), Failure> {
+        if self.connection(id).gone {
+            return Ok(());
+        }
+        let size = u32::try_from(self.connection(id).held.len()).map_err(Failure::because("size"))?;
+        let arguments = (id, size, u32::from(end_of_stream));
+        let action = self.call::<(u32, u32, u32), u32>(id, "proxy_on_downstream_data", arguments)?;
+        if action != PAUSE {
+            let connection = self.connection(id);
+            connection.outcome.to_backend.append(&mut connection.held);
+        }
+        self.close_those_to_close()
+    }
+
+    /// Its client leaves.
+    pub(crate) fn leave(&mut self, id: u32) -> Result<(), Failure> {
+        self.end(id, CLOSED_THERE)
+    }
+
+    /// Time passes for a root context: as many ticks as it asked for.
+    pub(crate) fn wait(&mut self, root: u32, ms: u32) -> Result<(), Failure> {
+        let period = self.store.data().tick_ms.get(&root).copied().filter(|&period| period > 0);
+        for _ in 0..period.map_or(0, |period| ms / period) {
+            self.call::<u32, ()>(root, "proxy_on_tick", root)?;
+            self.close_those_to_close()?;
+        }
+        Ok(())
+    }
+
+    /// What came of a connection.
+    pub(crate) fn outcome(&mut self, id: u32) -> Outcome {
+        self.connection(id).outcome.clone()
+    }
+
+    /// The value of a metric.
+    pub(crate) fn metric(&self, name: &str) -> i64 {
+        self.store.data().metrics.iter().filter(|(known, _)| known == name).map(|(_, value)| value).sum()
+    }
+
+    /// How often the module has called the host.
+    pub(crate) fn calls(&self) -> usize {
+        self.store.data().calls
+    }
+
+    fn connection(&mut self, id: u32) -> &mut Connection {
+        self.store.data_mut().connections.entry(id).or_default()
+    }
+
+    fn end(&mut self, id: u32, by: u32) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.connection(id).gone, true) {
+            return Ok(());
+        }
+        self.call::<(u32, u32), ()>(id, "proxy_on_downstream_connection_close", (id, by))?;
+        self.call::<u32, u32>(id, "proxy_on_done", id)?;
+        self.call::<u32, ()>(id, "proxy_on_log", id)?;
+        self.call::<u32, ()>(id, "proxy_on_delete", id)
+    }
+
+    /// Like Envoy, which closes when the callback is over.
+    fn close_those_to_close(&mut self) -> Result<(), Failure> {
+        let connections = self.store.data().connections.iter();
+        let closing: Vec<u32> =
+            connections.filter(|(_, connection)| connection.to_close).map(|(&id, _)| id).collect();
+        closing.into_iter().try_for_each(|id| self.end(id, CLOSED_HERE))
+    }
+
+    fn call<Arguments: wasmtime::WasmParams, Results: wasmtime::WasmResults>(
+        &mut self,
+        context: u32,
+        name: &str,
+        arguments: Arguments,
+    ) -> Result<Results, Failure> {
+        self.store.data_mut().current = context;
+        self.store.data_mut().effective = None;
+        let function = self.instance.get_typed_func::<Arguments, Results>(&mut self.store, name);
+        let function = function.map_err(Failure::because(name))?;
+        // The alternate form tells of the trap and where it happened.
+        function.call(&mut self.store, arguments).map_err(|error| Failure::new(format!("{name}: {error:?}")))
+    }
+}
