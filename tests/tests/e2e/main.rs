@@ -21,4 +21,5 @@ mod many_worlds;
 mod readme;
 mod redis_rules;
 mod routing;
+mod scenarios;
 mod serve;
