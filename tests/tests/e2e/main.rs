@@ -11,7 +11,6 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
-mod cast;
 mod demo;
 mod edges;
 mod harness;
@@ -21,3 +20,5 @@ mod many_worlds;
 mod redis_rules;
 mod routing;
 mod serve;
+
+use realmgate_tests::cast;
