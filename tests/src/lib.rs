@@ -20,6 +20,7 @@
 )]
 
 pub mod address;
+pub mod bench;
 pub mod cast;
 pub mod control_plane;
 pub mod demo;
