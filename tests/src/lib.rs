@@ -20,6 +20,8 @@
 )]
 
 pub mod address;
+pub mod bench;
+pub mod cast;
 pub mod control_plane;
 pub mod demo;
 pub mod envoy;

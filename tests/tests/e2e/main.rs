@@ -11,7 +11,6 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
-mod cast;
 mod demo;
 mod edges;
 mod harness;
@@ -23,3 +22,5 @@ mod redis_rules;
 mod routing;
 mod scenarios;
 mod serve;
+
+use realmgate_tests::cast;

@@ -1,59 +1,55 @@
-//! Who plays along in most tests: numbered game servers, the policies that name them, and players.
+//! Who plays along in most tests and benchmarks: numbered game servers, the policies that name them, and players.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use realmgate_tests::stage::port;
-use realmgate_tests::{GameClient, GameServer, TestNet};
+use crate::stage::port;
+use crate::{GameClient, GameServer, TestNet};
 use realmgate_wire::ServerId;
 use serde_json::{Value, json};
 
 /// Longer than anything takes that is not broken.
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// Server type of game servers.
-pub(crate) const GAME: u8 = 200;
+pub const GAME: u8 = 200;
 
 /// Game servers `game-1`, `game-2`, ..., each of which keeps the first `keep` frames of each connection.
-pub(crate) async fn servers(net: &TestNet, count: u16, keep: usize) -> Vec<GameServer> {
+pub async fn servers(net: &TestNet, count: u16, keep: usize) -> Vec<GameServer> {
     let mut servers = Vec::new();
     for number in 0..count {
         let name = format!("game-{}", number + 1);
-        servers.push(GameServer::recording(&name, net.at(port::GAME + number), keep).await.unwrap());
+        let server = GameServer::recording(&name, net.at(port::GAME + number), keep).await;
+        servers.push(server.expect("a port on an address of our own is free"));
     }
     servers
 }
 
 /// The `services` part of a policy: one per server, under the server's name.
-pub(crate) fn services(servers: &[GameServer]) -> Value {
+pub fn services(servers: &[GameServer]) -> Value {
     let service =
         |server: &GameServer| json!({"name": server.name(), "endpoints": [server.address().to_string()]});
     servers.iter().map(service).collect()
 }
 
 /// A route of game servers for these worlds to the service of this name.
-pub(crate) fn route(name: &str, worlds: &Value, service: &str) -> Value {
+pub fn route(name: &str, worlds: &Value, service: &str) -> Value {
     json!({"name": name, "server_type": GAME, "worlds": worlds, "to": [{"service": service}]})
 }
 
 /// The server id of a game message to this world and instance.
-pub(crate) const fn game(world: u16, instance: u8) -> ServerId {
+pub const fn game(world: u16, instance: u8) -> ServerId {
     ServerId::new(GAME, world, instance, false)
 }
 
 /// Where a fresh connection with this first message lands.
-pub(crate) async fn lands(edge: SocketAddr, to: ServerId) -> std::io::Result<String> {
+pub async fn lands(edge: SocketAddr, to: ServerId) -> std::io::Result<String> {
     GameClient::connect(edge).await?.who_are_you(to).await
 }
 
 /// Connects anew until a connection lands on the server of this name; `None` = until it is closed instead.
 /// Gives the time from `start` until then.
-pub(crate) async fn until_lands(
-    edge: SocketAddr,
-    to: ServerId,
-    name: Option<&str>,
-    start: Instant,
-) -> Duration {
+pub async fn until_lands(edge: SocketAddr, to: ServerId, name: Option<&str>, start: Instant) -> Duration {
     loop {
         // A refused connect is not a closed connection: it may be that nobody listens yet.
         let landed = match GameClient::connect(edge).await {

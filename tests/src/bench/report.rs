@@ -1,0 +1,137 @@
+//! The report: samples with their spread, the machine's shape, and the text around the tables.
+
+use std::fmt::Write;
+use std::{fs, thread};
+
+use crate::Failure;
+
+/// Measurements of one thing.
+#[derive(Debug, Default)]
+pub(super) struct Samples(Vec<f64>);
+
+impl Samples {
+    pub(super) fn push(&mut self, sample: f64) {
+        self.0.push(sample);
+    }
+
+    /// `median (min-max)` with this many decimals.
+    pub(super) fn spread(&self, decimals: usize) -> String {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |n: usize| sorted.get(n).copied().unwrap_or(f64::NAN);
+        let (last, half) = (sorted.len().saturating_sub(1), sorted.len() / 2);
+        let median = f64::midpoint(at(last / 2), at(half.min(last)));
+        format!("{median:.decimals$} ({:.decimals$}-{:.decimals$})", at(0), at(last))
+    }
+}
+
+/// What the numbers depend on.
+#[derive(Debug)]
+pub(super) struct Machine {
+    cores: usize,
+    memory_gib: u64,
+    envoy: String,
+}
+
+impl Machine {
+    pub(super) fn this(envoy: &str) -> Result<Self, Failure> {
+        let cores = thread::available_parallelism().map_err(Failure::because("cores"))?.get();
+        let memory_gib = (kib("/proc/meminfo", "MemTotal:")? + (1 << 19)) >> 20;
+        Ok(Self { cores, memory_gib, envoy: envoy.to_owned() })
+    }
+}
+
+/// The number behind `key` in a file of `/proc` that counts in KiB.
+pub(super) fn kib(file: &str, key: &str) -> Result<u64, Failure> {
+    let text = fs::read_to_string(file).map_err(Failure::because(file))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+    number.ok_or_else(|| Failure::new(format!("no {key} in {file}")))
+}
+
+/// What was measured, as rows of its tables.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// Name, edge, plain Envoy, ratio.
+    pub(super) echo: Vec<Vec<String>>,
+    /// Name, milliseconds.
+    pub(super) change: Vec<Vec<String>>,
+    worlds: Vec<Vec<String>>,
+}
+
+impl Report {
+    /// A row about many worlds.
+    pub(super) fn row(&mut self, name: &str, value: String) {
+        println!("{name}: {value}");
+        self.worlds.push(vec![name.to_owned(), value]);
+    }
+
+    /// The document.
+    pub(super) fn text(&self, machine: &Machine) -> String {
+        let Machine { cores, memory_gib, envoy } = machine;
+        let echo = table(&["", "edge", "plain Envoy", "edge / plain"], &self.echo);
+        let change = table(&["change of", "ms until it acts"], &self.change);
+        let worlds = table(&["", "one run"], &self.worlds);
+        format!(
+            "# Benchmarks
+
+Written by `make bench`; do not edit. Measured on {cores} cores with {memory_gib} GiB of memory, Envoy {envoy} \
+with one worker, release builds.
+Numbers are medians with (least-most) behind them. Clients, Envoys, control plane, Redis and game servers share \
+the cores, so absolute numbers are those of the whole machine, client included: they say what to compare, not \
+what an Envoy of its own can do.
+
+## What the filter costs
+
+{echo}
+The edge has the filter with routes of all 32,767 worlds by ranges to 4 services. Plain Envoy has the edge's \
+`tcp_proxy` with the same settings and nothing in front of it, and connects to a game server as soon as a client \
+connects. Both run at once and are loaded in turn, five rounds each.
+
+- messages/s: {clients} connections, each sends {bytes} bytes (header and body) and waits for the echo. The filter \
+looks at a connection's first message only, so this shows what remains of it afterwards.
+- new connections/s: {clients} clients, each connects, sends one message, reads the answer, closes and begins again. \
+Here the filter makes a decision for each.
+- edge / plain is formed round by round: 1.00 is no cost, 0.90 a tenth fewer. The rounds' spread is the machine's \
+noise; a difference within it is none.
+
+## How fast a change acts
+
+{change}
+20 changes each, from the request (or the notification, its rule already written) until a new connection lands on \
+the other server. New connections are tried every 2 ms, each after the last was answered, so that much is the \
+resolution.
+
+## Many worlds
+
+{worlds}
+Time in force is from the request or notification until a new connection to the last world lands. The live session \
+exchanges a message each millisecond while the ranges come into force; the longest echo is the longest pause that \
+its player saw. Memory is resident memory; what an Envoy frees it may keep.
+",
+            clients = super::load::CLIENTS,
+            bytes = super::load::MESSAGE_BYTES,
+        )
+    }
+}
+
+fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut text = format!("| {} |\n|{}\n", head.join(" | "), " --- |".repeat(head.len()));
+    for row in rows {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {} |", row.join(" | "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Samples;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between() {
+        assert_eq!(Samples(vec![4.0, 1.0, 3.0, 2.0]).spread(1), "2.5 (1.0-4.0)");
+        assert_eq!(Samples(vec![3.0, 1.0, 2.0]).spread(0), "2 (1-3)");
+        assert_eq!(Samples(vec![3.0]).spread(0), "3 (3-3)");
+    }
+}

@@ -1,0 +1,120 @@
+//! Many worlds: all of them by ranges, and two thousand with a rule and a cluster each.
+
+use std::time::{Duration, Instant};
+
+use realmgate_wire::ServerId;
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use super::ms;
+use super::report::Report;
+use crate::cast::{game, route, servers, services, until_lands};
+use crate::stage::port;
+use crate::{Failure, Frame, GameClient, GameServer, Redis, Stage, TestNet};
+
+pub(super) const RULES_KEY: &str = "game-gateway:routing:rules";
+pub(super) const RULES_NOTIFY: &str = "game-gateway:routing:rules:notify";
+
+const RULES: u16 = 2000;
+
+/// Routes of all worlds: ranges of 1,024 in turn to the servers.
+pub(super) fn ranges(servers: &[GameServer]) -> Value {
+    let last = ServerId::MAX_WORLD;
+    let ranges: Vec<_> =
+        (0..32_u16).map(|n| format!("{}-{}", (n * 1024).max(1), (n * 1024 + 1023).min(last))).collect();
+    let routes = servers.iter().enumerate().map(|(skip, server)| {
+        let own: Vec<_> = ranges.iter().skip(skip).step_by(servers.len()).collect();
+        route(server.name(), &json!(own), server.name())
+    });
+    routes.collect()
+}
+
+/// All worlds by ranges, while somebody plays.
+pub(super) async fn by_ranges(report: &mut Report) -> Result<(), Failure> {
+    let stage = Stage::start(TestNet::alone(), &json!({}))?;
+    let servers = servers(&stage.net, 4, 0).await;
+    let policy = |routes: Value| {
+        json!({"listeners": stage.listener(&json!({})), "services": services(&servers), "routes": routes})
+            .to_string()
+    };
+    let edge = stage.players();
+    stage.control_plane.put_policy(&policy(json!([route("first", &json!([1]), "game-1")])));
+    until_lands(edge, game(1, 1), Some("game-1"), Instant::now()).await;
+    let (stop, stopped) = watch::channel(false);
+    let player = GameClient::connect(edge).await.map_err(Failure::because("connect"))?;
+    let playing = tokio::spawn(longest_exchange(player, stopped));
+
+    let start = Instant::now();
+    let (status, body) = stage.control_plane.put_policy_with("", &policy(ranges(&servers)));
+    if !(200..300).contains(&status) {
+        return Err(Failure::new(format!("the policy was refused with {status}: {body}")));
+    }
+    let took = until_lands(edge, game(ServerId::MAX_WORLD, 1), Some("game-4"), start).await;
+    stop.send_replace(true);
+    let longest = playing.await.map_err(Failure::because("the player"))?;
+    let longest = longest.map_err(Failure::because("the player"))?;
+    let size = filter_config(&stage.edge.config_dump()).len();
+    report.row("32,767 worlds by ranges: in force after", format!("{:.0} ms", ms(took)));
+    report.row("its filter configuration", format!("{size} bytes"));
+    report.row("longest echo of a live session meanwhile", format!("{:.1} ms", ms(longest)));
+    Ok(())
+}
+
+/// Two thousand rules, each of one world with a cluster of its own.
+pub(super) async fn by_rules(report: &mut Report) -> Result<(), Failure> {
+    let net = TestNet::alone();
+    let redis = Redis::start(net.dir(), net.at(port::REDIS))?;
+    let servers = servers(&net, 4, 0).await;
+    redis.set(RULES_KEY, "{}");
+    let settings = json!({"redis": {"url": redis.url()}, "game_gateway": {"enabled": true}});
+    let mut stage = Stage::start(net, &settings)?;
+    let before = resident_kib(stage.edge.process().pid())?;
+
+    let rules = (1..=RULES).zip(servers.iter().cycle()).map(|(world, server)| {
+        let rule = json!({"server_type": 200, "service_name": format!("world-{world}"), "world_id": world,
+            "strategy": "round_robin", "endpoints": [server.address().to_string()]});
+        (world.to_string(), rule)
+    });
+    redis.set(RULES_KEY, &Value::Object(rules.collect::<Map<_, _>>()).to_string());
+    let start = Instant::now();
+    redis.publish(RULES_NOTIFY, "reload");
+    let took = until_lands(stage.game_gateway(), game(RULES, 1), Some("game-4"), start).await;
+    let grown = resident_kib(stage.edge.process().pid())?.saturating_sub(before);
+    let resident = resident_kib(stage.control_plane.process().pid())?;
+    report.row("2,000 rules with a cluster each: in force after", format!("{:.0} ms", ms(took)));
+    report.row("Envoy's memory grows by", format!("{} MiB", grown / 1024));
+    report.row("which is for each cluster", format!("{} KiB", grown / u64::from(RULES)));
+    report.row("memory of the control plane", format!("{} MiB", resident / 1024));
+    Ok(())
+}
+
+/// Exchanges frames at a player's pace until told to stop; the longest time that one took.
+async fn longest_exchange(mut client: GameClient, stop: watch::Receiver<bool>) -> std::io::Result<Duration> {
+    let frame = Frame::to_world(1, 1, "tick");
+    // The first makes the connection to the game server.
+    client.exchange(&frame).await?;
+    let mut longest = Duration::ZERO;
+    while !*stop.borrow() {
+        let start = Instant::now();
+        client.exchange(&frame).await?;
+        longest = longest.max(start.elapsed());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(longest)
+}
+
+/// The filter's configuration as Envoy shows it: the longest text with routes that it holds.
+fn filter_config(dump: &Value) -> String {
+    let inner: Vec<_> = match dump {
+        Value::String(text) if text.contains("\"routes\"") => return text.clone(),
+        Value::Array(items) => items.iter().map(filter_config).collect(),
+        Value::Object(map) => map.values().map(filter_config).collect(),
+        _ => return String::new(),
+    };
+    inner.into_iter().max_by_key(String::len).unwrap_or_default()
+}
+
+/// Resident memory of a process.
+fn resident_kib(pid: u32) -> Result<u64, Failure> {
+    super::report::kib(&format!("/proc/{pid}/status"), "VmRSS:")
+}
