@@ -36,7 +36,7 @@ pub struct Explanation {
     /// Where that is written.
     pub origin: Option<String>,
     /// The clusters it may go to.
-    pub destinations: Vec<Chosen>,
+    pub destinations: Vec<PossibleCluster>,
     /// The rule of precedence that decided.
     pub reason: String,
     /// Routes that would match but rank below, best first.
@@ -45,7 +45,7 @@ pub struct Explanation {
 
 /// One cluster it may go to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Chosen {
+pub struct PossibleCluster {
     /// The cluster's name.
     pub cluster: String,
     /// Out of the sum of all weights.
@@ -85,7 +85,7 @@ pub fn explain(mesh: &Mesh, question: &Question) -> Explanation {
         .into_iter()
         .map(|(cluster, weight, chosen)| {
             let endpoints = specs.get(&cluster).map(|spec| endpoints(&spec.discovery)).unwrap_or_default();
-            Chosen { cluster, weight, chosen, endpoints }
+            PossibleCluster { cluster, weight, chosen, endpoints }
         })
         .collect();
     Explanation {
@@ -105,15 +105,16 @@ fn destinations(entry: &Entry<'_>, question: &Question) -> Vec<(String, u32, boo
         let route = RouteConfig { to: to.to_vec(), ..entry.route.clone() };
         let router = Router::new(&FilterConfig { routes: vec![route], ..FilterConfig::default() }).ok()?;
         let source_ip = question.source_ip.map(|ip| ip.to_string());
-        let drew = Cell::new(false);
-        let draw = || {
-            drew.set(true);
+        let asked = Cell::new(false);
+        let random = || {
+            asked.set(true);
             0
         };
-        let decision = router.decide(question.server_id, source_ip.as_deref(), draw)?;
-        Some((decision, drew.get()))
+        let decision = router.decide(question.server_id, source_ip.as_deref(), random)?;
+        Some((decision, asked.get()))
     };
-    let settled = decide(&entry.route.to).filter(|(_, drew)| !drew).map(|(decision, _)| decision.destination);
+    let settled =
+        decide(&entry.route.to).filter(|(_, by_chance)| !by_chance).map(|(decision, _)| decision.destination);
     let each = entry.route.to.iter().enumerate().filter_map(|(i, to)| {
         let (decision, _) = decide(std::slice::from_ref(to))?;
         Some((decision.cluster, to.weight, settled == Some(i)))

@@ -165,7 +165,7 @@ async fn scenarios_hold_in_envoy() {
             None => by_config.entry(scenario.config.to_string()).or_default().push(scenario),
         }
     }
-    let mut next = port::GAME;
+    let mut free_port = port::GAME;
     let mut played = 0;
     for (number, scenarios) in by_config.values().enumerate() {
         let names: BTreeSet<_> = scenarios
@@ -179,8 +179,8 @@ async fn scenarios_hold_in_envoy() {
         let received = Received::default();
         let mut clusters = BTreeMap::new();
         for name in names {
-            let address = net.at(next);
-            next += 1;
+            let address = net.at(free_port);
+            free_port += 1;
             backend(name.clone(), address, Arc::clone(&received)).await;
             clusters.insert(name, address);
         }
