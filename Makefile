@@ -19,8 +19,10 @@ setup-build:
 setup-run:
 	@tools/setup wasm-target envoy
 
+# Optimised as one: a third smaller, and each call through it counts.
 filter: setup-build
-	cargo build --release -p realmgate-filter --target $(WASM)
+	CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 \
+		cargo build --release -p realmgate-filter --target $(WASM)
 
 build: setup-build filter ## build the release binaries and the filter (target/release, target/wasm32-unknown-unknown/release)
 	cargo build --release
