@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use realmgate_tests::stage::port;
-use realmgate_tests::{Envoy, GameServer, Stage, TestNet};
+use realmgate_tests::{Envoy, GameServer, Stage, TestNet, parts};
 use serde_json::{Value, json};
 
 use crate::cast::{game, lands, servers, services, until_lands};
@@ -113,4 +113,22 @@ async fn an_edge_without_the_file_fetches_the_filter_by_its_hash() {
     keeps_its_promises(&stage, &servers).await;
     let dump = stage.edge.config_dump().to_string();
     assert!(dump.contains("/v1/filter/"), "the filter did not come over HTTP");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_without_a_control_plane_routes() {
+    const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy/static.yaml");
+    const FILTER: &str = "target/wasm32-unknown-unknown/release/realmgate_filter.wasm";
+    let net = TestNet::new();
+    let one = GameServer::start("one", net.at(7101)).await.unwrap();
+    let two = GameServer::start("two", net.at(7102)).await.unwrap();
+    let filter = parts::FILTER.find().unwrap().display().to_string();
+    let text = std::fs::read_to_string(EXAMPLE).unwrap();
+    assert!(text.contains(FILTER));
+    let text = text.replace("127.0.0.1", &net.ip().to_string()).replace(FILTER, &filter);
+    let _edge = Envoy::with(net.dir(), text, net.at(port::ADMIN)).start().unwrap();
+    let edge = net.at(7000);
+    assert_eq!(lands(edge, game(1, 1)).await.unwrap(), one.name());
+    assert_eq!(lands(edge, game(2, 1)).await.unwrap(), two.name());
+    assert!(lands(edge, game(3, 1)).await.is_err());
 }
