@@ -1,7 +1,7 @@
 //! What is counted, and under which names.
 //!
-//! Envoy puts `wasmcustom.` in front (`wasmcustom_` in its Prometheus output). The ABI knows no labels, so a
-//! reason is part of the name.
+//! Envoy's own list of statistics puts `wasmcustom.` in front; its Prometheus output shows the names as they
+//! are, without `envoy_`, too. The ABI knows no labels, so a reason is part of the name.
 
 use crate::session::Refusal;
 
