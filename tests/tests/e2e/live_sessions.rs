@@ -1,15 +1,16 @@
 //! Live sessions are sacred: no routine change ends one or loses a frame of it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use realmgate_tests::stage::port;
-use realmgate_tests::{Frame, GameClient, Redis, Stage, TestNet};
+use realmgate_tests::{Frame, GameClient, Redis, Stage, TestNet, parts, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-use crate::cast::{game, lands, route, servers, services, until_lands};
+use crate::cast::{LIMIT, game, lands, route, servers, services, until_lands};
 
 const SESSIONS: u16 = 50;
 const CHANGES: usize = 50;
@@ -37,7 +38,10 @@ async fn sessions_survive_a_hundred_changes_a_filter_update_and_a_restart() {
     let redis = Redis::start(net.dir(), net.at(port::REDIS)).unwrap();
     redis.set("game-gateway:routing:rules", "{}");
     let servers = servers(&net, 3, 0).await;
-    let settings = json!({"redis": {"url": redis.url()}, "game_gateway": {"enabled": true}});
+    let module = net.dir().join("filter.wasm");
+    std::fs::copy(parts::FILTER.find().unwrap(), &module).unwrap();
+    let settings = json!({"redis": {"url": redis.url()}, "game_gateway": {"enabled": true},
+        "filter": {"path": module}});
     let mut stage = Stage::start(net, &settings).unwrap();
     let policy = |stage: &Stage, timeout: &str, routes: Value| {
         let limits = json!({"header_timeout": timeout});
@@ -73,6 +77,7 @@ async fn sessions_survive_a_hundred_changes_a_filter_update_and_a_restart() {
         let name = servers[change % 3].name();
         until_lands(stage.game_gateway(), game(world, 1), Some(name), start).await;
     }
+    replace_module(&stage, &module);
     // Even without the service that they use, and with another filter configuration.
     let others = json!({"listeners": stage.listener(&json!({"header_timeout": "1s"})),
         "services": services(&servers[1..]), "routes": all_to("game-2")});
@@ -86,4 +91,23 @@ async fn sessions_survive_a_hundred_changes_a_filter_update_and_a_restart() {
     let frames = sessions.join_all().await;
     println!("{} frames in {SESSIONS} sessions", frames.iter().sum::<u64>());
     assert!(frames.iter().all(|&frames| frames > 10), "{frames:?}");
+}
+
+/// Deploys another build of the filter behind the same path, and waits until the edge runs it.
+fn replace_module(stage: &Stage, module: &Path) {
+    let answer = |path: &str| serde_json::from_str::<Value>(&stage.control_plane.get(path).1).unwrap();
+    let hash = || answer("/readyz")["filter_module"]["sha256"].clone();
+    let before = hash();
+    let mut bytes = std::fs::read(module).unwrap();
+    // A custom section, which means nothing: id, length, length of its name, name.
+    bytes.extend_from_slice(b"\0\x05\x04next");
+    let next = module.with_extension("next");
+    std::fs::write(&next, bytes).unwrap();
+    std::fs::rename(next, module).unwrap();
+    wait_until("the new module is seen", LIMIT, || hash() != before);
+    wait_until("the edge runs the new module", LIMIT, || {
+        let version = &hash().as_str().unwrap()[..16].to_owned();
+        let synced = answer("/v1/proxies")["proxies"][0]["sync"] == "synced";
+        synced && stage.edge.config_dump().to_string().contains(&format!("realmgate-{version}"))
+    });
 }
