@@ -11,6 +11,7 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod api;
 mod demo;
 mod edges;
 mod harness;
