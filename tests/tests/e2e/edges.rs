@@ -13,7 +13,12 @@ use crate::cast::{game, lands, servers, services, until_lands};
 fn policy(stage_listener: &Value, servers: &[GameServer]) -> String {
     let mut services = services(servers);
     let all: Vec<_> = servers.iter().map(|server| server.address().to_string()).collect();
-    services.as_array_mut().unwrap().push(json!({"name": "all", "endpoints": all}));
+    let (host, port) = (servers[1].address().ip().to_string(), servers[1].address().port());
+    let more = [
+        json!({"name": "all", "endpoints": all}),
+        json!({"name": "resolved", "dns": {"host": host, "port": port}}),
+    ];
+    services.as_array_mut().unwrap().extend(more);
     json!({
         "listeners": stage_listener,
         "services": services,
@@ -26,6 +31,7 @@ fn policy(stage_listener: &Value, servers: &[GameServer]) -> String {
              "to": [{"service": "game-1", "weight": 3}, {"service": "game-2", "weight": 1}]},
             {"name": "by-address", "server_type": 200, "worlds": [10], "strategy": "maglev", "hash_key": "source_ip",
              "to": [{"service": "all"}]},
+            {"name": "dns", "server_type": 200, "worlds": [12], "to": [{"service": "resolved"}]},
             {"name": "few", "server_type": 200, "worlds": [11], "instances": ["1-3"], "to": [{"service": "game-3"}]},
         ],
     })
@@ -58,6 +64,7 @@ async fn keeps_its_promises(stage: &Stage, servers: &[GameServer]) {
     for instance in 2..20 {
         assert_eq!(lands(edge, game(10, instance)).await.unwrap(), first, "one address, two servers");
     }
+    until_lands(edge, game(12, 1), Some("game-2"), Instant::now()).await;
     assert!(lands(edge, game(11, 4)).await.is_err(), "an instance that is not listed was routed");
     assert_eq!(stage.filter_stat("connections_refused_host_error_total"), 0);
 }

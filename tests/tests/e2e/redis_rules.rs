@@ -169,3 +169,26 @@ async fn a_lost_key_or_a_lost_redis_takes_no_route_away() {
     let frame = Frame::to_world(7, 3, "still unchanged");
     assert_eq!(client.exchange(&frame).await.unwrap(), frame);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_rule_is_named_and_spoils_no_other() {
+    let fleet = Fleet::start(TestNet::new()).await;
+    let edge = fleet.stage.game_gateway();
+    let good = [1, 2].map(|world| fleet.rule(200, Some(world), "round_robin", &[0]));
+    let start = fleet.publish(&good);
+    until_lands(edge, game(1, 1), Some("game-1"), start).await;
+
+    let mixed = [fleet.rule(200, Some(1), "fastest", &[1]), fleet.rule(200, Some(2), "round_robin", &[1])];
+    let start = fleet.publish(&mixed);
+    until_lands(edge, game(2, 1), Some("game-2"), start).await;
+    assert_eq!(lands(edge, game(1, 1)).await.unwrap(), "game-1", "the last good version of the bad rule");
+    let (status, ready) = fleet.stage.control_plane.readyz();
+    let ready: Value = serde_json::from_str(&ready).unwrap();
+    let refused = &ready["game_gateway"]["refused"][0];
+    assert_eq!((status, &refused["reason"]), (200, &json!("unknown_strategy")));
+    assert!(!refused["key"].as_str().unwrap().is_empty(), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("fastest"), "{refused}");
+    let (_, metrics) = fleet.stage.control_plane.get("/metrics");
+    let count = "realmgate_gateway_rule_refusals_total{reason=\"unknown_strategy\"} 1";
+    assert!(metrics.contains(count), "{metrics}");
+}

@@ -64,7 +64,7 @@ async fn a_thousand_frames_reach_fifty_worlds_unchanged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_routed_is_closed_in_time() {
-    let stage = Stage::start(TestNet::alone(), &json!({})).unwrap();
+    let mut stage = Stage::start(TestNet::alone(), &json!({})).unwrap();
     let servers = servers(&stage.net, 1, 0).await;
     let limits = json!({"header_timeout": "300ms", "max_message_bytes": 1000});
     let policy = json!({
@@ -106,4 +106,13 @@ async fn what_cannot_be_routed_is_closed_in_time() {
     stage.wait_filter_stat("connections_refused_header_timeout_total", |refused| refused == 2);
     stage.wait_filter_stat("connections_awaiting_header", |waiting| waiting == 0);
     assert_eq!(servers[0].total(), 2, "no refused connection reached a game server");
+
+    // Envoy writes its access log out when it ends.
+    stage.edge.process().terminate();
+    let log = std::fs::read_to_string(stage.net.dir().join("edge.log")).unwrap();
+    for (reason, times) in [("no_route", 3), ("message_too_large", 1), ("header_timeout", 2)] {
+        let line = format!(r#""close_reason":"{reason}""#);
+        assert_eq!(log.matches(&line).count(), times, "{reason} in {log}");
+    }
+    assert!(log.contains(r#""header":"200/2/1""#), "{log}");
 }
