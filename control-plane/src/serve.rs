@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::TryFutureExt;
 use tokio::net::TcpListener;
@@ -228,8 +228,8 @@ async fn follow(mut mesh: watch::Receiver<Option<Arc<Mesh>>>, compiler: Arc<Comp
         let latest = mesh.borrow_and_update().clone();
         if let Some(latest) = latest {
             // Milliseconds of work for the largest policies: off the threads that serve streams.
-            let compiler = Arc::clone(&compiler);
-            let _ = tokio::task::spawn_blocking(move || compiler.update(latest)).await;
+            let (compiler, now) = (Arc::clone(&compiler), Instant::now());
+            let _ = tokio::task::spawn_blocking(move || compiler.update(latest, now)).await;
         }
     }
 }

@@ -26,7 +26,7 @@ use realmgate_control_plane::compile::{Question, RouteTable, compile, explain, f
 use realmgate_control_plane::mesh::{EdgeSettings, FilterModule, Mesh, ModuleLocation};
 use realmgate_control_plane::model::{Limits, Strategy, parse};
 use realmgate_control_plane::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
-use realmgate_control_plane::xds::{Scope, Snapshot};
+use realmgate_control_plane::xds::{ResourceType, Scope, Snapshot};
 use realmgate_wire::ServerId;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -91,15 +91,15 @@ fn wasm_path() -> String {
 fn summary(mesh: &Mesh, snapshot: &Snapshot) -> String {
     let mut text = String::new();
     let sets = [
-        ("clusters", &snapshot.clusters),
-        ("endpoints", &snapshot.endpoints),
-        ("listeners", &snapshot.listeners),
-        ("extensions", &snapshot.extensions),
+        ("clusters", &snapshot.of(ResourceType::Cluster)),
+        ("endpoints", &snapshot.of(ResourceType::Endpoints)),
+        ("listeners", &snapshot.of(ResourceType::Listener)),
+        ("extensions", &snapshot.of(ResourceType::Extension)),
     ];
     for (kind, set) in sets {
         text += &format!("{kind}:\n");
         for resource in set.iter() {
-            text += &format!("  {}\n", resource.name);
+            text += &format!("  {}\n", resource.name());
         }
     }
     for listener in mesh.listeners(&[]) {
@@ -135,7 +135,7 @@ fn compiling_is_deterministic_to_the_byte() {
     let one = compile(&mesh(&documented_policy(), rules()), &Scope::default());
     let two = compile(&mesh(&documented_policy(), rules()), &Scope::default());
     assert_eq!(one, two);
-    assert!(!one.clusters.version().is_empty());
+    assert!(!one.of(ResourceType::Cluster).version().is_empty());
 }
 
 #[test]
@@ -143,9 +143,9 @@ fn an_edge_gets_the_listeners_it_asks_for() {
     let mesh = mesh(&documented_policy(), rules());
     let scope = Scope { listeners: vec!["edge".to_owned()], ..Scope::default() };
     let snapshot = compile(&mesh, &scope);
-    let names: Vec<_> = snapshot.listeners.iter().map(|l| l.name.as_str()).collect();
+    let names: Vec<_> = snapshot.of(ResourceType::Listener).iter().map(|l| &**l.name()).collect();
     assert_eq!(names, ["edge", "realmgate-health"]);
-    assert_eq!(snapshot.extensions.len(), 1);
+    assert_eq!(snapshot.of(ResourceType::Extension).len(), 1);
 }
 
 #[test]
@@ -180,19 +180,20 @@ fn two_thousand_worlds_of_a_cluster_each_are_one_line() {
     let mesh = mesh("", GatewayRules { rules: rules.collect(), refused: Vec::new() });
     let table = RouteTable::new(&mesh, "game-gateway");
     assert_eq!(table.to_filter().len(), 1);
-    assert_eq!(compile(&mesh, &Scope::default()).clusters.len(), 2000);
+    assert_eq!(compile(&mesh, &Scope::default()).of(ResourceType::Cluster).len(), 2000);
 }
 
 /// `envoy --mode validate` on a bootstrap that holds the snapshot as static resources.
 fn accepted_by_envoy(snapshot: &Snapshot) {
     let extension = |name: &str| {
-        let resource = snapshot.extensions.get(name).expect("every filter has its extension");
-        TypedExtensionConfig::decode(resource.body.as_ref()).unwrap().typed_config.unwrap()
+        let resource =
+            snapshot.of(ResourceType::Extension).get(name).expect("every filter has its extension");
+        TypedExtensionConfig::decode(resource.body()).unwrap().typed_config.unwrap()
     };
     let mut listeners = Vec::new();
-    for resource in snapshot.listeners.iter() {
-        let mut listener = Listener::decode(resource.body.as_ref()).unwrap();
-        assert_eq!(listener.name, resource.name);
+    for resource in snapshot.of(ResourceType::Listener).iter() {
+        let mut listener = Listener::decode(resource.body()).unwrap();
+        assert_eq!(listener.name, **resource.name());
         for filter in listener.filter_chains.iter_mut().flat_map(|chain| &mut chain.filters) {
             if let Some(filter::ConfigType::ConfigDiscovery(_)) = filter.config_type {
                 let config = extension(&filter.name);
@@ -202,11 +203,14 @@ fn accepted_by_envoy(snapshot: &Snapshot) {
         listeners.push(listener);
     }
     let mut clusters: Vec<_> =
-        snapshot.clusters.iter().map(|r| Cluster::decode(r.body.as_ref()).unwrap()).collect();
-    for resource in snapshot.endpoints.iter() {
-        let assignment = ClusterLoadAssignment::decode(resource.body.as_ref()).unwrap();
-        assert_eq!(assignment.cluster_name, resource.name);
-        assert!(snapshot.clusters.get(&resource.name).is_some(), "endpoints without a cluster");
+        snapshot.of(ResourceType::Cluster).iter().map(|r| Cluster::decode(r.body()).unwrap()).collect();
+    for resource in snapshot.of(ResourceType::Endpoints).iter() {
+        let assignment = ClusterLoadAssignment::decode(resource.body()).unwrap();
+        assert_eq!(assignment.cluster_name, **resource.name());
+        assert!(
+            snapshot.of(ResourceType::Cluster).get(resource.name()).is_some(),
+            "endpoints without a cluster"
+        );
     }
     for name in ["control-plane", "realmgate-admin"] {
         clusters.push(Cluster { name: name.to_owned(), ..Cluster::default() });

@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
 };
-use prost::Message;
+use prost::Name;
 
 use crate::mesh::{Mesh, ModuleLocation};
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
@@ -58,15 +58,15 @@ pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
     }
     let endpoints =
         specs.iter().filter_map(|(name, spec)| Some(resource(name.clone(), &spec.to_envoy_endpoints(name)?)));
-    Snapshot {
-        endpoints: ResourceSet::new(endpoints),
-        clusters: ResourceSet::new(clusters),
-        listeners: ResourceSet::new(listeners),
-        extensions: ResourceSet::new(extensions),
-    }
+    Snapshot::new(
+        ResourceSet::new(clusters),
+        ResourceSet::new(endpoints),
+        ResourceSet::new(listeners),
+        ResourceSet::new(extensions),
+    )
 }
 
-fn resource(name: String, message: &impl Message) -> Arc<Resource> {
+fn resource(name: String, message: &impl Name) -> Arc<Resource> {
     Arc::new(Resource::new(name, message))
 }
 

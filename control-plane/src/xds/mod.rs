@@ -7,16 +7,21 @@
 //! ```
 //! All but `server`, `serve` and `status` is pure: values in, values out.
 
+mod grpc;
 mod in_flight;
 mod interest;
 mod message;
 mod metrics;
+mod names;
 mod node;
 mod plan;
+mod refusal;
 mod resource;
 mod scope;
 mod serve;
 mod server;
+mod session;
+mod snapshot;
 mod status;
 mod stream;
 mod subscription;
@@ -26,9 +31,10 @@ mod wire;
 
 pub use metrics::Metrics;
 pub use node::{MAX_NODE_LISTENERS, MAX_NODE_NAME_BYTES, NodeError};
-pub use resource::{Resource, ResourceSet, ResourceType, Snapshot, content_hash};
+pub use resource::{Resource, ResourceType, content_hash};
 pub use scope::{Role, Scope, SnapshotSource};
 pub use serve::serve;
 pub use server::AdsServer;
-pub use status::{ProxyStatus, Registry, Rejection, TypeStatus};
+pub use snapshot::{ResourceSet, Snapshot};
+pub use status::{Progress, ProxyStatus, Registry, Rejection, TypeStatus};
 pub use stream::SyncState;

@@ -1,16 +1,20 @@
 //! Who is connected, and how far each proxy follows what is wanted of it.
+//!
+//! The registry holds the streams themselves: what it tells is what they are, and costs them nothing while
+//! nobody asks.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
+use super::refusal::Nack;
 use super::stream::{Stream, SyncState};
-use super::subscription::{Nack, Subscription};
+use super::subscription::Subscription;
 use super::{ResourceType, Scope};
 
 /// One connected proxy. Two streams of one node are two entries.
@@ -51,6 +55,8 @@ pub struct TypeStatus {
     pub sent: String,
     /// The version it is known to use.
     pub acked: String,
+    /// How many resources it has yet to be sent, or to acknowledge.
+    pub pending: usize,
     /// How many resources it refuses that are still wanted.
     pub rejected: usize,
     /// What it refuses, at most 16 of them.
@@ -70,9 +76,24 @@ pub struct Rejection {
     pub at_ms: u64,
 }
 
+/// How far a proxy is, and no more: for looking at all of them often.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The node id.
+    pub id: Arc<str>,
+    /// What it claims to be.
+    pub scope: Arc<Scope>,
+    /// The version of the snapshot that it should have.
+    pub wanted: Arc<str>,
+    /// The version of the last snapshot that it acknowledged in full.
+    pub applied: Arc<str>,
+    /// How far it is.
+    pub sync: SyncState,
+}
+
 #[derive(Debug, Default)]
 struct Proxies {
-    streams: BTreeMap<u64, ProxyStatus>,
+    streams: BTreeMap<u64, Arc<Entry>>,
     last: u64,
 }
 
@@ -80,8 +101,33 @@ struct Proxies {
 #[derive(Debug)]
 pub struct Registry {
     proxies: Mutex<Proxies>,
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<()>,
     metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    peer: Peer,
+    connected: SystemTime,
+    tracked: Mutex<Tracked>,
+}
+
+/// A stream and when it got where.
+#[derive(Debug)]
+struct Tracked {
+    stream: Stream,
+    applied: Arc<str>,
+}
+
+/// What a proxy says of itself when it connects.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: Arc<str>,
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) user_agent: String,
+    pub(crate) variant: &'static str,
 }
 
 impl Registry {
@@ -89,7 +135,7 @@ impl Registry {
     pub fn new(metrics: &prometheus::Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
             proxies: Mutex::default(),
-            changed: watch::Sender::new(0),
+            changed: watch::Sender::new(()),
             metrics: Metrics::new(metrics)?,
         })
     }
@@ -97,18 +143,34 @@ impl Registry {
     /// Every connected proxy, in the order of connecting.
     #[must_use]
     pub fn proxies(&self) -> Vec<ProxyStatus> {
-        self.lock().streams.values().cloned().collect()
+        self.entries().iter().map(|entry| entry.status()).collect()
+    }
+
+    /// How far every connected proxy is, in the order of connecting.
+    #[must_use]
+    pub fn progress(&self) -> Vec<Progress> {
+        self.entries().iter().map(|entry| entry.progress()).collect()
+    }
+
+    /// How many proxies are connected.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.lock().streams.len()
     }
 
     /// Changes whenever a proxy connects, leaves or gets further: for waiting until a change is applied.
-    /// Subscribe first, then look at [`Self::proxies`], then wait.
+    /// Subscribe first, then look at [`Self::progress`], then wait.
     #[must_use]
-    pub fn changed(&self) -> watch::Receiver<u64> {
+    pub fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
     pub(crate) const fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.lock().streams.values().cloned().collect()
     }
 
     // No code panics with the lock held, and the data is whole after any of our writes.
@@ -117,110 +179,116 @@ impl Registry {
     }
 
     fn bump(&self) {
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        // The channel's lock is shared by all streams: not taken while nobody waits.
+        if self.changed.receiver_count() > 0 {
+            self.changed.send_replace(());
+        }
     }
 }
 
-/// A stream's entry in the registry, removed when dropped.
+/// A stream's place in the registry, left when dropped.
 #[derive(Debug)]
-pub(crate) struct Connection<'a> {
-    registry: &'a Registry,
-    stream: u64,
-    wanted: String,
-    wanted_since: Instant,
-    applied: String,
+pub(crate) struct Connection {
+    registry: Arc<Registry>,
+    entry: Arc<Entry>,
 }
 
-/// What a proxy says of itself when it connects.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) id: String,
-    pub(crate) scope: Scope,
-    pub(crate) address: Option<SocketAddr>,
-    pub(crate) user_agent: String,
-    pub(crate) variant: &'static str,
-}
-
-impl<'a> Connection<'a> {
-    pub(crate) fn open(registry: &'a Registry, peer: Peer, now: Instant) -> Self {
+impl Connection {
+    pub(crate) fn open(registry: Arc<Registry>, peer: Peer, stream: Stream) -> Self {
         let mut proxies = registry.lock();
         proxies.last += 1;
-        let stream = proxies.last;
-        let status = ProxyStatus {
-            stream,
-            id: peer.id,
-            scope: peer.scope,
-            address: peer.address,
-            user_agent: peer.user_agent,
-            variant: peer.variant,
-            connected_since_ms: millis(SystemTime::now()),
-            wanted: String::new(),
-            applied: String::new(),
-            sync: SyncState::Pending,
-            types: Vec::new(),
-        };
-        proxies.streams.insert(stream, status);
+        let number = proxies.last;
+        let tracked = Mutex::new(Tracked { stream, applied: Arc::default() });
+        let entry = Arc::new(Entry { number, peer, connected: SystemTime::now(), tracked });
+        proxies.streams.insert(number, Arc::clone(&entry));
         drop(proxies);
         registry.metrics.connected.inc();
         registry.bump();
-        Self { registry, stream, wanted: String::new(), wanted_since: now, applied: String::new() }
+        Self { registry, entry }
     }
 
     /// The number of the stream, for logs.
-    pub(crate) const fn stream(&self) -> u64 {
-        self.stream
+    pub(crate) fn number(&self) -> u64 {
+        self.entry.number
     }
 
-    /// Notes that the stream works towards another snapshot.
-    pub(crate) fn wanted(&mut self, stream: &Stream, now: Instant) {
-        self.wanted = stream.wanted().version();
-        self.wanted_since = now;
+    /// The node id, for logs.
+    pub(crate) fn id(&self) -> &str {
+        &self.entry.peer.id
     }
 
-    /// Publishes how far the stream is.
-    pub(crate) fn update(&mut self, stream: &Stream, now: Instant) {
-        let sync = stream.sync();
-        if sync == SyncState::Synced && self.applied != self.wanted {
-            self.applied.clone_from(&self.wanted);
-            self.registry.metrics.convergence.observe((now - self.wanted_since).as_secs_f64());
+    /// Lets `act` work on the stream, and notes how far it got.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Stream) -> T) -> T {
+        let mut tracked = self.entry.lock();
+        let result = act(&mut tracked.stream);
+        let wanted = tracked.stream.wanted();
+        if tracked.applied != *wanted.version() && tracked.stream.sync() == SyncState::Synced {
+            let since = tracked.stream.wanted_since();
+            self.registry.metrics.convergence.observe(since.elapsed().as_secs_f64());
+            tracked.applied = Arc::clone(tracked.stream.wanted().version());
         }
-        let types = types(stream);
-        let mut proxies = self.registry.lock();
-        let Some(status) = proxies.streams.get_mut(&self.stream) else { return };
-        if status.sync == sync && status.wanted == self.wanted && status.types == types {
-            return;
-        }
-        status.sync = sync;
-        status.wanted.clone_from(&self.wanted);
-        status.applied.clone_from(&self.applied);
-        status.types = types;
-        drop(proxies);
+        drop(tracked);
         self.registry.bump();
+        result
     }
 }
 
-impl Drop for Connection<'_> {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.registry.lock().streams.remove(&self.stream);
+        self.registry.lock().streams.remove(&self.entry.number);
         self.registry.metrics.connected.dec();
         self.registry.bump();
     }
 }
 
-fn types(stream: &Stream) -> Vec<TypeStatus> {
-    let status = |kind: ResourceType| {
-        let wanted = stream.wanted().of(kind);
-        let subscription = stream.of(kind);
-        TypeStatus {
-            kind: kind.label(),
-            wanted: wanted.version().to_owned(),
-            sent: subscription.sent_version.clone(),
-            acked: subscription.acked(wanted).to_owned(),
-            rejected: subscription.rejected.len(),
-            rejections: rejections(subscription),
+impl Entry {
+    fn lock(&self) -> MutexGuard<'_, Tracked> {
+        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self) -> Progress {
+        let tracked = self.lock();
+        Progress {
+            id: Arc::clone(&self.peer.id),
+            scope: Arc::clone(&self.peer.scope),
+            wanted: Arc::clone(tracked.stream.wanted().version()),
+            applied: Arc::clone(&tracked.applied),
+            sync: tracked.stream.sync(),
         }
-    };
-    ResourceType::ALL.into_iter().filter(|kind| stream.of(*kind).asked()).map(status).collect()
+    }
+
+    fn status(&self) -> ProxyStatus {
+        let tracked = self.lock();
+        let stream = &tracked.stream;
+        let asked = ResourceType::ALL.into_iter().filter(|kind| stream.of(*kind).asked());
+        ProxyStatus {
+            stream: self.number,
+            id: self.peer.id.to_string(),
+            scope: Scope::clone(&self.peer.scope),
+            address: self.peer.address,
+            user_agent: self.peer.user_agent.clone(),
+            variant: self.peer.variant,
+            connected_since_ms: millis(self.connected),
+            wanted: stream.wanted().version().to_string(),
+            applied: tracked.applied.to_string(),
+            sync: stream.sync(),
+            types: asked.map(|kind| type_status(stream, kind)).collect(),
+        }
+    }
+}
+
+fn type_status(stream: &Stream, kind: ResourceType) -> TypeStatus {
+    let wanted = stream.wanted().of(kind);
+    let subscription = stream.of(kind);
+    TypeStatus {
+        kind: kind.label(),
+        wanted: wanted.version().to_string(),
+        sent: subscription.sent_version.to_string(),
+        acked: subscription.acked(wanted).to_string(),
+        pending: subscription.pending(wanted),
+        rejected: subscription.rejected.len(),
+        rejections: rejections(subscription),
+    }
 }
 
 /// Enough to see what is wrong; a bad template may spoil thousands alike.

@@ -160,7 +160,7 @@ async fn sotw_end_to_end() {
     fixture.source.0.send_replace(snapshot(&["b@1"], &[], &[], &[]));
     let response = next(&mut responses).await;
     assert_eq!(response.resources.len(), 1);
-    assert_eq!(response.version_info, set(&["b@1"]).version());
+    assert_eq!(response.version_info, **set(&["b@1"]).version());
 }
 
 #[tokio::test]

@@ -43,12 +43,7 @@ fn wanted(clusters: u8, cluster: u8, endpoints: u8) -> Arc<Snapshot> {
     let (clusters, endpoints) = (make(cluster), make(endpoints));
     let filter = format!("x@{}", names.iter().map(|(_, name)| *name).collect::<String>());
     let refer = |list: &[String]| set(&list.iter().map(String::as_str).collect::<Vec<_>>());
-    Arc::new(Snapshot {
-        clusters: refer(&clusters),
-        endpoints: refer(&endpoints),
-        listeners: set(&["l@1"]),
-        extensions: set(&[&filter]),
-    })
+    Arc::new(Snapshot::new(refer(&clusters), refer(&endpoints), set(&["l@1"]), set(&[&filter])))
 }
 
 /// Envoy as far as it matters: what it has, what warms, what it keeps back meanwhile.
@@ -88,19 +83,19 @@ impl Envoy {
             Endpoints => {
                 eds_nonce.clone_from(&response.nonce);
                 // Envoy ignores endpoints of clusters that it does not have.
-                let known = |r: &&Arc<Resource>| self.clusters.contains_key(&r.name);
+                let known = |r: &&Arc<Resource>| self.clusters.contains_key(&**r.name());
                 for resource in response.resources.iter().filter(known) {
-                    self.endpoints.insert(resource.name.clone(), resource.version.clone());
-                    self.warming.remove(&resource.name);
+                    self.endpoints.insert(resource.name().to_string(), resource.version().to_owned());
+                    self.warming.remove(&**resource.name());
                 }
                 for name in &response.removed {
-                    self.warming.remove(name);
+                    self.warming.remove(&**name);
                 }
             }
             Listener => {}
             Extension => {
                 for resource in &response.resources {
-                    self.filter = Some(resource.version.clone());
+                    self.filter = Some(resource.version().to_owned());
                 }
                 self.check("a filter came");
             }
@@ -119,16 +114,16 @@ impl Envoy {
     fn read_clusters(&mut self, response: &Response, eds_nonce: &str) {
         let before: BTreeSet<String> = self.clusters.keys().cloned().collect();
         if self.variant == Variant::Sotw {
-            self.clusters.retain(|name, _| response.resources.iter().any(|r| r.name == *name));
+            self.clusters.retain(|name, _| response.resources.iter().any(|r| **r.name() == **name));
         }
         for resource in &response.resources {
-            let old = self.clusters.insert(resource.name.clone(), resource.version.clone());
-            if old.as_ref() != Some(&resource.version) {
-                self.warming.insert(resource.name.clone());
+            let old = self.clusters.insert(resource.name().to_string(), resource.version().to_owned());
+            if old.as_deref() != Some(resource.version()) {
+                self.warming.insert(resource.name().to_string());
             }
         }
         for name in &response.removed {
-            self.clusters.remove(name);
+            self.clusters.remove(&**name);
         }
         let clusters = &self.clusters;
         self.warming.retain(|name| clusters.contains_key(name));
@@ -192,12 +187,12 @@ fn run(variant: Variant, steps: Vec<Step>) {
         envoy.inbox.extend(came);
     }
     let versions = |set: &ResourceSet| -> BTreeMap<String, String> {
-        set.iter().map(|r| (r.name.clone(), r.version.clone())).collect()
+        set.iter().map(|r| (r.name().to_string(), r.version().to_owned())).collect()
     };
     assert_eq!(proxy.stream.sync(), SyncState::Synced);
-    assert_eq!(envoy.clusters, versions(&last.clusters));
-    assert_eq!(envoy.endpoints, versions(&last.endpoints));
-    assert_eq!(envoy.filter.as_ref(), last.extensions.iter().next().map(|r| &r.version));
+    assert_eq!(envoy.clusters, versions(last.of(Cluster)));
+    assert_eq!(envoy.endpoints, versions(last.of(Endpoints)));
+    assert_eq!(envoy.filter.as_deref(), last.of(Extension).iter().next().map(|r| r.version()));
     assert!(envoy.inbox.is_empty() && envoy.outbox.is_empty());
 }
 
