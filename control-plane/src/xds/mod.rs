@@ -3,10 +3,11 @@
 //! ```text
 //!  wire ──► message::Request ──► stream (order of types) ──► subscription + plan (one type) ──► message::Response ──► wire
 //!                                   ▲            │
-//!                     Snapshot, time            progress ──► status::Registry ──► API, metrics
+//!                     Snapshot, time            Registry ──► status, CSDS, API, metrics
 //! ```
 //! All but `server`, `serve` and `status` is pure: values in, values out.
 
+mod csds;
 mod grpc;
 mod in_flight;
 mod interest;
@@ -16,6 +17,7 @@ mod names;
 mod node;
 mod plan;
 mod refusal;
+mod registry;
 mod resource;
 mod scope;
 mod serve;
@@ -31,10 +33,11 @@ mod wire;
 
 pub use metrics::Metrics;
 pub use node::{MAX_NODE_LISTENERS, MAX_NODE_NAME_BYTES, NodeError};
+pub use registry::{Progress, Registry};
 pub use resource::{Resource, ResourceType, content_hash};
 pub use scope::{Role, Scope, SnapshotSource};
 pub use serve::serve;
 pub use server::AdsServer;
 pub use snapshot::{ResourceSet, Snapshot};
-pub use status::{Progress, ProxyStatus, Registry, Rejection, TypeStatus};
+pub use status::{ProxyStatus, Rejection, TypeStatus};
 pub use stream::SyncState;

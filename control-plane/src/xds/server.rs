@@ -12,9 +12,11 @@ use http::{HeaderValue, Request, Response};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
+use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tower_service::Service;
 
+use super::csds::ClientStatus;
 use super::grpc::Messages;
 use super::message::Variant;
 use super::names::NamePool;
@@ -74,6 +76,13 @@ impl AdsServer {
     pub fn new(source: Arc<dyn SnapshotSource>, registry: Arc<Registry>) -> Self {
         let (names, stop) = (Arc::default(), watch::Sender::new(false));
         Self(Arc::new(Shared { source, registry, names, stop }))
+    }
+
+    /// All services of the xDS listener: discovery, and the status of clients.
+    #[must_use]
+    pub fn into_routes(self) -> Routes {
+        let status = ClientStatus::service(Arc::clone(&self.0.registry));
+        Routes::new(status).into_axum_router().fallback_service(self).into()
     }
 
     /// Ends all streams with `UNAVAILABLE`, so that proxies go to another replica.

@@ -1,18 +1,12 @@
-//! Who is connected, and how far each proxy follows what is wanted of it.
-//!
-//! The registry holds the streams themselves: what it tells is what they are, and costs them nothing while
-//! nobody asks.
+//! What is told of a proxy: who it is, and how far it follows what is wanted of it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use tokio::sync::watch;
 
-use super::metrics::Metrics;
 use super::refusal::Nack;
+use super::registry::Peer;
 use super::stream::{Stream, SyncState};
 use super::subscription::Subscription;
 use super::{ResourceType, Scope};
@@ -76,201 +70,25 @@ pub struct Rejection {
     pub at_ms: u64,
 }
 
-/// How far a proxy is, and no more: for looking at all of them often.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    /// The node id.
-    pub id: Arc<str>,
-    /// What it claims to be.
-    pub scope: Arc<Scope>,
-    /// The version of the snapshot that it should have.
-    pub wanted: Arc<str>,
-    /// The version of the last snapshot that it acknowledged in full.
-    pub applied: Arc<str>,
-    /// How far it is.
-    pub sync: SyncState,
-}
-
-#[derive(Debug, Default)]
-struct Proxies {
-    streams: BTreeMap<u64, Arc<Entry>>,
-    last: u64,
-}
-
-/// All connected proxies. Entries last as long as their stream.
-#[derive(Debug)]
-pub struct Registry {
-    proxies: Mutex<Proxies>,
-    changed: watch::Sender<()>,
-    metrics: Metrics,
-}
-
-#[derive(Debug)]
-struct Entry {
-    number: u64,
-    peer: Peer,
-    connected: SystemTime,
-    tracked: Mutex<Tracked>,
-}
-
-/// A stream and when it got where.
-#[derive(Debug)]
-struct Tracked {
-    stream: Stream,
-    applied: Arc<str>,
-}
-
-/// What a proxy says of itself when it connects.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) id: Arc<str>,
-    pub(crate) scope: Arc<Scope>,
-    pub(crate) address: Option<SocketAddr>,
-    pub(crate) user_agent: String,
-    pub(crate) variant: &'static str,
-}
-
-impl Registry {
-    /// An empty registry; its metrics go to `metrics`. Fails when one of their names is taken.
-    pub fn new(metrics: &prometheus::Registry) -> Result<Self, prometheus::Error> {
-        Ok(Self {
-            proxies: Mutex::default(),
-            changed: watch::Sender::new(()),
-            metrics: Metrics::new(metrics)?,
-        })
-    }
-
-    /// Every connected proxy, in the order of connecting.
-    #[must_use]
-    pub fn proxies(&self) -> Vec<ProxyStatus> {
-        self.entries().iter().map(|entry| entry.status()).collect()
-    }
-
-    /// How far every connected proxy is, in the order of connecting.
-    #[must_use]
-    pub fn progress(&self) -> Vec<Progress> {
-        self.entries().iter().map(|entry| entry.progress()).collect()
-    }
-
-    /// How many proxies are connected.
-    #[must_use]
-    pub fn connected(&self) -> usize {
-        self.lock().streams.len()
-    }
-
-    /// Changes whenever a proxy connects, leaves or gets further: for waiting until a change is applied.
-    /// Subscribe first, then look at [`Self::progress`], then wait.
-    #[must_use]
-    pub fn changed(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
-    }
-
-    pub(crate) const fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    fn entries(&self) -> Vec<Arc<Entry>> {
-        self.lock().streams.values().cloned().collect()
-    }
-
-    // No code panics with the lock held, and the data is whole after any of our writes.
-    fn lock(&self) -> MutexGuard<'_, Proxies> {
-        self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn bump(&self) {
-        // The channel's lock is shared by all streams: not taken while nobody waits.
-        if self.changed.receiver_count() > 0 {
-            self.changed.send_replace(());
-        }
-    }
-}
-
-/// A stream's place in the registry, left when dropped.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    registry: Arc<Registry>,
-    entry: Arc<Entry>,
-}
-
-impl Connection {
-    pub(crate) fn open(registry: Arc<Registry>, peer: Peer, stream: Stream) -> Self {
-        let mut proxies = registry.lock();
-        proxies.last += 1;
-        let number = proxies.last;
-        let tracked = Mutex::new(Tracked { stream, applied: Arc::default() });
-        let entry = Arc::new(Entry { number, peer, connected: SystemTime::now(), tracked });
-        proxies.streams.insert(number, Arc::clone(&entry));
-        drop(proxies);
-        registry.metrics.connected.inc();
-        registry.bump();
-        Self { registry, entry }
-    }
-
-    /// The number of the stream, for logs.
-    pub(crate) fn number(&self) -> u64 {
-        self.entry.number
-    }
-
-    /// The node id, for logs.
-    pub(crate) fn id(&self) -> &str {
-        &self.entry.peer.id
-    }
-
-    /// Lets `act` work on the stream, and notes how far it got.
-    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Stream) -> T) -> T {
-        let mut tracked = self.entry.lock();
-        let result = act(&mut tracked.stream);
-        let wanted = tracked.stream.wanted();
-        if tracked.applied != *wanted.version() && tracked.stream.sync() == SyncState::Synced {
-            let since = tracked.stream.wanted_since();
-            self.registry.metrics.convergence.observe(since.elapsed().as_secs_f64());
-            tracked.applied = Arc::clone(tracked.stream.wanted().version());
-        }
-        drop(tracked);
-        self.registry.bump();
-        result
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.registry.lock().streams.remove(&self.entry.number);
-        self.registry.metrics.connected.dec();
-        self.registry.bump();
-    }
-}
-
-impl Entry {
-    fn lock(&self) -> MutexGuard<'_, Tracked> {
-        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn progress(&self) -> Progress {
-        let tracked = self.lock();
-        Progress {
-            id: Arc::clone(&self.peer.id),
-            scope: Arc::clone(&self.peer.scope),
-            wanted: Arc::clone(tracked.stream.wanted().version()),
-            applied: Arc::clone(&tracked.applied),
-            sync: tracked.stream.sync(),
-        }
-    }
-
-    fn status(&self) -> ProxyStatus {
-        let tracked = self.lock();
-        let stream = &tracked.stream;
+impl ProxyStatus {
+    pub(super) fn new(
+        number: u64,
+        peer: &Peer,
+        connected: SystemTime,
+        applied: &str,
+        stream: &Stream,
+    ) -> Self {
         let asked = ResourceType::ALL.into_iter().filter(|kind| stream.of(*kind).asked());
-        ProxyStatus {
-            stream: self.number,
-            id: self.peer.id.to_string(),
-            scope: Scope::clone(&self.peer.scope),
-            address: self.peer.address,
-            user_agent: self.peer.user_agent.clone(),
-            variant: self.peer.variant,
-            connected_since_ms: millis(self.connected),
+        Self {
+            stream: number,
+            id: peer.id.to_string(),
+            scope: Scope::clone(&peer.scope),
+            address: peer.address,
+            user_agent: peer.user_agent.clone(),
+            variant: peer.variant,
+            connected_since_ms: millis(connected),
             wanted: stream.wanted().version().to_string(),
-            applied: tracked.applied.to_string(),
+            applied: applied.to_owned(),
             sync: stream.sync(),
             types: asked.map(|kind| type_status(stream, kind)).collect(),
         }

@@ -105,6 +105,11 @@ impl Subscription {
         unsent + self.in_flight.iter().map(|sent| sent.changes.len()).sum::<usize>()
     }
 
+    /// Names of what was sent and not acknowledged yet.
+    pub(crate) fn unacknowledged(&self) -> BTreeSet<&Arc<str>> {
+        self.in_flight.iter().flat_map(|sent| &sent.changes).map(|change| change.sent.name()).collect()
+    }
+
     /// What the proxy has, or was sent, under this name.
     pub(crate) fn held<'a>(&'a self, name: &str, wanted: &'a ResourceSet) -> Option<&'a Arc<Resource>> {
         match self.behind.get(name) {

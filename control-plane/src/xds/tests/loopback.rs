@@ -3,6 +3,10 @@
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::status::v3 as pb_status;
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    NodeMatcher, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
+};
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,6 +14,8 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
+
+use pb_status::ConfigStatus::{Error, Synced};
 
 use super::*;
 use crate::xds::{AdsServer, ProxyStatus, Registry, Scope, SnapshotSource, SyncState, serve};
@@ -28,6 +34,7 @@ struct Fixture {
     source: Arc<Source>,
     registry: Arc<Registry>,
     metrics: prometheus::Registry,
+    url: String,
     client: AggregatedDiscoveryServiceClient<Channel>,
     shutdown: Option<oneshot::Sender<()>>,
     serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
@@ -43,8 +50,8 @@ impl Fixture {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (shutdown, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, server, async { drop(stopped.await) }));
-        let client = AggregatedDiscoveryServiceClient::connect(url).await.unwrap();
-        Self { source, registry, metrics, client, shutdown: Some(shutdown), serving }
+        let client = AggregatedDiscoveryServiceClient::connect(url.clone()).await.unwrap();
+        Self { url, source, registry, metrics, client, shutdown: Some(shutdown), serving }
     }
 
     async fn delta(
@@ -221,4 +228,41 @@ async fn shutdown_ends_streams_and_the_server() {
     drop((requests, responses));
     drop(fixture.client);
     timeout(SOON, fixture.serving).await.expect("still serving").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn s27_client_status_tells_each_resource_of_each_proxy() {
+    use pb_status::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
+    let fixture = Fixture::new(snapshot(&["a@1", "b@1"], &[], &["l@1"], &[])).await;
+    let (requests, mut responses) = fixture.delta().await;
+    requests.send(first(Some(node(&[])))).await.unwrap();
+    let response = next(&mut responses).await;
+    requests.send(pb::DeltaDiscoveryRequest { response_nonce: response.nonce, ..first(None) }).await.unwrap();
+    fixture.until(|proxy| proxy.sync == SyncState::Synced).await;
+    fixture.source.0.send_replace(snapshot(&["a@2", "b@1"], &[], &["l@1"], &[]));
+    let response = next(&mut responses).await;
+    let error_detail = Some(RpcStatus { code: 3, message: "a: bad".to_owned(), ..Default::default() });
+    let nack = pb::DeltaDiscoveryRequest { response_nonce: response.nonce, error_detail, ..first(None) };
+    requests.send(nack).await.unwrap();
+    fixture.until(|proxy| proxy.sync == SyncState::Rejecting).await;
+
+    let mut client = ClientStatusDiscoveryServiceClient::connect(fixture.url.clone()).await.unwrap();
+    let mut ask = async |pattern| {
+        let node_id = Some(StringMatcher { match_pattern: Some(pattern), ignore_case: false });
+        let node_matchers = vec![NodeMatcher { node_id, node_metadatas: vec![] }];
+        let request = pb_status::ClientStatusRequest { node_matchers, ..Default::default() };
+        client.fetch_client_status(request).await
+    };
+    let answer = ask(MatchPattern::Prefix("edge".to_owned())).await.unwrap().into_inner();
+    let [client] = answer.config.as_slice() else { panic!("one proxy") };
+    assert_eq!(client.node.as_ref().unwrap().id, "edge-1");
+    // Of its listeners it never asked.
+    let [a, b] = client.generic_xds_configs.as_slice() else { panic!("two clusters") };
+    assert_eq!((a.name.as_str(), a.version_info.as_str(), a.config_status()), ("a", "2", Error));
+    assert_eq!(a.error_state.as_ref().unwrap().details, "a: bad");
+    assert_eq!((b.name.as_str(), b.config_status()), ("b", Synced));
+    assert_eq!(b.xds_config.as_ref().unwrap().value, b"b@1");
+    assert!(ask(MatchPattern::Exact("other".to_owned())).await.unwrap().into_inner().config.is_empty());
+    let regex = MatchPattern::SafeRegex(RegexMatcher::default());
+    assert_eq!(ask(regex).await.unwrap_err().code(), Code::InvalidArgument);
 }
