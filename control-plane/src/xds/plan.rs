@@ -87,17 +87,24 @@ impl Subscription {
     fn accept_claim(&mut self, wanted: &ResourceSet) {
         let Some(version) = self.claimed.take() else { return };
         if self.full_state() && self.interest.wildcard() && version == wanted.version() {
-            self.held = wanted.iter().cloned().map(Held).collect();
+            self.held = wanted.eager().cloned().map(Held).collect();
             self.owes_answer = false;
         }
     }
 
     fn candidates<'a>(&'a self, wanted: &'a ResourceSet) -> Box<dyn Iterator<Item = &'a Arc<Resource>> + 'a> {
         if self.interest.wildcard() {
-            Box::new(wanted.iter())
+            let by_name = self.interest.names().iter().filter(|name| wanted.is_on_demand(name));
+            Box::new(wanted.eager().chain(by_name.filter_map(|name| wanted.get(name))))
         } else {
             Box::new(self.interest.names().iter().filter_map(|name| wanted.get(name)))
         }
+    }
+
+    /// Whether the proxy should have the resource of this name: it exists, and if it is on demand the proxy
+    /// asks for it by name.
+    fn needs(&self, wanted: &ResourceSet, name: &str) -> bool {
+        wanted.get(name).is_some() && (!wanted.is_on_demand(name) || self.interest.names().contains(name))
     }
 
     fn differs(&self, resource: &Resource) -> bool {
@@ -123,7 +130,7 @@ impl Subscription {
                 }
             }
         }
-        for held in self.held.iter().filter(|held| wanted.get(&held.0.name).is_none()) {
+        for held in self.held.iter().filter(|held| !self.needs(wanted, &held.0.name)) {
             match removal(&held.0.name) {
                 Removal::Now if gate == Gate::Open => plan.removed.push(held.0.name.clone()),
                 Removal::Now | Removal::Later => plan.withheld = true,
@@ -133,7 +140,7 @@ impl Subscription {
         // A name that does not exist is answered as such, and stays subscribed (11). Never for ECDS: taking
         // a filter's configuration away breaks live traffic (16).
         if self.variant == Variant::Delta && self.kind != ResourceType::Extension {
-            let absent = |name: &&String| wanted.get(name).is_none() && !self.held.contains(name.as_str());
+            let absent = |name: &&String| !self.needs(wanted, name) && !self.held.contains(name.as_str());
             let absent = self.due.iter().filter(absent).cloned();
             if gate == Gate::Closed {
                 plan.still_due.extend(absent);
@@ -213,7 +220,7 @@ impl Subscription {
         }
         let kept = self.held.iter().filter(|held| {
             let name = held.0.name.as_str();
-            wanted.get(name).is_none() && (gate != Gate::Open || removal(name) != Removal::Now)
+            !self.needs(wanted, name) && (gate != Gate::Open || removal(name) != Removal::Now)
         });
         list.extend(kept.map(|held| Arc::clone(&held.0)));
         list
@@ -222,7 +229,7 @@ impl Subscription {
 
 /// The version of a list: that of the wanted set if it is just that, else a hash of what is in it.
 fn list_version(list: &[Arc<Resource>], wanted: &ResourceSet) -> String {
-    if list.len() == wanted.len() && list.iter().zip(wanted.iter()).all(|(a, b)| Arc::ptr_eq(a, b)) {
+    if list.len() == wanted.eager().len() && list.iter().zip(wanted.eager()).all(|(a, b)| Arc::ptr_eq(a, b)) {
         return wanted.version().to_owned();
     }
     content_hash(list.iter().flat_map(|r| [r.name.as_bytes(), r.version.as_bytes()]))

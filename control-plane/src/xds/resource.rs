@@ -76,16 +76,33 @@ impl Resource {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResourceSet {
     version: String,
-    resources: BTreeMap<String, Arc<Resource>>,
+    /// What the wildcard stands for.
+    eager: BTreeMap<String, Arc<Resource>>,
+    /// What is sent to those alone who ask for it by its name.
+    on_demand: BTreeMap<String, Arc<Resource>>,
 }
 
 impl ResourceSet {
     /// The set of these; of two with one name the later stays.
     pub fn new(resources: impl IntoIterator<Item = Arc<Resource>>) -> Self {
-        let resources: BTreeMap<_, _> = resources.into_iter().map(|r| (r.name.clone(), r)).collect();
-        let version =
-            content_hash(resources.values().flat_map(|r| [r.name.as_bytes(), r.version.as_bytes()]));
-        Self { version, resources }
+        Self::with_on_demand(resources, [])
+    }
+
+    /// The set of these, of which the wildcard covers `eager`: those `on_demand` are sent only when they are
+    /// asked for by name. A name in both is eager.
+    pub fn with_on_demand(
+        eager: impl IntoIterator<Item = Arc<Resource>>,
+        on_demand: impl IntoIterator<Item = Arc<Resource>>,
+    ) -> Self {
+        let eager: BTreeMap<_, _> = eager.into_iter().map(|r| (r.name.clone(), r)).collect();
+        let on_demand = on_demand.into_iter().filter(|r| !eager.contains_key(&r.name));
+        let on_demand: BTreeMap<_, _> = on_demand.map(|r| (r.name.clone(), r)).collect();
+        let mut version = hash_of(&eager);
+        if !on_demand.is_empty() {
+            // Hashed apart: what only moves from one side to the other changes the set.
+            version = content_hash([version.as_bytes(), hash_of(&on_demand).as_bytes()]);
+        }
+        Self { version, eager, on_demand }
     }
 
     /// Hash of all names and versions.
@@ -97,26 +114,42 @@ impl ResourceSet {
     /// The resource of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.resources.get(name)
+        self.eager.get(name).or_else(|| self.on_demand.get(name))
     }
 
-    /// The resources in the order of their names.
+    /// Whether this exists and is sent only when it is asked for by name.
     #[must_use]
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
-        self.resources.values()
+    pub fn is_on_demand(&self, name: &str) -> bool {
+        self.on_demand.contains_key(name)
+    }
+
+    /// What the wildcard stands for, in the order of names.
+    #[must_use]
+    pub fn eager(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
+        self.eager.values()
+    }
+
+    /// All resources, those on demand last, each part in the order of names.
+    #[must_use]
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.eager.values().chain(self.on_demand.values())
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.resources.len()
+        self.eager.len() + self.on_demand.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.resources.is_empty()
+        self.eager.is_empty() && self.on_demand.is_empty()
     }
+}
+
+fn hash_of(resources: &BTreeMap<String, Arc<Resource>>) -> String {
+    content_hash(resources.values().flat_map(|r| [r.name.as_bytes(), r.version.as_bytes()]))
 }
 
 /// Everything that the proxies of one scope should have. Immutable; a change makes a new one.

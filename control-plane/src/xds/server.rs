@@ -227,7 +227,8 @@ impl<W: Wire> Serving<'_, W> {
 
 fn peer<W: Wire>(first: &mut W::Request, address: Option<std::net::SocketAddr>) -> Result<Peer, NodeError> {
     let node: Node = W::node(first).ok_or(NodeError::Missing)?;
-    let scope = Scope::from_node(&node)?;
+    let state_of_the_world = W::VARIANT == Variant::Sotw;
+    let scope = Scope { state_of_the_world, ..Scope::from_node(&node)? };
     let user_agent = user_agent(&node);
     let variant = match W::VARIANT {
         Variant::Sotw => "sotw",

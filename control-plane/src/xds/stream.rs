@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::in_flight::{Change, InFlight};
 use super::message::{Asks, Request, Response, Variant};
 use super::plan::{Gate, Removal};
 use super::subscription::{PATIENCE, Subscription};
@@ -205,8 +206,9 @@ impl Stream {
     /// Endpoints follow changed clusters at once, even unchanged ones: Envoy warms the cluster, and keeps
     /// its acknowledgement back, until it sees them (8, 14). Those of new clusters it has to ask for.
     fn clusters_sent(&mut self, now: Instant) {
-        self.raise_barrier = true;
         let Some(sent) = self.clusters.in_flight.back() else { return };
+        let holds_back = self.holds_filters_back(sent);
+        self.raise_barrier |= holds_back;
         for change in &sent.changes {
             let name = &change.sent.name;
             if self.wanted.endpoints.get(name).is_none() {
@@ -214,10 +216,18 @@ impl Stream {
             }
             if self.endpoints.interest.covers(name) {
                 self.endpoints.due.insert(name.clone());
-            } else {
+            } else if holds_back {
                 self.awaited.insert(name.clone(), now + PATIENCE);
             }
         }
+    }
+
+    /// Whether filters wait for these clusters. A listener that asks for clusters on demand keeps the player
+    /// waiting until they are there; if they held filters back, a crowd of players at new worlds would do so
+    /// for as long as it comes.
+    fn holds_filters_back(&self, sent: &InFlight) -> bool {
+        let on_demand = |change: &Change| self.wanted.clusters.is_on_demand(&change.sent.name);
+        sent.changes.is_empty() || !sent.changes.iter().all(on_demand)
     }
 
     fn push_endpoints(&mut self, wanted: &Snapshot, now: Instant) -> Option<Response> {
@@ -245,7 +255,7 @@ impl Stream {
 
     /// Whether listeners and filters may change.
     fn gate(&self) -> Gate {
-        let making = !self.clusters.in_flight.is_empty()
+        let making = self.clusters.in_flight.iter().any(|sent| self.holds_filters_back(sent))
             || self.endpoints.answered < self.barrier
             || !self.awaited.is_empty();
         if making {
