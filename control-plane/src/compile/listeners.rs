@@ -117,8 +117,8 @@ fn tcp_proxy_filter(listener: &Listener, scope: &Scope) -> Filter {
 }
 
 /// Whether proxies of `scope` ask for the clusters of this listener one by one, with their first player. In
-/// state of the world a request for one cluster takes the wildcard back, and with it every other cluster: those
-/// proxies get all clusters at once.
+/// state of the world Envoy 1.40 asks for one by taking its wildcard back, and so loses every other cluster, and
+/// 1.37 crashes: those proxies get all clusters at once.
 pub(super) fn asks_for_clusters(listener: &Listener, scope: &Scope) -> bool {
     listener.clusters == ClusterDelivery::OnDemand && !scope.state_of_the_world
 }
