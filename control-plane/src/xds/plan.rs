@@ -49,6 +49,7 @@ impl Subscription {
         now: Instant,
     ) -> Option<Response> {
         self.accept_claim(wanted);
+        self.waiting = false;
         let urgent = self.owes_answer || !self.due.is_empty();
         if !self.asked() || !self.dirty && !urgent {
             self.unsent = false;
@@ -64,6 +65,7 @@ impl Subscription {
             return None;
         }
         if self.waits(urgent, now) {
+            self.waiting = true;
             return None;
         }
         self.unsent = plan.withheld;

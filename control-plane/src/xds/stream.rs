@@ -255,7 +255,8 @@ impl Stream {
 
     /// Whether listeners and filters may change.
     fn gate(&self) -> Gate {
-        let making = self.clusters.in_flight.iter().any(|sent| self.holds_filters_back(sent))
+        let making = self.clusters.waiting
+            || self.clusters.in_flight.iter().any(|sent| self.holds_filters_back(sent))
             || self.endpoints.answered < self.barrier
             || !self.awaited.is_empty();
         if making {

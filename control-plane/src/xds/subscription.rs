@@ -99,6 +99,8 @@ pub(crate) struct Subscription {
     pub(super) dirty: bool,
     /// Whether something is wanted that was not sent yet.
     pub(super) unsent: bool,
+    /// Whether a response is ready that waits for the answer to one before.
+    pub(super) waiting: bool,
     pub(super) sent_version: String,
     pub(super) acked_version: String,
     pub(super) nack: Option<Arc<Nack>>,
@@ -122,6 +124,7 @@ impl Subscription {
             answered: 0,
             dirty: false,
             unsent: false,
+            waiting: false,
             sent_version: String::new(),
             acked_version: String::new(),
             nack: None,

@@ -162,3 +162,18 @@ fn s22_players_at_new_worlds_hold_no_filter_back() {
         assert_eq!(trace(&came), ["ecds: x@2"]);
     }
 }
+
+#[test]
+fn s22_a_cluster_that_waits_for_its_turn_behind_one_on_demand_holds_filters_back() {
+    for variant in BOTH {
+        let mut proxy = started(variant, &with_lazy(&["a@1"], &["w1@1"], &["l@1"], &["x@1"]));
+        let asked = ask_for(&mut proxy, "w1");
+        assert!(proxy.want(&with_lazy(&["a@1", "b@1"], &["w1@1"], &["l@1"], &["x@2"])).is_empty());
+        let clusters = proxy.ack(&asked[0]);
+        let expected = if variant == Variant::Sotw { "cds: a@1 b@1 w1@1" } else { "cds: b@1" };
+        assert_eq!(trace(&clusters), [expected]);
+        let endpoints = proxy.ask(Endpoints, &["b"]);
+        assert!(proxy.ack(&clusters[0]).is_empty(), "b has no endpoints yet");
+        assert_eq!(trace(&proxy.ack(&endpoints[0])), ["ecds: x@2"]);
+    }
+}
