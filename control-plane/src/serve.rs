@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use crate::api;
 use crate::compile::Compiler;
 use crate::mesh::{self, EdgeSettings, GatewayStatus, Mesh, ModuleLocation, Sources};
+use crate::model::Listener;
 use crate::settings::{Delivery, Settings};
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
@@ -196,12 +197,11 @@ fn module_location(settings: &Settings) -> ModuleLocation {
 
 fn edge_settings(settings: &Settings) -> EdgeSettings {
     let gateway = &settings.game_gateway;
-    EdgeSettings {
-        health_listen: settings.edge.health_listen,
-        gateway: gateway
-            .enabled
-            .then(|| EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())),
-    }
+    let listener = || Listener {
+        clusters: gateway.clusters,
+        ..EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())
+    };
+    EdgeSettings { health_listen: settings.edge.health_listen, gateway: gateway.enabled.then(listener) }
 }
 
 fn start_gateway(

@@ -21,12 +21,14 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use prost::Message;
 use realmgate_control_plane::compile::{Question, RouteTable, compile, explain, filter_config};
 use realmgate_control_plane::mesh::{EdgeSettings, FilterModule, Mesh, ModuleLocation};
 use realmgate_control_plane::model::{Limits, Strategy, parse};
 use realmgate_control_plane::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
 use realmgate_control_plane::xds::{ResourceType, Scope, Snapshot};
+use realmgate_filter::route::Router;
 use realmgate_wire::ServerId;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -99,7 +101,8 @@ fn summary(mesh: &Mesh, snapshot: &Snapshot) -> String {
     for (kind, set) in sets {
         text += &format!("{kind}:\n");
         for resource in set.iter() {
-            text += &format!("  {}\n", resource.name());
+            let mark = if set.is_on_demand(resource.name()) { " (on demand)" } else { "" };
+            text += &format!("  {}{mark}\n", resource.name());
         }
     }
     for listener in mesh.listeners(&[]) {
@@ -128,6 +131,77 @@ fn rules_of_the_old_gateway_compile_to_this() {
     let snapshot = compile(&mesh, &Scope::default());
     insta::assert_snapshot!("gateway_rules", summary(&mesh, &snapshot));
     accepted_by_envoy(&snapshot);
+}
+
+/// An eager listener beside one on demand; `blue` is named by both.
+const TWO_KINDS: &str = r#"
+listeners:
+  - {name: edge, bind: "127.0.0.1:7000"}
+  - {name: worlds, bind: "127.0.0.1:7001", clusters: on_demand}
+services:
+  - {name: blue, endpoints: ["10.1.0.1:1", "10.1.0.2:1"]}
+  - {name: green, endpoints: ["10.2.0.1:1"]}
+  - {name: own-world, dns: {host: "world-{world}.example.com", port: 7777}}
+routes:
+  - {name: all, server_type: 200, listeners: [edge], to: [{service: blue}]}
+  - {name: own, server_type: 200, worlds: ["1-20"], listeners: [worlds], to: [{service: own-world}]}
+  - {name: picked, server_type: 200, worlds: [21], strategy: realm_based, listeners: [worlds], to: [{service: blue}]}
+  - {name: split, server_type: 200, listeners: [worlds], to: [{service: blue}, {service: green}]}
+"#;
+
+#[test]
+fn a_listener_on_demand_compiles_to_this() {
+    let mesh = mesh(TWO_KINDS, GatewayRules::default());
+    let snapshot = compile(&mesh, &Scope::default());
+    insta::assert_snapshot!("on_demand", summary(&mesh, &snapshot));
+    let asks = |name: &str| {
+        let resource = snapshot.of(ResourceType::Listener).get(name).unwrap();
+        let listener = Listener::decode(resource.body()).unwrap();
+        let filter = listener.filter_chains[0].filters.last().unwrap().config_type.clone();
+        let Some(filter::ConfigType::TypedConfig(any)) = filter else { panic!("{filter:?}") };
+        TcpProxy::decode(any.value.as_slice()).unwrap().on_demand
+    };
+    assert_eq!(asks("edge"), None);
+    let timeout = asks("worlds").unwrap().timeout.unwrap();
+    assert_eq!((timeout.seconds, timeout.nanos), (5, 0));
+    accepted_by_envoy(&snapshot);
+}
+
+#[test]
+fn state_of_the_world_gets_every_cluster_at_once() {
+    let scope = Scope { state_of_the_world: true, ..Scope::default() };
+    let lazy = compile(&mesh(TWO_KINDS, rules()), &scope);
+    let eager = compile(&mesh(&TWO_KINDS.replace("on_demand", "eager"), rules()), &Scope::default());
+    assert_eq!(lazy, eager);
+}
+
+/// Envoy asks once for a cluster that does not exist, and keeps the next players waiting: the filter must never
+/// name one.
+#[test]
+fn the_filter_names_only_clusters_that_exist() {
+    for policy in [&documented_policy(), TWO_KINDS] {
+        let mesh = mesh(policy, rules());
+        let snapshot = compile(&mesh, &Scope::default());
+        for listener in mesh.listeners(&[]) {
+            let table = RouteTable::new(&mesh, &listener.name);
+            let router = Router::new(&filter_config(listener, table.to_filter())).unwrap();
+            let mut named = 0;
+            for world in 0..=ServerId::MAX_WORLD {
+                for instance in [0, 1, 2, 3, 7] {
+                    for draw in [0, u64::MAX / 2, u64::MAX] {
+                        let to = ServerId::new(200, world, instance, false);
+                        let Some(decision) = router.decide(to, Some("10.0.0.1"), || draw) else { continue };
+                        assert!(
+                            snapshot.of(ResourceType::Cluster).get(&decision.cluster).is_some(),
+                            "{decision:?}"
+                        );
+                        named += 1;
+                    }
+                }
+            }
+            assert!(named > 0, "{}", listener.name);
+        }
+    }
 }
 
 #[test]

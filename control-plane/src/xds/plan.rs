@@ -53,6 +53,7 @@ impl Subscription {
         now: Instant,
     ) -> Option<Response> {
         self.accept_claim(wanted);
+        self.waiting = false;
         let urgent = self.owes_answer || !self.due.is_empty();
         if !self.asked() || !self.dirty && !urgent {
             self.unsent = false;
@@ -68,6 +69,7 @@ impl Subscription {
             return None;
         }
         if self.waits(urgent, now) {
+            self.waiting = true;
             return None;
         }
         self.unsent = plan.withheld;
@@ -258,7 +260,7 @@ impl Subscription {
 
 /// The version of a list: that of the wanted set if it is just that, else a hash of what is in it.
 fn list_version(list: &[Arc<Resource>], wanted: &ResourceSet) -> Arc<str> {
-    if list.len() == wanted.len() && list.iter().zip(wanted.iter()).all(|(a, b)| Arc::ptr_eq(a, b)) {
+    if list.iter().map(Arc::as_ptr).eq(wanted.eager().map(Arc::as_ptr)) {
         return Arc::clone(wanted.version());
     }
     content_hash(list.iter().flat_map(|r| [r.name().as_bytes(), r.version().as_bytes()])).into()

@@ -158,7 +158,9 @@ impl Session {
             Variant::Sotw => "sotw",
             Variant::Delta => "delta",
         };
-        let (scope, user_agent) = (Scope::from_node(&node)?, user_agent(&node));
+        let state_of_the_world = self.method.variant == Variant::Sotw;
+        let scope = Scope { state_of_the_world, ..Scope::from_node(&node)? };
+        let user_agent = user_agent(&node);
         Ok(Peer { id: node.id.into(), scope: Arc::new(scope), address: self.address, user_agent, variant })
     }
 }

@@ -45,6 +45,16 @@ impl ResourceSet {
         Self { version: content_hash(parts).into(), resources, changes: RwLock::default() }
     }
 
+    /// The set of these, of which the wildcard covers `eager`: those `on_demand` are sent only when they are
+    /// asked for by name. A name in both is eager.
+    pub fn with_on_demand(
+        eager: impl IntoIterator<Item = Arc<Resource>>,
+        on_demand: impl IntoIterator<Item = Arc<Resource>>,
+    ) -> Self {
+        let on_demand = on_demand.into_iter().map(|r| Arc::new(Resource::clone(&r).on_demand()));
+        Self::new(on_demand.chain(eager))
+    }
+
     /// Hash of all names and versions.
     #[must_use]
     pub const fn version(&self) -> &Arc<str> {
@@ -56,6 +66,17 @@ impl ResourceSet {
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         let at = self.resources.binary_search_by(|r| (**r.name()).cmp(name)).ok()?;
         self.resources.get(at)
+    }
+
+    /// Whether this exists and is sent only when it is asked for by name.
+    #[must_use]
+    pub fn is_on_demand(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|resource| resource.is_on_demand())
+    }
+
+    /// What the wildcard stands for, in the order of names.
+    pub fn eager(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.iter().filter(|resource| !resource.is_on_demand())
     }
 
     /// The resources in the order of their names.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::in_flight::InFlight;
 use super::message::{Asks, Request, Response, Variant};
 use super::names::NamePool;
 use super::plan::{Gate, Removal};
@@ -231,8 +232,9 @@ impl Stream {
     /// Endpoints follow changed clusters at once, even unchanged ones: Envoy warms the cluster, and keeps
     /// its acknowledgement back, until it sees them (8, 14). Those of new clusters it has to ask for.
     fn clusters_sent(&mut self, now: Instant) {
-        self.raise_barrier = true;
         let Some(sent) = self.clusters.in_flight.back() else { return };
+        let holds_back = self.holds_filters_back(sent);
+        self.raise_barrier |= holds_back;
         for change in &sent.changes {
             let name = change.sent.name();
             if self.wanted.of(ResourceType::Endpoints).get(name).is_none() {
@@ -240,10 +242,19 @@ impl Stream {
             }
             if self.endpoints.interest.names_or_all(name) {
                 self.endpoints.due.insert(Arc::clone(name));
-            } else if self.aggregated {
+            } else if holds_back && self.aggregated {
                 self.awaited.insert(Arc::clone(name), now + PATIENCE);
             }
         }
+    }
+
+    /// Whether filters wait for these clusters. A listener that asks for clusters on demand keeps the player
+    /// waiting until they are there; if they held filters back, a crowd of players at new worlds would do so
+    /// for as long as it comes.
+    fn holds_filters_back(&self, sent: &InFlight) -> bool {
+        let clusters = self.wanted.of(ResourceType::Cluster);
+        sent.changes.is_empty()
+            || !sent.changes.iter().all(|change| clusters.is_on_demand(change.sent.name()))
     }
 
     fn push_endpoints(&mut self, wanted: &Snapshot, now: Instant) -> Option<Response> {
@@ -271,7 +282,8 @@ impl Stream {
 
     /// Whether listeners and filters may change.
     fn gate(&self) -> Gate {
-        let making = !self.clusters.in_flight.is_empty()
+        let making = self.clusters.waiting
+            || self.clusters.in_flight.iter().any(|sent| self.holds_filters_back(sent))
             || self.endpoints.answered < self.barrier
             || !self.awaited.is_empty();
         if making {

@@ -49,6 +49,8 @@ pub(crate) struct Subscription {
     pub(super) dirty: bool,
     /// Whether something is wanted that was not sent yet.
     pub(super) unsent: bool,
+    /// Whether a response is ready that waits for the answer to one before.
+    pub(super) waiting: bool,
     pub(super) sent_version: Arc<str>,
     pub(super) acked_version: Arc<str>,
     pub(super) nack: Option<Arc<Nack>>,
@@ -72,6 +74,7 @@ impl Subscription {
             answered: 0,
             dirty: false,
             unsent: false,
+            waiting: false,
             sent_version: Arc::default(),
             acked_version: Arc::default(),
             nack: None,

@@ -3,6 +3,7 @@
 
 mod delta;
 mod loopback;
+mod on_demand;
 mod order;
 mod random;
 mod refusal;
