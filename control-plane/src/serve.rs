@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::TryFutureExt;
 use tokio::net::TcpListener;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::api;
 use crate::compile::Compiler;
-use crate::mesh::{self, EdgeSettings, GatewayStatus, Mesh, ModuleLocation, Sources};
+use crate::mesh::{self, EdgeSettings, GatewayStatus, ModuleLocation, Sources};
 use crate::model::Listener;
 use crate::settings::{Delivery, Settings};
 use crate::source::filter_module::FilterModuleSource;
@@ -109,7 +109,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let compiler = Arc::new(Compiler::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(mesh::join(sources, publish));
-    tasks.spawn(follow(mesh, Arc::clone(&compiler)));
+    tasks.spawn(Arc::clone(&compiler).run(mesh));
     tasks.spawn({
         let module = Arc::clone(&module);
         async move { module.watch().await }
@@ -220,18 +220,6 @@ fn start_gateway(
     let source = GatewayRulesSource::start(config, metrics)?;
     let status = GatewayStatus { rules: source.rules(), health: source.health() };
     Ok(Some((source, status)))
-}
-
-/// Compiles every new mesh.
-async fn follow(mut mesh: watch::Receiver<Option<Arc<Mesh>>>, compiler: Arc<Compiler>) {
-    while mesh.changed().await.is_ok() {
-        let latest = mesh.borrow_and_update().clone();
-        if let Some(latest) = latest {
-            // Milliseconds of work for the largest policies: off the threads that serve streams.
-            let (compiler, now) = (Arc::clone(&compiler), Instant::now());
-            let _ = tokio::task::spawn_blocking(move || compiler.update(latest, now)).await;
-        }
-    }
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

@@ -4,42 +4,85 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::compile;
+use super::compile_with;
+use super::encoded::Encoded;
 use crate::mesh::Mesh;
 use crate::xds::{Scope, Snapshot, SnapshotSource};
 
 /// Compiles for every scope that some proxy has.
 pub struct Compiler {
-    scopes: Mutex<HashMap<Scope, watch::Sender<Arc<Snapshot>>>>,
+    scopes: Mutex<HashMap<Scope, Served>>,
     compiled: watch::Sender<Option<Arc<Mesh>>>,
+    newcomer: Notify,
+}
+
+/// The snapshots of one scope, and the mesh that the latest is compiled from.
+#[derive(Clone, Debug)]
+struct Served {
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    mesh: Option<Arc<Mesh>>,
 }
 
 impl Compiler {
     /// A compiler without a mesh yet: what it serves is pending, and proxies are sent nothing.
     #[must_use]
     pub fn new() -> Self {
-        Self { scopes: Mutex::default(), compiled: watch::channel(None).0 }
+        Self { scopes: Mutex::default(), compiled: watch::channel(None).0, newcomer: Notify::new() }
     }
 
-    /// Takes a new mesh: recompiles every scope that still has a proxy, forgets the others, and wakes only
-    /// those whose resources differ.
-    pub fn update(&self, mesh: Arc<Mesh>, changed_at: Instant) {
-        let mut scopes = self.lock();
-        scopes.retain(|_, sender| sender.receiver_count() > 0);
-        for (scope, sender) in scopes.iter() {
-            let snapshot = compile(&mesh, scope);
-            sender.send_if_modified(|current| {
+    /// Compiles whenever the mesh changes or a proxy comes with a scope of its own; ends with the mesh.
+    pub async fn run(self: Arc<Self>, mut mesh: watch::Receiver<Option<Arc<Mesh>>>) {
+        let mut encoded = Encoded::default();
+        loop {
+            tokio::select! {
+                changed = mesh.changed() => if changed.is_err() { return },
+                () = self.newcomer.notified() => {}
+            }
+            let now = Instant::now();
+            let Some(latest) = mesh.borrow_and_update().clone() else { continue };
+            let compiler = Arc::clone(&self);
+            // Milliseconds of work for the largest policies: off the threads that serve streams.
+            let work = tokio::task::spawn_blocking(move || {
+                compiler.update(&latest, now, &mut encoded);
+                encoded
+            });
+            encoded = work.await.unwrap_or_default();
+        }
+    }
+
+    /// Brings every scope that still has a proxy to this mesh, forgets the others, and wakes only those whose
+    /// resources differ.
+    fn update(&self, mesh: &Arc<Mesh>, changed_at: Instant, encoded: &mut Encoded) {
+        let outdated = self.outdated(mesh);
+        for (scope, served) in outdated {
+            let snapshot = compile_with(mesh, &scope, encoded);
+            served.snapshots.send_if_modified(|current| {
                 let changed = **current != snapshot;
                 if changed {
                     *current = Arc::new(snapshot.sharing(current).made_at(changed_at));
                 }
                 changed
             });
+            if let Some(served) = self.lock().get_mut(&scope) {
+                served.mesh = Some(Arc::clone(mesh));
+            }
         }
-        // Under the lock, so that a scope that is new just now is compiled from this mesh or a later one.
-        self.compiled.send_replace(Some(mesh));
+        let same = |current: &Option<Arc<Mesh>>| current.as_ref().is_some_and(|c| Arc::ptr_eq(c, mesh));
+        if !same(&self.compiled.borrow()) {
+            // Newcomers' scopes are compiled apart: only now has every scope been asked for.
+            encoded.sweep();
+            self.compiled.send_replace(Some(Arc::clone(mesh)));
+        }
+    }
+
+    fn outdated(&self, mesh: &Arc<Mesh>) -> Vec<(Scope, Served)> {
+        let mut scopes = self.lock();
+        scopes.retain(|_, served| served.snapshots.receiver_count() > 0);
+        let current = |served: &Served| served.mesh.as_ref().is_some_and(|of| Arc::ptr_eq(of, mesh));
+        let outdated = scopes.iter().filter(|(_, served)| !current(served));
+        outdated.map(|(scope, served)| (scope.clone(), served.clone())).collect()
     }
 
     /// The mesh that all snapshots are compiled from, and its successors.
@@ -50,7 +93,7 @@ impl Compiler {
 
     /// A poisoned lock means a panic in between, after which the map is still whole: each step replaces one
     /// value.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Scope, watch::Sender<Arc<Snapshot>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Scope, Served>> {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,12 +107,67 @@ impl Default for Compiler {
 impl SnapshotSource for Compiler {
     fn subscribe(&self, scope: &Scope) -> watch::Receiver<Arc<Snapshot>> {
         let mut scopes = self.lock();
-        if let Some(sender) = scopes.get(scope) {
-            return sender.subscribe();
+        if let Some(served) = scopes.get(scope) {
+            return served.snapshots.subscribe();
         }
-        let first = self.compiled.borrow().as_ref().map(|mesh| compile(mesh, scope)).unwrap_or_default();
-        let (sender, receiver) = watch::channel(Arc::new(first));
-        scopes.insert(scope.clone(), sender);
+        let (snapshots, receiver) = watch::channel(Arc::default());
+        scopes.insert(scope.clone(), Served { snapshots, mesh: None });
+        self.newcomer.notify_one();
         receiver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mesh::{FilterModule, ModuleLocation};
+    use crate::model::parse;
+    use crate::xds::ResourceType::{Cluster, Endpoints};
+
+    fn mesh(port: u16) -> Arc<Mesh> {
+        let policy = format!(
+            "listeners: [{{name: edge, bind: 127.0.0.1:9}}]\n\
+             services: [{{name: one, endpoints: [127.0.0.1:1]}}, {{name: two, endpoints: [127.0.0.1:{port}]}}]\n\
+             routes: [{{server_type: 200, worlds: [1], to: [{{service: one}}]}},\n\
+                      {{server_type: 200, worlds: [2], to: [{{service: two}}]}}]\n"
+        );
+        let module =
+            FilterModule { sha256: String::new(), location: ModuleLocation::Path("/filter".to_owned()) };
+        let policy = Arc::new(parse(&policy).expect("the policy is valid"));
+        Arc::new(Mesh { policy, rules: Arc::default(), module, edge: Arc::default() })
+    }
+
+    async fn next(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Arc<Snapshot> {
+        let changed = tokio::time::timeout(Duration::from_secs(5), snapshots.changed());
+        changed.await.expect("no snapshot").expect("the compiler lives");
+        Arc::clone(&snapshots.borrow_and_update())
+    }
+
+    #[tokio::test]
+    async fn a_change_makes_anew_what_it_touches_and_nothing_else() {
+        let compiler = Arc::new(Compiler::new());
+        let (publish, meshes) = watch::channel(None);
+        let running = tokio::spawn(Arc::clone(&compiler).run(meshes));
+        let mut snapshots = compiler.subscribe(&Scope::default());
+        assert!(snapshots.borrow().is_pending());
+        publish.send_replace(Some(mesh(2)));
+        let before = next(&mut snapshots).await;
+        publish.send_replace(Some(mesh(3)));
+        let after = next(&mut snapshots).await;
+        assert!(Arc::ptr_eq(before.of(Cluster), after.of(Cluster)));
+        let changes = after.of(Endpoints).changes_since(before.of(Endpoints));
+        assert_eq!(changes.len(), 1);
+        let same = |of: &Snapshot| Arc::clone(of.of(Endpoints).iter().next().unwrap());
+        assert!(Arc::ptr_eq(&same(&before), &same(&after)), "encoded again");
+
+        // A proxy of another scope shares what is encoded, and one of the same scope all.
+        let mut others = compiler.subscribe(&Scope { datacenter: "aws".to_owned(), ..Scope::default() });
+        let other = next(&mut others).await;
+        assert!(Arc::ptr_eq(&same(&after), &same(&other)));
+        assert!(Arc::ptr_eq(&*compiler.subscribe(&Scope::default()).borrow(), &after));
+        drop(publish);
+        running.await.unwrap();
     }
 }

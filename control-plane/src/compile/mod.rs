@@ -2,6 +2,7 @@
 
 mod clusters;
 mod compiler;
+mod encoded;
 mod envoy;
 mod explain;
 mod filter;
@@ -25,6 +26,7 @@ use crate::mesh::{Mesh, ModuleLocation};
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
 
 pub use compiler::Compiler;
+use encoded::Encoded;
 pub use explain::{Explanation, Question, explain};
 pub use filter::config as filter_config;
 pub use routes::{Entry, Origin, Rank, RouteTable};
@@ -32,6 +34,11 @@ pub use routes::{Entry, Origin, Rank, RouteTable};
 /// Everything that proxies of `scope` should have.
 #[must_use]
 pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
+    compile_with(mesh, scope, &mut Encoded::default())
+}
+
+/// The same, with what is encoded already.
+fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
     let (mut eager, mut on_demand) = (clusters::Clusters::new(), clusters::Clusters::new());
     let mut extensions = Vec::new();
     let mut listeners = Vec::new();
@@ -59,14 +66,15 @@ pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
         ModuleLocation::Http(host) => module_cluster(host),
         ModuleLocation::Path(_) => None,
     };
-    let cluster =
-        |(name, spec): (&String, &clusters::ClusterSpec)| resource(name.clone(), &spec.to_envoy(name));
-    let endpoints = eager
-        .iter()
-        .chain(&on_demand)
-        .filter_map(|(name, spec)| Some(resource(name.clone(), &spec.to_envoy_endpoints(name)?)));
+    let (mut clusters, mut endpoints) = (Vec::from_iter(module), Vec::new());
+    let eager = eager.iter().map(|named| (named, false));
+    for ((name, spec), on_demand) in eager.chain(on_demand.iter().map(|named| (named, true))) {
+        let resources = encoded.resources(name, spec, on_demand);
+        clusters.push(resources.cluster);
+        endpoints.extend(resources.endpoints);
+    }
     Snapshot::new(
-        ResourceSet::with_on_demand(eager.iter().map(cluster).chain(module), on_demand.iter().map(cluster)),
+        ResourceSet::new(clusters),
         ResourceSet::new(endpoints),
         ResourceSet::new(listeners),
         ResourceSet::new(extensions),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::in_flight::{InFlight, Sent};
 use super::message::{Response, Variant};
-use super::subscription::{MAX_IN_FLIGHT, PATIENCE, Subscription};
+use super::subscription::{Backlog, MAX_IN_FLIGHT, PATIENCE, Subscription};
 use super::{Resource, ResourceSet, ResourceType, content_hash};
 
 /// Whether changes of a type may be sent now.
@@ -53,32 +53,34 @@ impl Subscription {
         now: Instant,
     ) -> Option<Response> {
         self.accept_claim(wanted);
-        self.waiting = false;
+        self.backlog = Backlog::Nothing;
         let urgent = self.owes_answer || !self.due.is_empty();
         if !self.asked() || !self.dirty && !urgent {
-            self.unsent = false;
             return None;
         }
         let plan = self.plan(wanted, gate, removal);
         let answer = self.owes_answer && gate != Gate::Closed;
         let something = answer || !plan.changes.is_empty() || !plan.removed.is_empty();
-        self.unsent = plan.withheld || something || self.owes_answer;
+        if plan.withheld || self.owes_answer {
+            self.backlog = Backlog::Withheld;
+        }
         if !something {
             self.dirty = plan.withheld;
             self.due = plan.still_due;
             return None;
         }
         if self.waits(urgent, now) {
-            self.waiting = true;
+            self.backlog = Backlog::Ready;
             return None;
         }
-        self.unsent = plan.withheld;
+        self.backlog = if plan.withheld { Backlog::Withheld } else { Backlog::Nothing };
+        self.dirty = plan.withheld;
         Some(self.send(plan, wanted, gate, removal, now))
     }
 
     /// When a change that waits for an acknowledgement is sent without it.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.in_flight.back().filter(|_| self.unsent).map(|last| last.at + PATIENCE)
+        self.in_flight.back().filter(|_| self.unsent()).map(|last| last.at + PATIENCE)
     }
 
     /// One response at a time, so that a slow proxy gets the latest of everything and not each step. What

@@ -106,7 +106,8 @@ impl Resource {
     }
 
     /// The same resource, sent only to proxies that ask for it by name: the wildcard does not cover it.
-    pub(super) fn on_demand(mut self) -> Self {
+    #[must_use]
+    pub fn on_demand(mut self) -> Self {
         self.on_demand = true;
         self
     }

@@ -45,16 +45,6 @@ impl ResourceSet {
         Self { version: content_hash(parts).into(), resources, changes: RwLock::default() }
     }
 
-    /// The set of these, of which the wildcard covers `eager`: those `on_demand` are sent only when they are
-    /// asked for by name. A name in both is eager.
-    pub fn with_on_demand(
-        eager: impl IntoIterator<Item = Arc<Resource>>,
-        on_demand: impl IntoIterator<Item = Arc<Resource>>,
-    ) -> Self {
-        let on_demand = on_demand.into_iter().map(|r| Arc::new(Resource::clone(&r).on_demand()));
-        Self::new(on_demand.chain(eager))
-    }
-
     /// Hash of all names and versions.
     #[must_use]
     pub const fn version(&self) -> &Arc<str> {

@@ -9,7 +9,7 @@ use super::in_flight::InFlight;
 use super::message::{Asks, Request, Response, Variant};
 use super::names::NamePool;
 use super::plan::{Gate, Removal};
-use super::subscription::{PATIENCE, Subscription};
+use super::subscription::{Backlog, PATIENCE, Subscription};
 use super::{ResourceType, Snapshot};
 
 /// Names and held resources of one stream, all types together: four times what we have seen any proxy use.
@@ -195,7 +195,7 @@ impl Stream {
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
         let awaited = self.awaited.values().copied();
-        let listeners = Some(self.opened + PATIENCE).filter(|_| self.resumed && self.clusters.unsent);
+        let listeners = Some(self.opened + PATIENCE).filter(|_| self.resumed && self.clusters.unsent());
         acknowledgements.chain(awaited).chain(listeners).filter(|at| *at > now).min()
     }
 
@@ -223,7 +223,7 @@ impl Stream {
         let removal = |_: &str| Removal::Now;
         out.extend(self.listeners.push(wanted.of(ResourceType::Listener), gate, &removal, now));
         out.extend(self.extensions.push(wanted.of(ResourceType::Extension), gate, &|_| Removal::Never, now));
-        if self.clusters.unsent && self.nothing_names_the_past(gate, now) {
+        if self.clusters.unsent() && self.nothing_names_the_past(gate, now) {
             out.extend(self.clusters.push(clusters, Gate::Open, &removal, now));
         }
         out
@@ -271,7 +271,7 @@ impl Stream {
             }
         };
         let response = self.endpoints.push(wanted.of(ResourceType::Endpoints), Gate::Open, &removal, now);
-        let waiting = response.is_none() && self.endpoints.unsent;
+        let waiting = response.is_none() && self.endpoints.unsent();
         if std::mem::take(&mut self.raise_barrier) {
             self.barrier = self.endpoints.sent + u64::from(waiting);
         } else if !waiting {
@@ -282,7 +282,7 @@ impl Stream {
 
     /// Whether listeners and filters may change.
     fn gate(&self) -> Gate {
-        let making = self.clusters.waiting
+        let making = self.clusters.backlog == Backlog::Ready
             || self.clusters.in_flight.iter().any(|sent| self.holds_filters_back(sent))
             || self.endpoints.answered < self.barrier
             || !self.awaited.is_empty();

@@ -20,6 +20,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Answers in flight beyond which even requests wait: the bound on what a silent proxy costs us.
 pub(super) const MAX_IN_FLIGHT: usize = 16;
 
+/// What is wanted and was not sent yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backlog {
+    Nothing,
+    /// Something that other types must make way for.
+    Withheld,
+    /// A response that waits for the answer to one before.
+    Ready,
+}
+
 /// One type on one stream.
 #[derive(Debug)]
 pub(crate) struct Subscription {
@@ -47,10 +57,7 @@ pub(crate) struct Subscription {
     pub(super) answered: u64,
     /// Whether there may be something to send that there was not before.
     pub(super) dirty: bool,
-    /// Whether something is wanted that was not sent yet.
-    pub(super) unsent: bool,
-    /// Whether a response is ready that waits for the answer to one before.
-    pub(super) waiting: bool,
+    pub(super) backlog: Backlog,
     pub(super) sent_version: Arc<str>,
     pub(super) acked_version: Arc<str>,
     pub(super) nack: Option<Arc<Nack>>,
@@ -73,8 +80,7 @@ impl Subscription {
             sent: 0,
             answered: 0,
             dirty: false,
-            unsent: false,
-            waiting: false,
+            backlog: Backlog::Nothing,
             sent_version: Arc::default(),
             acked_version: Arc::default(),
             nack: None,
@@ -137,9 +143,14 @@ impl Subscription {
         changes.filter(|c| c.last_good.is_none()).map(|c| Arc::clone(c.sent.name())).collect()
     }
 
+    /// Whether something is wanted that was not sent yet.
+    pub(super) fn unsent(&self) -> bool {
+        self.backlog != Backlog::Nothing
+    }
+
     /// Whether the proxy has all of this type that is wanted, and said so.
     pub(crate) fn settled(&self) -> bool {
-        self.in_flight.is_empty() && !self.unsent && self.rejected.is_empty()
+        self.in_flight.is_empty() && !self.unsent() && self.rejected.is_empty()
     }
 
     /// The version the proxy is known to use: the wanted one as soon as nothing is missing.

@@ -28,6 +28,12 @@ fn set(resources: &[&str]) -> ResourceSet {
     }))
 }
 
+/// The set of these, of which the wildcard covers `eager`. A name in both is eager.
+fn with_on_demand(eager: Vec<Arc<Resource>>, on_demand: Vec<Arc<Resource>>) -> ResourceSet {
+    let on_demand = on_demand.into_iter().map(|resource| Arc::new(Resource::clone(&resource).on_demand()));
+    ResourceSet::new(on_demand.chain(eager))
+}
+
 fn snapshot(clusters: &[&str], endpoints: &[&str], listeners: &[&str], extensions: &[&str]) -> Arc<Snapshot> {
     Arc::new(Snapshot::new(set(clusters), set(endpoints), set(listeners), set(extensions)))
 }

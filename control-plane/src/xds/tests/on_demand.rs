@@ -6,7 +6,7 @@ use crate::xds::SyncState;
 /// A snapshot of these clusters and those on demand; all clusters have endpoints.
 fn with_lazy(eager: &[&str], lazy: &[&str], listeners: &[&str], extensions: &[&str]) -> Arc<Snapshot> {
     let all = |names: &[&str]| set(names).iter().cloned().collect::<Vec<_>>();
-    let clusters = ResourceSet::with_on_demand(all(eager), all(lazy));
+    let clusters = with_on_demand(all(eager), all(lazy));
     Arc::new(Snapshot::new(clusters, set(&[eager, lazy].concat()), set(listeners), set(extensions)))
 }
 

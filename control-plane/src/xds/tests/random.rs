@@ -54,7 +54,7 @@ fn wanted(clusters: u8, cluster: u8, endpoints: u8, on_demand: bool) -> Arc<Snap
         .iter()
         .cloned()
         .partition(|cluster| on_demand && ON_DEMAND.contains(&&**cluster.name()));
-    let clusters = ResourceSet::with_on_demand(eager, lazy);
+    let clusters = with_on_demand(eager, lazy);
     Arc::new(Snapshot::new(clusters, refer(&endpoints), set(&["l@1"]), set(&[&filter])))
 }
 

@@ -1,0 +1,65 @@
+//! Encoded clusters and endpoints, kept from one compilation to the next and shared by all scopes: what did not
+//! change is not encoded again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::clusters::ClusterSpec;
+use super::resource;
+use crate::xds::Resource;
+
+/// Resources by name, eager ones and those on demand apart: a cluster can be one for new proxies and the other
+/// for old ones.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    eager: HashMap<String, Kept>,
+    on_demand: HashMap<String, Kept>,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    spec: ClusterSpec,
+    resources: ClusterResources,
+    generation: u64,
+}
+
+/// A cluster's resources.
+#[derive(Clone, Debug)]
+pub(super) struct ClusterResources {
+    pub(super) cluster: Arc<Resource>,
+    /// `None` where the cluster has its endpoints inside.
+    pub(super) endpoints: Option<Arc<Resource>>,
+}
+
+impl Encoded {
+    /// The resources of the cluster of this name.
+    pub(super) fn resources(&mut self, name: &str, spec: &ClusterSpec, on_demand: bool) -> ClusterResources {
+        let generation = self.generation;
+        let all = if on_demand { &mut self.on_demand } else { &mut self.eager };
+        if let Some(kept) = all.get_mut(name).filter(|kept| kept.spec == *spec) {
+            kept.generation = generation;
+            return kept.resources.clone();
+        }
+        let resources = encode(name, spec, on_demand);
+        let kept = Kept { spec: spec.clone(), resources: resources.clone(), generation };
+        all.insert(name.to_owned(), kept);
+        resources
+    }
+
+    /// Forgets what was not asked for since the last call.
+    pub(super) fn sweep(&mut self) {
+        let generation = self.generation;
+        for all in [&mut self.eager, &mut self.on_demand] {
+            all.retain(|_, kept| kept.generation == generation);
+        }
+        self.generation += 1;
+    }
+}
+
+fn encode(name: &str, spec: &ClusterSpec, on_demand: bool) -> ClusterResources {
+    let cluster = Resource::new(name, &spec.to_envoy(name));
+    let cluster = Arc::new(if on_demand { cluster.on_demand() } else { cluster });
+    let endpoints = spec.to_envoy_endpoints(name).map(|endpoints| resource(name.to_owned(), &endpoints));
+    ClusterResources { cluster, endpoints }
+}
