@@ -130,8 +130,8 @@ mod tests {
         let policy = format!(
             "listeners: [{{name: edge, bind: 127.0.0.1:9}}]\n\
              services: [{{name: one, endpoints: [127.0.0.1:1]}}, {{name: two, endpoints: [127.0.0.1:{port}]}}]\n\
-             routes: [{{server_type: 200, worlds: [1], to: [{{service: one}}]}},\n\
-                      {{server_type: 200, worlds: [2], to: [{{service: two}}]}}]\n"
+             routes: [{{name: a, server_type: 200, worlds: [1], to: [{{service: one}}]}},\n\
+                      {{name: b, server_type: 200, worlds: [2], to: [{{service: two}}]}}]\n"
         );
         let module =
             FilterModule { sha256: String::new(), location: ModuleLocation::Path("/filter".to_owned()) };
