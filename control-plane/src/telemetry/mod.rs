@@ -1,3 +1,5 @@
 //! What the control plane says about itself.
 
 pub mod logs;
+#[cfg(test)]
+mod metrics_doc;
