@@ -1,3 +1,4 @@
 //! What the control plane says about itself.
 
 pub mod logs;
+pub mod seldom;

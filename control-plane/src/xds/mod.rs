@@ -5,17 +5,17 @@
 //!                                   ▲            │
 //!                     Snapshot, time            progress ──► status::Registry ──► API, metrics
 //! ```
-//! All but `server`, `serve` and `status` is pure: values in, values out.
+//! All but `server`, `listener` and `status` is pure: values in, values out.
 
 mod in_flight;
 mod interest;
+mod listener;
 mod message;
 mod metrics;
 mod node;
 mod plan;
 mod resource;
 mod scope;
-mod serve;
 mod server;
 mod status;
 mod stream;
@@ -24,11 +24,12 @@ mod subscription;
 mod tests;
 mod wire;
 
+pub(crate) use listener::LAST_WORD;
+pub use listener::{Listener, ListenerConfig, ListenerError, TlsFiles};
 pub use metrics::Metrics;
 pub use node::{MAX_NODE_LISTENERS, MAX_NODE_NAME_BYTES, NodeError};
 pub use resource::{Resource, ResourceSet, ResourceType, Snapshot, content_hash};
 pub use scope::{Role, Scope, SnapshotSource};
-pub use serve::serve;
 pub use server::AdsServer;
 pub use status::{ProxyStatus, Registry, Rejection, TypeStatus};
 pub use stream::SyncState;

@@ -1,5 +1,6 @@
 //! The edge of the server: gRPC streams, the clock and the snapshots around the pure [`Stream`].
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,7 +19,7 @@ use super::node::{NodeError, user_agent};
 use super::status::{Connection, Peer};
 use super::stream::{Stream, StreamError};
 use super::wire::{Delta, StateOfTheWorld, Wire};
-use super::{Registry, ResourceType, Scope, Snapshot, SnapshotSource};
+use super::{Registry, ResourceType, Scope, Snapshot, SnapshotSource, listener};
 
 /// Largest request: a reconnect names all it has, 30,000 names and versions are about 2 MB.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
@@ -36,14 +37,13 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 pub struct AdsServer {
     source: Arc<dyn SnapshotSource>,
     registry: Arc<Registry>,
-    stop: watch::Sender<bool>,
 }
 
 impl AdsServer {
     /// Serves the snapshots of `source`, and notes in `registry` who has what.
     #[must_use]
     pub fn new(source: Arc<dyn SnapshotSource>, registry: Arc<Registry>) -> Self {
-        Self { source, registry, stop: watch::Sender::new(false) }
+        Self { source, registry }
     }
 
     /// The service to mount in a tonic server, with its message limits.
@@ -54,17 +54,12 @@ impl AdsServer {
             .max_encoding_message_size(MAX_RESPONSE_BYTES)
     }
 
-    /// Ends all streams with `UNAVAILABLE`, so that proxies go to another replica.
-    pub fn stop(&self) {
-        self.stop.send_replace(true);
-    }
-
     fn open<W: Wire>(&self, request: GrpcRequest<Streaming<W::Request>>) -> Responses<W::Response> {
-        let address = request.remote_addr();
+        let from = request.extensions().get::<listener::Peer>().cloned();
         let (outgoing, responses) = mpsc::channel(OUTGOING);
         let server = self.clone();
         tokio::spawn(async move {
-            let end = server.run::<W>(request.into_inner(), address, &outgoing).await;
+            let end = server.run::<W>(request.into_inner(), from, &outgoing).await;
             if let Err(status) = end {
                 // The proxy may be gone already, or never read again.
                 let _ = tokio::time::timeout(LAST_WORD, outgoing.send(Err(status))).await;
@@ -76,19 +71,23 @@ impl AdsServer {
     async fn run<W: Wire>(
         &self,
         mut requests: Streaming<W::Request>,
-        address: Option<std::net::SocketAddr>,
+        from: Option<listener::Peer>,
         outgoing: &mpsc::Sender<Result<W::Response, Status>>,
     ) -> Result<(), Status> {
-        let mut stop = self.stop.subscribe();
+        let Some(mut from) = from else { return Err(Status::internal("not served by the xDS listener")) };
         let first = tokio::select! {
             first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => first,
-            _ = stop.wait_for(|stop| *stop) => return Err(stopping()),
+            () = from.turn.come() => return Err(stopping()),
         };
         let first = first.map_err(|_| Status::deadline_exceeded("no request within 10 s"))?;
         let Some(mut first) = first? else { return Ok(()) };
-        let peer = peer::<W>(&mut first, address).map_err(|error| {
+        let peer = peer::<W>(&mut first, from.address).map_err(|error| {
             self.registry.metrics().stream_refused(error.label());
             Status::invalid_argument(error.to_string())
+        })?;
+        from.may_be(&peer.scope).map_err(|mismatch| {
+            self.registry.metrics().stream_refused(mismatch.label());
+            Status::permission_denied(mismatch.to_string())
         })?;
         let mut snapshots = self.source.subscribe(&peer.scope);
         let now = Instant::now();
@@ -105,10 +104,10 @@ impl AdsServer {
         tracing::info!(
             node,
             stream = session.connection.stream(),
-            address = address.map(tracing::field::display),
+            address = %from.address,
             "proxy connected"
         );
-        let end = session.serve(first, requests, &mut snapshots, &mut stop).await;
+        let end = session.serve(first, requests, &mut snapshots, &mut from.turn).await;
         // A proxy that is stopped breaks its stream off: the library's account of it is for debugging only.
         tracing::debug!(node, ?end, "stream ended");
         tracing::info!(node, stream = session.connection.stream(), "proxy disconnected");
@@ -140,7 +139,7 @@ impl<W: Wire> Serving<'_, W> {
         first: W::Request,
         mut requests: Streaming<W::Request>,
         snapshots: &mut watch::Receiver<Arc<Snapshot>>,
-        stop: &mut watch::Receiver<bool>,
+        turn: &mut listener::Turn,
     ) -> Result<(), Status> {
         let mut event = Event::Request(first);
         let mut source_lives = true;
@@ -160,7 +159,7 @@ impl<W: Wire> Serving<'_, W> {
             self.connection.update(&self.stream, Instant::now());
             tokio::select! {
                 sent = self.send(responses) => if !sent { return Ok(()) },
-                _ = stop.wait_for(|stop| *stop) => return Err(stopping()),
+                () = turn.come() => return Err(stopping()),
             }
             let deadline = self.stream.deadline(Instant::now());
             event = tokio::select! {
@@ -173,7 +172,7 @@ impl<W: Wire> Serving<'_, W> {
                     Err(_) => Event::SourceGone,
                 },
                 () = sleep_until(deadline) => Event::Tick,
-                _ = stop.wait_for(|stop| *stop) => return Err(stopping()),
+                () = turn.come() => return Err(stopping()),
             };
         }
     }
@@ -225,7 +224,7 @@ impl<W: Wire> Serving<'_, W> {
     }
 }
 
-fn peer<W: Wire>(first: &mut W::Request, address: Option<std::net::SocketAddr>) -> Result<Peer, NodeError> {
+fn peer<W: Wire>(first: &mut W::Request, address: SocketAddr) -> Result<Peer, NodeError> {
     let node: Node = W::node(first).ok_or(NodeError::Missing)?;
     let scope = Scope::from_node(&node)?;
     let user_agent = user_agent(&node);
@@ -233,7 +232,7 @@ fn peer<W: Wire>(first: &mut W::Request, address: Option<std::net::SocketAddr>) 
         Variant::Sotw => "sotw",
         Variant::Delta => "delta",
     };
-    Ok(Peer { id: node.id, scope, address, user_agent, variant })
+    Ok(Peer { id: node.id, scope, address: Some(address), user_agent, variant })
 }
 
 fn stopping() -> Status {

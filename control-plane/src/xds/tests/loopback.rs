@@ -12,11 +12,11 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use super::*;
-use crate::xds::{AdsServer, ProxyStatus, Registry, Scope, SnapshotSource, SyncState, serve};
+use crate::xds::{AdsServer, Listener, ListenerConfig, ProxyStatus, Registry, Scope, SnapshotSource, SyncState};
 
-const SOON: Duration = Duration::from_secs(5);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 
-struct Source(watch::Sender<Arc<Snapshot>>);
+pub(super) struct Source(pub(super) watch::Sender<Arc<Snapshot>>);
 
 impl SnapshotSource for Source {
     fn subscribe(&self, _: &Scope) -> watch::Receiver<Arc<Snapshot>> {
@@ -24,17 +24,22 @@ impl SnapshotSource for Source {
     }
 }
 
-struct Fixture {
-    source: Arc<Source>,
-    registry: Arc<Registry>,
+pub(super) struct Fixture {
+    pub(super) source: Arc<Source>,
+    pub(super) registry: Arc<Registry>,
     metrics: prometheus::Registry,
-    client: AggregatedDiscoveryServiceClient<Channel>,
-    shutdown: Option<oneshot::Sender<()>>,
-    serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    pub(super) url: String,
+    pub(super) client: AggregatedDiscoveryServiceClient<Channel>,
+    pub(super) shutdown: Option<oneshot::Sender<()>>,
+    pub(super) serving: tokio::task::JoinHandle<()>,
 }
 
 impl Fixture {
     async fn new(wanted: Arc<Snapshot>) -> Self {
+        Self::with(ListenerConfig::default(), wanted).await
+    }
+
+    pub(super) async fn with(config: ListenerConfig, wanted: Arc<Snapshot>) -> Self {
         let source = Arc::new(Source(watch::Sender::new(wanted)));
         let metrics = prometheus::Registry::new();
         let registry = Arc::new(Registry::new(&metrics).unwrap());
@@ -42,12 +47,15 @@ impl Fixture {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (shutdown, stopped) = oneshot::channel();
-        let serving = tokio::spawn(serve(listener, server, async { drop(stopped.await) }));
-        let client = AggregatedDiscoveryServiceClient::connect(url).await.unwrap();
-        Self { source, registry, metrics, client, shutdown: Some(shutdown), serving }
+        let serving = tokio::spawn({
+            let door = Listener::open(config, &metrics).unwrap();
+            door.serve(listener, server.into_service(), async { drop(stopped.await) })
+        });
+        let client = AggregatedDiscoveryServiceClient::connect(url.clone()).await.unwrap();
+        Self { source, registry, metrics, url, client, shutdown: Some(shutdown), serving }
     }
 
-    async fn delta(
+    pub(super) async fn delta(
         &self,
     ) -> (mpsc::Sender<pb::DeltaDiscoveryRequest>, Streaming<pb::DeltaDiscoveryResponse>) {
         let (requests, outgoing) = mpsc::channel(8);
@@ -62,7 +70,7 @@ impl Fixture {
     }
 
     /// Waits until the only proxy is as wanted, as a `?wait=applied` would.
-    async fn until(&self, wanted: impl Fn(&ProxyStatus) -> bool) -> ProxyStatus {
+    pub(super) async fn until(&self, wanted: impl Fn(&ProxyStatus) -> bool) -> ProxyStatus {
         let mut changed = self.registry.changed();
         let wait = async {
             loop {
@@ -75,13 +83,13 @@ impl Fixture {
         timeout(SOON, wait).await.expect("the status never came")
     }
 
-    fn metric(&self, line: &str) -> bool {
+    pub(super) fn metric(&self, line: &str) -> bool {
         let text = prometheus::TextEncoder::new().encode_to_string(&self.metrics.gather()).unwrap();
         text.lines().any(|l| l == line)
     }
 }
 
-fn node(metadata: &[(&str, &str)]) -> Node {
+pub(super) fn node(metadata: &[(&str, &str)]) -> Node {
     let text = |value: &str| Value { kind: Some(Kind::StringValue(value.to_owned())) };
     let fields = metadata.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect();
     let ours = Value { kind: Some(Kind::StructValue(Struct { fields })) };
@@ -89,11 +97,11 @@ fn node(metadata: &[(&str, &str)]) -> Node {
     Node { id: "edge-1".to_owned(), metadata: Some(metadata), ..Node::default() }
 }
 
-async fn next<T>(stream: &mut Streaming<T>) -> T {
+pub(super) async fn next<T>(stream: &mut Streaming<T>) -> T {
     timeout(SOON, stream.message()).await.expect("no response").unwrap().expect("the stream ended")
 }
 
-async fn end<T>(stream: &mut Streaming<T>) -> Status {
+pub(super) async fn end<T>(stream: &mut Streaming<T>) -> Status {
     loop {
         match timeout(SOON, stream.message()).await.expect("no end") {
             Ok(Some(_)) => {}
@@ -103,7 +111,7 @@ async fn end<T>(stream: &mut Streaming<T>) -> Status {
     }
 }
 
-fn first(node: Option<Node>) -> pb::DeltaDiscoveryRequest {
+pub(super) fn first(node: Option<Node>) -> pb::DeltaDiscoveryRequest {
     pb::DeltaDiscoveryRequest { node, type_url: Cluster.url().to_owned(), ..Default::default() }
 }
 
@@ -220,5 +228,5 @@ async fn shutdown_ends_streams_and_the_server() {
     assert_eq!(end(&mut responses).await.code(), Code::Unavailable);
     drop((requests, responses));
     drop(fixture.client);
-    timeout(SOON, fixture.serving).await.expect("still serving").unwrap().unwrap();
+    timeout(SOON, fixture.serving).await.expect("still serving").unwrap();
 }
