@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod client;
+mod credentials;
 mod explain;
 mod failure;
 mod generated;
