@@ -148,8 +148,9 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
             xds.await;
             // The API says that we are not ready for as long as there are proxies to move on.
             close.send_replace(true);
+            Ok(())
         };
-        tokio::join!(api, xds).0
+        tokio::try_join!(api, xds).map(drop)
     };
     tokio::pin!(servers);
     let result = tokio::select! {
@@ -206,6 +207,7 @@ fn listener_config(xds: &Xds) -> ListenerConfig {
         tls: tls.map(|(cert, key)| TlsFiles { cert, key, client_ca: xds.tls.client_ca_file.clone() }),
         token_file: xds.token_file.clone(),
         edge_service: xds.tls.edge_service.clone(),
+        ..ListenerConfig::default()
     }
 }
 

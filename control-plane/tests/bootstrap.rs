@@ -64,7 +64,8 @@ fn envoy_takes_every_variant() {
 fn envoy_takes_every_way_to_know_each_other() {
     let dir = TempDir::new().expect("a temporary directory");
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let made = rcgen::generate_simple_self_signed(["realmgate.example.com".to_owned()]).expect("a certificate");
+    let made =
+        rcgen::generate_simple_self_signed(["realmgate.example.com".to_owned()]).expect("a certificate");
     fs::write(path("cert.pem"), made.cert.pem()).expect("it is written");
     fs::write(path("key.pem"), made.signing_key.serialize_pem()).expect("it is written");
     fs::write(path("token"), "a-token-that-is-not-printed").expect("it is written");
@@ -92,7 +93,8 @@ fn a_token_file_holds_a_token_and_nothing_else() {
     let dir = TempDir::new().expect("a temporary directory");
     let token = dir.path().join("token");
     fs::write(&token, "a-token-with-a-line-end\n").expect("it is written");
-    let arguments = [&EDGE[..], &["--token-file", &token.display().to_string()]].concat();
+    let path = token.display().to_string();
+    let arguments = [&EDGE[..], &["--token-file", &path]].concat();
     let outcome = realmgate(&arguments);
     assert_eq!(outcome.code, Some(64), "{outcome:?}");
     assert!(outcome.stderr.contains("not even a line's end"), "{outcome:?}");

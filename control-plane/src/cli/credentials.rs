@@ -52,7 +52,8 @@ const AUTHORITIES: &str = "control-plane-authorities";
 impl Credentials {
     /// The parts for an Envoy that connects to `control_plane`. Writes the files of `--sds-dir`.
     pub(super) fn parts(&self, control_plane: &Endpoint) -> Result<Parts, Failure> {
-        let mut secrets = Secrets { sds_dir: self.sds_dir.as_deref().map(absolute).transpose()?, inline: String::new() };
+        let mut secrets =
+            Secrets { sds_dir: self.sds_dir.as_deref().map(absolute).transpose()?, inline: String::new() };
         let mut parts = Parts::default();
         if let Some(file) = &self.token_file {
             let file = absolute(file)?;
@@ -133,7 +134,7 @@ impl Secrets {
 }
 
 /// Envoy's working directory is not ours.
-fn absolute(path: &PathBuf) -> Result<PathBuf, Failure> {
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     path::absolute(path).map_err(|e| Failure::usage(format!("`{}`: {e}", path.display())))
 }
 
@@ -143,13 +144,16 @@ fn quoted(path: &Path) -> Result<String, Failure> {
     text.ok_or_else(|| Failure::usage(format!("`{}` is not UTF-8", path.display())))
 }
 
-/// Envoy sends what stands in the file as it is, and before 1.39 sends nothing at all if a line ends in it. The
-/// file may well be on another machine only.
+/// Envoy 1.37 and 1.38 open no stream at all, and do not say why, if a line ends in the file. It may well be on
+/// another machine only.
 fn check_token(file: &Path) -> Result<(), Failure> {
     match fs::read(file) {
-        Ok(token) if token.iter().any(u8::is_ascii_whitespace) || token.is_empty() => Err(Failure::invalid(
-            format!("--token-file {}: it has to hold one token and nothing else, not even a line's end", file.display()),
-        )),
+        Ok(token) if token.iter().any(u8::is_ascii_whitespace) || token.is_empty() => {
+            Err(Failure::invalid(format!(
+                "--token-file {}: it has to hold one token and nothing else, not even a line's end",
+                file.display()
+            )))
+        }
         Err(e) if e.kind() != io::ErrorKind::NotFound && e.kind() != io::ErrorKind::PermissionDenied => {
             Err(Failure::invalid(format!("--token-file {}: {e}", file.display())))
         }

@@ -57,7 +57,12 @@ fn with_mutual_tls(net: &TestNet, authority: &Authority) -> ControlPlane {
 }
 
 /// An Envoy to be, whose bootstrap has these further arguments.
-fn edge(net: &TestNet, control_plane: &ControlPlane, number: u16, more: &[&str]) -> realmgate_tests::envoy::Builder {
+fn edge(
+    net: &TestNet,
+    control_plane: &ControlPlane,
+    number: u16,
+    more: &[&str],
+) -> realmgate_tests::envoy::Builder {
     let (name, admin) = (format!("edge-{number}"), net.at(port::ADMIN + number));
     let bootstrap = control_plane.edge_bootstrap_with(&name, admin, more).unwrap();
     Envoy::with(net.dir(), bootstrap, admin).name(&name)
@@ -75,7 +80,11 @@ fn stream_of(control_plane: &ControlPlane, id: &str) -> Option<u64> {
 }
 
 fn counts(control_plane: &ControlPlane, line: &str) -> bool {
-    control_plane.get("/metrics").1.lines().any(|l| l.rsplit_once(' ').is_some_and(|(name, n)| name == line && n != "0"))
+    control_plane
+        .get("/metrics")
+        .1
+        .lines()
+        .any(|l| l.rsplit_once(' ').is_some_and(|(name, n)| name == line && n != "0"))
 }
 
 #[track_caller]
@@ -114,7 +123,8 @@ async fn certificates_are_replaced_under_connected_proxies() {
 
     // The second trusts nobody but the new authority.
     let ca = new.write(net.dir(), "new-ca.pem");
-    let _second = edge(&net, &control_plane, 2, &[&own[..], &["--tls-ca", text(&ca)]].concat()).start().unwrap();
+    let _second =
+        edge(&net, &control_plane, 2, &[&own[..], &["--tls-ca", text(&ca)]].concat()).start().unwrap();
     assert!(stream_of(&control_plane, "edge-2").is_some());
     assert_eq!(stream_of(&control_plane, "edge-1"), Some(stream), "the first was disturbed");
 }
@@ -130,7 +140,8 @@ async fn certificates_that_are_missing_foreign_or_of_another_service_are_refused
     let more = ["--tls-ca", text(&ca), "--tls-cert", text(&cert), "--tls-key", text(&key)];
     let _foreign = edge(&net, &control_plane, 2, &more).spawn().unwrap();
     let (cert, key) = authority.issue_to(net.dir(), "shop", "shop");
-    let more = ["--tls-ca", text(&ca), "--tls-cert", text(&cert), "--tls-key", text(&key), "--service", "chat"];
+    let more =
+        ["--tls-ca", text(&ca), "--tls-cert", text(&cert), "--tls-key", text(&key), "--service", "chat"];
     let _other = edge(&net, &control_plane, 3, &more).spawn().unwrap();
 
     wait_logged(&net, "edge-1", "closed: 16, a client certificate is required");

@@ -96,12 +96,18 @@ mod tests {
 
     fn access(certificates: bool, tokens: bool) -> Access {
         let tokens = tokens.then(|| {
-            Arc::new(Reloading::new(Tokens::parse("good-token-of-16-or-more\nthe-next-one-in-turn\n").unwrap()))
+            Arc::new(Reloading::new(
+                Tokens::parse("good-token-of-16-or-more\nthe-next-one-in-turn\n").unwrap(),
+            ))
         });
         Access { certificates, tokens, edge_service: "realmgate-edge".into() }
     }
 
-    fn admit(access: &Access, presented: &Presented, header: Option<&str>) -> Result<Option<Identity>, Refusal> {
+    fn admit(
+        access: &Access,
+        presented: &Presented,
+        header: Option<&str>,
+    ) -> Result<Option<Identity>, Refusal> {
         let header = header.map(|text| HeaderValue::from_str(text).unwrap());
         access.admit(presented, header.as_ref())
     }

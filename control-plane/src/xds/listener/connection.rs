@@ -29,10 +29,6 @@ use super::reload::Reloading;
 use super::tls;
 use crate::telemetry::seldom::Seldom;
 
-/// A proxy sends its first request with the connection's first bytes; who has not been let in by then is none,
-/// and holds a place.
-const ADMISSION: Duration = Duration::from_secs(10);
-
 /// A stream that is silent for hours is normal, so a vanished host shows only by pings: it is noticed
 /// within 40 s, and the load balancers between (AWS 350 s, Azure 240 s) never see an idle connection.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -56,6 +52,8 @@ pub(super) struct Shared {
     pub(super) access: Access,
     pub(super) metrics: ListenerMetrics,
     pub(super) log: Seldom,
+    /// How long a connection may take until a stream is let in.
+    pub(super) admission: Duration,
     pub(super) http: http2::Builder<TokioExecutor>,
 }
 
@@ -110,7 +108,7 @@ pub(super) async fn serve<S, B>(
     B::Data: Send,
     B::Error: Into<StdError>,
 {
-    let until = tokio::time::Instant::now() + ADMISSION;
+    let until = tokio::time::Instant::now() + shared.admission;
     // Without TCP_NODELAY a response waits up to 40 ms for the acknowledgement of the one before. It fails only
     // on a connection that is gone, which shows soon enough.
     let _ = stream.set_nodelay(true);
@@ -135,7 +133,7 @@ pub(super) async fn serve<S, B>(
             Some(reason) => shared.unauthenticated(reason, &error.to_string(), address),
             None => shared.refused("handshake_failed", &error.to_string(), address),
         },
-        Err(_) => shared.refused("handshake_timeout", "no TLS handshake within 10 s", address),
+        Err(_) => shared.refused("handshake_timeout", "no TLS handshake in time", address),
     }
 }
 
@@ -157,7 +155,7 @@ where
         () = turn.come() => {}
         () = sleep_until(until) => {
             if !cut.admitted() {
-                return shared.refused("silent", "nothing that could be let in within 10 s", address);
+                return shared.refused("silent", "nothing in time that could be let in", address);
             }
             tokio::select! {
                 end = connection.as_mut() => return ended(address, end),

@@ -60,7 +60,9 @@ impl fmt::Display for SpiffeId {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Mismatch {
     /// Another service.
-    #[error("node.metadata.realmgate.service is `{claimed}`, which takes a certificate for svc/{claimed}, but the proxy's is {id}")]
+    #[error(
+        "node.metadata.realmgate.service is `{claimed}`, which takes a certificate for svc/{claimed}, but the proxy's is {id}"
+    )]
     Service {
         /// What the node says.
         claimed: String,
@@ -76,7 +78,9 @@ pub(crate) enum Mismatch {
         id: Arc<SpiffeId>,
     },
     /// Another datacenter.
-    #[error("node.metadata.realmgate.datacenter is `{claimed}`, which takes a certificate for dc/{claimed}, but the proxy's is {id}")]
+    #[error(
+        "node.metadata.realmgate.datacenter is `{claimed}`, which takes a certificate for dc/{claimed}, but the proxy's is {id}"
+    )]
     Datacenter {
         /// What the node says.
         claimed: String,

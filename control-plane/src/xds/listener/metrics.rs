@@ -21,7 +21,8 @@ impl ListenerMetrics {
             registry.register(Box::new(counters.clone()))?;
             Ok::<_, prometheus::Error>(counters)
         };
-        let connections = IntGauge::new("realmgate_xds_connections", "Open connections to the xDS listener.")?;
+        let connections =
+            IntGauge::new("realmgate_xds_connections", "Open connections to the xDS listener.")?;
         registry.register(Box::new(connections.clone()))?;
         let accept_errors = IntCounter::new(
             "realmgate_xds_accept_errors_total",

@@ -49,6 +49,8 @@ pub struct ListenerConfig {
     pub max_connections: u32,
     /// Longest time over which connections are told to go when the process ends.
     pub drain: Duration,
+    /// Longest time from a connection to the first stream that is let in.
+    pub admission: Duration,
     /// The certificate it shows; without, it speaks plain HTTP/2.
     pub tls: Option<TlsFiles>,
     /// Tokens that proxies may show, one a line.
@@ -74,6 +76,8 @@ impl Default for ListenerConfig {
             // Twice the fleet we are made for: a fleet that reconnects is there twice for a while.
             max_connections: 20_000,
             drain: Duration::from_secs(2),
+            // A proxy opens its stream with the connection's first bytes; who takes longer only holds a place.
+            admission: Duration::from_secs(10),
             tls: None,
             token_file: None,
             edge_service: "realmgate-edge".to_owned(),
@@ -109,7 +113,8 @@ impl Listener {
     pub fn open(config: ListenerConfig, metrics: &prometheus::Registry) -> Result<Self, ListenerError> {
         let metrics = metrics::ListenerMetrics::new(metrics)?;
         let certificates = config.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
-        let tls = config.tls.map(|files| Files::new([files.cert, files.key].into_iter().chain(files.client_ca)));
+        let tls =
+            config.tls.map(|files| Files::new([files.cert, files.key].into_iter().chain(files.client_ca)));
         let tls = tls.map(|files| Following::open(files, tls::server_config)).transpose();
         let tls = tls.map_err(|error| ListenerError::Tls(error.to_string()))?;
         let tokens = config.token_file.map(|file| Following::open(Files::new([file]), tokens::from_file));
@@ -124,6 +129,7 @@ impl Listener {
             access,
             metrics,
             log: Seldom::default(),
+            admission: config.admission,
             http: connection::http(),
         };
         let (max_connections, drain) = (config.max_connections, config.drain);

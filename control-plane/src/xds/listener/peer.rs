@@ -43,7 +43,6 @@ struct Link {
 
 impl Cut {
     /// Closes the connection without another byte.
-    // The server cuts off proxies that do not read; that is its own decision.
     #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) fn cut(&self) {
         self.0.cut.notify_one();

@@ -103,3 +103,64 @@ pub(super) fn refused_certificate(error: &io::Error) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    fn issue(names: &[&str], expired: bool) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let san = |name: &&str| match name.strip_prefix("dns:") {
+            Some(name) => SanType::DnsName(name.try_into().unwrap()),
+            None => SanType::URI((*name).try_into().unwrap()),
+        };
+        params.subject_alt_names = names.iter().map(san).collect();
+        if expired {
+            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap(), key)
+    }
+
+    #[test]
+    fn a_certificate_says_who_it_is_by_one_uri() {
+        const CHAT: &str = "spiffe://d/svc/chat";
+        let said = |names: &[&str]| presented(Some(&[issue(names, false).0.der().clone()]));
+        let chat = Presented::Certificate(Arc::new(SpiffeId::parse(CHAT).unwrap()));
+        assert_eq!(said(&[CHAT]), chat);
+        assert_eq!(said(&["dns:chat.example.com", CHAT]), chat);
+        for names in [&[][..], &["dns:chat"], &["https://d/svc/chat"], &[CHAT, "spiffe://d/svc/shop"]] {
+            assert_eq!(said(names), Presented::Nameless, "{names:?}");
+        }
+        assert_eq!(presented(Some(&[vec![0x30, 0x80].into()])), Presented::Nameless);
+        assert_eq!(presented(None), Presented::Nothing);
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named_and_their_secrets_are_not() {
+        let (cert, key) = issue(&["dns:a"], false);
+        let (_, other) = issue(&["dns:a"], false);
+        let (old, old_key) = issue(&["dns:a"], true);
+        let config = |cert: &str, key: &str, ca: Option<&str>| {
+            let files: Vec<_> = [cert, key].into_iter().chain(ca).map(|f| f.as_bytes().to_vec()).collect();
+            server_config(&files).map(drop)
+        };
+        let (cert, key) = (cert.pem(), key.serialize_pem());
+        assert_eq!(config(&cert, &key, None), Ok(()));
+        assert_eq!(config(&cert, &key, Some(&cert)), Ok(()));
+        for (files, words) in [
+            ((cert.as_str(), other.serialize_pem(), None), "the key is not that of the certificate"),
+            ((old.pem().as_str(), old_key.serialize_pem(), None), "cert_file: the certificate expired at"),
+            (("", key.clone(), None), "cert_file: there is no certificate in it"),
+            ((&key, key.clone(), None), "cert_file: there is no certificate in it"),
+            ((&cert, cert.clone(), None), "key_file: "),
+            ((&cert, key.clone(), Some("x")), "client_ca_file: there is no certificate in it"),
+        ] {
+            let error = config(files.0, &files.1, files.2).unwrap_err();
+            assert!(error.contains(words) && !error.contains("PRIVATE"), "{error}");
+        }
+    }
+}

@@ -1,5 +1,8 @@
 //! The listener over real connections: its bounds, its credentials, and how it lets proxies go.
 
+use std::convert::Infallible;
+use std::future::{Pending, pending};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
@@ -15,7 +18,8 @@ use tonic::{Code, Request, Status, Streaming};
 
 use super::loopback::{Fixture, SOON, first, next, node};
 use super::*;
-use crate::xds::ListenerConfig;
+use crate::xds::listener::Peer;
+use crate::xds::{Listener, ListenerConfig, ListenerError, TlsFiles};
 
 type Client = AggregatedDiscoveryServiceClient<Channel>;
 type Requests = mpsc::Sender<pb::DeltaDiscoveryRequest>;
@@ -37,7 +41,10 @@ async fn open(client: &Client, token: Option<&str>) -> Result<(Requests, Respons
 fn large(version: usize) -> Arc<Snapshot> {
     let body = vec![b'x'; 100_000].into();
     let resource = Resource { name: "a".to_owned(), version: version.to_string(), body };
-    Arc::new(Snapshot { clusters: ResourceSet::new([Arc::new(resource)]), ..(*snapshot(&[], &[], &[], &[])).clone() })
+    Arc::new(Snapshot {
+        clusters: ResourceSet::new([Arc::new(resource)]),
+        ..(*snapshot(&[], &[], &[], &[])).clone()
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,8 +62,7 @@ async fn proxies_are_moved_on_one_by_one_with_whole_messages() {
                     Ok(Some(response)) => {
                         let body = &response.resources[0].resource.as_ref().unwrap().value;
                         assert_eq!(body.len(), 100_000);
-                        let ack =
-                            pb::DeltaDiscoveryRequest { response_nonce: response.nonce, ..first(None) };
+                        let ack = pb::DeltaDiscoveryRequest { response_nonce: response.nonce, ..first(None) };
                         // The stream may be at its end already.
                         let _ = requests.send(ack).await;
                     }
@@ -95,8 +101,9 @@ async fn proxies_are_moved_on_one_by_one_with_whole_messages() {
     after.sort();
     // The window is 1 ms a proxy here. Twice 150 moments miss half of it once in 2^149 runs.
     assert!(after[PROXIES - 1] - after[0] >= Duration::from_millis(75), "{after:?}");
+    let at = address(&fixture).to_owned();
     timeout(SOON, fixture.serving).await.expect("still serving").unwrap();
-    assert!(TcpStream::connect(fixture.url.trim_start_matches("http://")).await.is_err());
+    assert!(TcpStream::connect(&at).await.is_err());
 }
 
 #[tokio::test]
@@ -105,7 +112,7 @@ async fn one_connection_too_many_is_closed_and_counted() {
     let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;
     let (_requests, mut responses) = open(&fixture.client, None).await.unwrap();
     next(&mut responses).await;
-    let mut second = TcpStream::connect(fixture.url.trim_start_matches("http://")).await.unwrap();
+    let mut second = TcpStream::connect(address(&fixture)).await.unwrap();
     // Closed, or reset, but not kept.
     assert!(!matches!(timeout(SOON, second.read(&mut [0; 1])).await.expect("it was kept"), Ok(1..)));
     assert!(fixture.metric(r#"realmgate_xds_connections_refused_total{reason="too_many"} 1"#));
@@ -132,4 +139,91 @@ async fn streams_need_a_good_token_where_tokens_are_asked_for() {
     for reason in ["no_token", "wrong_token"] {
         assert!(fixture.metric(&format!("realmgate_xds_unauthenticated_total{{reason=\"{reason}\"}} 1")));
     }
+}
+
+/// The address of a fixture's listener.
+fn address(fixture: &Fixture) -> &str {
+    fixture.url.trim_start_matches("http://")
+}
+
+#[tokio::test]
+async fn who_brings_no_stream_that_can_be_let_in_does_not_keep_a_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let token_file = dir.path().join("tokens");
+    std::fs::write(&token_file, "the-only-token-of-all\n").unwrap();
+    let admission = Duration::from_millis(300);
+    let config = ListenerConfig { admission, token_file: Some(token_file), ..ListenerConfig::default() };
+    let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;
+    let mut silent = TcpStream::connect(address(&fixture)).await.unwrap();
+    let good = Client::connect(fixture.url.clone()).await.unwrap();
+    let (_requests, mut responses) = open(&good, Some("the-only-token-of-all")).await.unwrap();
+    next(&mut responses).await;
+    // The server's SETTINGS, then the end.
+    timeout(SOON, silent.read_to_end(&mut Vec::new())).await.expect("it was kept").ok();
+    assert!(fixture.metric(r#"realmgate_xds_connections_refused_total{reason="silent"} 1"#));
+    // Whose stream was let in stays.
+    fixture.source.0.send_replace(snapshot(&["a@2"], &[], &[], &[]));
+    next(&mut responses).await;
+}
+
+/// Cuts off whoever opens a stream.
+#[derive(Clone)]
+struct CutsOff;
+
+impl tonic::codegen::Service<http::Request<hyper::body::Incoming>> for CutsOff {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pending<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<hyper::body::Incoming>) -> Self::Future {
+        request.extensions().get::<Peer>().unwrap().cut.cut();
+        pending()
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_off_is_gone() {
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", tcp.local_addr().unwrap());
+    let listener = Listener::open(ListenerConfig::default(), &prometheus::Registry::new()).unwrap();
+    let serving = tokio::spawn(listener.serve(tcp, CutsOff, pending()));
+    let client = Client::connect(url).await.unwrap();
+    timeout(SOON, open(&client, None)).await.expect("it was not cut off").unwrap_err();
+    serving.abort();
+}
+
+#[tokio::test]
+async fn who_does_not_finish_a_handshake_does_not_keep_a_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = TlsFiles { cert: dir.path().join("cert"), key: dir.path().join("key"), client_ca: None };
+    std::fs::write(&files.cert, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let config = ListenerConfig {
+        admission: Duration::from_millis(200),
+        tls: Some(files.clone()),
+        ..ListenerConfig::default()
+    };
+    let metrics = prometheus::Registry::new();
+    let listener = Listener::open(config.clone(), &metrics).unwrap();
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut silent = TcpStream::connect(tcp.local_addr().unwrap()).await.unwrap();
+    let serving = tokio::spawn(listener.serve(tcp, CutsOff, pending()));
+    assert!(!matches!(timeout(SOON, silent.read(&mut [0; 1])).await.expect("it was kept"), Ok(1..)));
+    let text = prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap();
+    assert!(
+        text.contains(r#"realmgate_xds_connections_refused_total{reason="handshake_timeout"} 1"#),
+        "{text}"
+    );
+    serving.abort();
+
+    std::fs::write(&files.key, "nothing").unwrap();
+    let Err(ListenerError::Tls(why)) = Listener::open(config, &prometheus::Registry::new()) else {
+        panic!("it was taken");
+    };
+    assert!(why.contains("key_file"), "{why}");
 }

@@ -12,7 +12,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use super::*;
-use crate::xds::{AdsServer, Listener, ListenerConfig, ProxyStatus, Registry, Scope, SnapshotSource, SyncState};
+use crate::xds::{
+    AdsServer, Listener, ListenerConfig, ProxyStatus, Registry, Scope, SnapshotSource, SyncState,
+};
 
 pub(super) const SOON: Duration = Duration::from_secs(5);
 
