@@ -86,7 +86,7 @@ impl AdsServer {
             Status::invalid_argument(error.to_string())
         })?;
         from.may_be(&peer.scope).map_err(|mismatch| {
-            self.registry.metrics().stream_refused(mismatch.label());
+            self.registry.metrics().stream_refused("identity");
             Status::permission_denied(mismatch.to_string())
         })?;
         let mut snapshots = self.source.subscribe(&peer.scope);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use realmgate_tests::stage::port;
 use realmgate_tests::{ControlPlane, Envoy, Stage, TestNet, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,6 +19,8 @@ impl Authority {
     fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // With the name of what it signs, that would seem to have signed itself.
+        params.distinguished_name.push(DnType::CommonName, "authority");
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -96,7 +98,9 @@ fn wait_counted(control_plane: &ControlPlane, line: &str) {
 fn wait_logged(net: &TestNet, name: &str, words: &str) {
     let path = net.dir().join(format!("{name}.log"));
     wait_until(&format!("the log of {name} says {words:?}"), LIMIT, || {
-        fs::read_to_string(&path).is_ok_and(|log| log.contains(words))
+        // Envoy writes gRPC messages as they are encoded.
+        let plain = |log: String| log.replace("%20", " ").replace("%60", "`");
+        fs::read_to_string(&path).is_ok_and(|log| plain(log).contains(words))
     });
 }
 

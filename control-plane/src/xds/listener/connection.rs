@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -129,12 +130,18 @@ pub(super) async fn serve<S, B>(
             let presented = tls::presented(stream.get_ref().1.peer_certificates());
             http_until_end(Box::new(stream), guarded(presented), until).await;
         }
+        // A probe of a load balancer, mostly.
+        Ok(Err(error)) if is_gone(&error) => tracing::debug!(%address, %error, "left during the handshake"),
         Ok(Err(error)) => match tls::refused_certificate(&error) {
             Some(reason) => shared.unauthenticated(reason, &error.to_string(), address),
             None => shared.refused("handshake_failed", &error.to_string(), address),
         },
         Err(_) => shared.refused("handshake_timeout", "no TLS handshake in time", address),
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
 async fn http_until_end<I, S, B>(io: I, guarded: Guarded<S>, until: tokio::time::Instant)

@@ -89,14 +89,6 @@ pub(crate) enum Mismatch {
     },
 }
 
-impl Mismatch {
-    /// A short name for metrics and logs.
-    #[allow(clippy::unused_self)]
-    pub(crate) const fn label(&self) -> &'static str {
-        "identity"
-    }
-}
-
 impl Identity {
     /// Whether its owner may be what `scope` claims. `edge_service` is the service of edges that claim none. A
     /// token stands for any proxy.

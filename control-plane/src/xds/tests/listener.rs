@@ -155,8 +155,7 @@ async fn who_brings_no_stream_that_can_be_let_in_does_not_keep_a_place() {
     let config = ListenerConfig { admission, token_file: Some(token_file), ..ListenerConfig::default() };
     let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;
     let mut silent = TcpStream::connect(address(&fixture)).await.unwrap();
-    let good = Client::connect(fixture.url.clone()).await.unwrap();
-    let (_requests, mut responses) = open(&good, Some("the-only-token-of-all")).await.unwrap();
+    let (_requests, mut responses) = open(&fixture.client, Some("the-only-token-of-all")).await.unwrap();
     next(&mut responses).await;
     // The server's SETTINGS, then the end.
     timeout(SOON, silent.read_to_end(&mut Vec::new())).await.expect("it was kept").ok();
