@@ -162,5 +162,9 @@ fn check_token(file: &Path) -> Result<(), Failure> {
 }
 
 fn indented(by: usize, text: &str) -> String {
-    text.lines().map(|line| format!("{:by$}{line}\n", "")).collect()
+    let mut indented = String::with_capacity(text.len());
+    for line in text.lines() {
+        let _ = writeln!(indented, "{:by$}{line}", "");
+    }
+    indented
 }

@@ -129,8 +129,8 @@ fn a_listener_open_to_all_has_to_be_wanted() {
 
 #[test]
 fn a_listener_open_to_all_may_authenticate_instead() {
-    let open = |more: &str| format!("xds: {{listen: '0.0.0.0:19000', {more}}}");
     const PAIR: &str = "cert_file: c, key_file: k";
+    let open = |more: &str| format!("xds: {{listen: '0.0.0.0:19000', {more}}}");
     for good in [
         format!("tls: {{{PAIR}, client_ca_file: a}}"),
         format!("tls: {{{PAIR}}}, token_file: t"),

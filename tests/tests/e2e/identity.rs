@@ -104,8 +104,8 @@ fn wait_logged(net: &TestNet, name: &str, words: &str) {
     });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn certificates_are_replaced_under_connected_proxies() {
+#[test]
+fn certificates_are_replaced_under_connected_proxies() {
     let net = TestNet::new();
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let control_plane = with_mutual_tls(&net, &old);
@@ -133,8 +133,8 @@ async fn certificates_are_replaced_under_connected_proxies() {
     assert_eq!(stream_of(&control_plane, "edge-1"), Some(stream), "the first was disturbed");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn certificates_that_are_missing_foreign_or_of_another_service_are_refused() {
+#[test]
+fn certificates_that_are_missing_foreign_or_of_another_service_are_refused() {
     let net = TestNet::new();
     let authority = Authority::new("ours");
     let control_plane = with_mutual_tls(&net, &authority);
@@ -163,7 +163,7 @@ async fn certificates_that_are_missing_foreign_or_of_another_service_are_refused
     assert!(!log.contains("PRIVATE KEY"), "{log}");
 }
 
-async fn tokens_let_in(version: Option<&str>) {
+fn tokens_let_in(version: Option<&str>) {
     const OLD: &str = "the-old-token-0123456789";
     const NEW: &str = "the-new-token-0123456789";
     let net = TestNet::new();
@@ -201,18 +201,18 @@ async fn tokens_let_in(version: Option<&str>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_newest_envoy_comes_in_by_token() {
-    tokens_let_in(None).await;
+#[test]
+fn the_newest_envoy_comes_in_by_token() {
+    tokens_let_in(None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_oldest_envoy_comes_in_by_token() {
-    tokens_let_in(Some("1.37")).await;
+#[test]
+fn the_oldest_envoy_comes_in_by_token() {
+    tokens_let_in(Some("1.37"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn readiness_goes_first_and_a_proxy_that_is_stuck_is_not_waited_for() {
+#[test]
+fn readiness_goes_first_and_a_proxy_that_is_stuck_is_not_waited_for() {
     let mut stage = Stage::start(TestNet::new(), &json!({})).unwrap();
     let signal = |pid: u32, signal| {
         kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();

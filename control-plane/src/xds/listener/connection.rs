@@ -157,7 +157,7 @@ where
     let shared = Arc::clone(&guarded.shared);
     let mut connection = pin!(shared.http.serve_connection(TokioIo::new(io), guarded));
     tokio::select! {
-        end = connection.as_mut() => return ended(address, end),
+        end = connection.as_mut() => return ended(address, &end),
         () = cut.asked() => return,
         () = turn.come() => {}
         () = sleep_until(until) => {
@@ -165,7 +165,7 @@ where
                 return shared.refused("silent", "nothing in time that could be let in", address);
             }
             tokio::select! {
-                end = connection.as_mut() => return ended(address, end),
+                end = connection.as_mut() => return ended(address, &end),
                 () = cut.asked() => return,
                 () = turn.come() => {}
             }
@@ -175,13 +175,13 @@ where
     // last message whole; then so does the connection.
     connection.as_mut().graceful_shutdown();
     tokio::select! {
-        end = connection => ended(address, end),
+        end = connection => ended(address, &end),
         () = cut.asked() => {}
         () = turn.over() => {}
     }
 }
 
-fn ended(address: SocketAddr, end: hyper::Result<()>) {
+fn ended(address: SocketAddr, end: &hyper::Result<()>) {
     // Proxies break connections off when they stop: nothing an operator should look at.
     tracing::debug!(%address, ?end, "connection ended");
 }

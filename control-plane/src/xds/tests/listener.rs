@@ -100,7 +100,7 @@ async fn proxies_are_moved_on_one_by_one_with_whole_messages() {
     let mut after: Vec<_> = ends.iter().map(|(at, _)| *at - begin).collect();
     after.sort();
     // The window is 1 ms a proxy here. Twice 150 moments miss half of it once in 2^149 runs.
-    assert!(after[PROXIES - 1] - after[0] >= Duration::from_millis(75), "{after:?}");
+    assert!(after[PROXIES - 1] >= after[0] + Duration::from_millis(75), "{after:?}");
     let at = address(&fixture).to_owned();
     timeout(SOON, fixture.serving).await.expect("still serving").unwrap();
     assert!(TcpStream::connect(&at).await.is_err());
