@@ -4,6 +4,7 @@ use std::future::IntoFuture;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::TryFutureExt;
 use tokio::net::TcpListener;
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 use crate::api;
 use crate::compile::Compiler;
 use crate::mesh::{self, EdgeSettings, GatewayStatus, Mesh, ModuleLocation, Sources};
+use crate::model;
 use crate::settings::{Delivery, Settings, Xds};
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
@@ -139,7 +141,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         .with_graceful_shutdown(stopped(closing))
         .into_future()
         .map_err(internal);
-    let server = AdsServer::new(compiler, proxies).into_service();
+    let server = AdsServer::new(compiler, proxies).into_routes();
     let xds = listener.serve(xds_listener, server, stopped(stopping));
     tracing::info!(xds = %settings.xds.listen, api = %settings.api.listen, data_dir = %data_dir.display(), "serving");
 
@@ -223,12 +225,11 @@ fn module_location(settings: &Settings) -> ModuleLocation {
 
 fn edge_settings(settings: &Settings) -> EdgeSettings {
     let gateway = &settings.game_gateway;
-    EdgeSettings {
-        health_listen: settings.edge.health_listen,
-        gateway: gateway
-            .enabled
-            .then(|| EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())),
-    }
+    let listener = || model::Listener {
+        clusters: gateway.clusters,
+        ..EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())
+    };
+    EdgeSettings { health_listen: settings.edge.health_listen, gateway: gateway.enabled.then(listener) }
 }
 
 fn start_gateway(
@@ -255,8 +256,8 @@ async fn follow(mut mesh: watch::Receiver<Option<Arc<Mesh>>>, compiler: Arc<Comp
         let latest = mesh.borrow_and_update().clone();
         if let Some(latest) = latest {
             // Milliseconds of work for the largest policies: off the threads that serve streams.
-            let compiler = Arc::clone(&compiler);
-            let _ = tokio::task::spawn_blocking(move || compiler.update(latest)).await;
+            let (compiler, now) = (Arc::clone(&compiler), Instant::now());
+            let _ = tokio::task::spawn_blocking(move || compiler.update(latest, now)).await;
         }
     }
 }

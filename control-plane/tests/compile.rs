@@ -21,12 +21,14 @@ use envoy_types::pb::envoy::config::core::v3::{
 };
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use prost::Message;
 use realmgate_control_plane::compile::{Question, RouteTable, compile, explain, filter_config};
 use realmgate_control_plane::mesh::{EdgeSettings, FilterModule, Mesh, ModuleLocation};
 use realmgate_control_plane::model::{Limits, Strategy, parse};
 use realmgate_control_plane::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
-use realmgate_control_plane::xds::{Scope, Snapshot};
+use realmgate_control_plane::xds::{ResourceType, Scope, Snapshot};
+use realmgate_filter::route::Router;
 use realmgate_wire::ServerId;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -91,15 +93,16 @@ fn wasm_path() -> String {
 fn summary(mesh: &Mesh, snapshot: &Snapshot) -> String {
     let mut text = String::new();
     let sets = [
-        ("clusters", &snapshot.clusters),
-        ("endpoints", &snapshot.endpoints),
-        ("listeners", &snapshot.listeners),
-        ("extensions", &snapshot.extensions),
+        ("clusters", &snapshot.of(ResourceType::Cluster)),
+        ("endpoints", &snapshot.of(ResourceType::Endpoints)),
+        ("listeners", &snapshot.of(ResourceType::Listener)),
+        ("extensions", &snapshot.of(ResourceType::Extension)),
     ];
     for (kind, set) in sets {
         text += &format!("{kind}:\n");
         for resource in set.iter() {
-            text += &format!("  {}\n", resource.name);
+            let mark = if set.is_on_demand(resource.name()) { " (on demand)" } else { "" };
+            text += &format!("  {}{mark}\n", resource.name());
         }
     }
     for listener in mesh.listeners(&[]) {
@@ -130,12 +133,83 @@ fn rules_of_the_old_gateway_compile_to_this() {
     accepted_by_envoy(&snapshot);
 }
 
+/// An eager listener beside one on demand; `blue` is named by both.
+const TWO_KINDS: &str = r#"
+listeners:
+  - {name: edge, bind: "127.0.0.1:7000"}
+  - {name: worlds, bind: "127.0.0.1:7001", clusters: on_demand}
+services:
+  - {name: blue, endpoints: ["10.1.0.1:1", "10.1.0.2:1"]}
+  - {name: green, endpoints: ["10.2.0.1:1"]}
+  - {name: own-world, dns: {host: "world-{world}.example.com", port: 7777}}
+routes:
+  - {name: all, server_type: 200, listeners: [edge], to: [{service: blue}]}
+  - {name: own, server_type: 200, worlds: ["1-20"], listeners: [worlds], to: [{service: own-world}]}
+  - {name: picked, server_type: 200, worlds: [21], strategy: realm_based, listeners: [worlds], to: [{service: blue}]}
+  - {name: split, server_type: 200, listeners: [worlds], to: [{service: blue}, {service: green}]}
+"#;
+
+#[test]
+fn a_listener_on_demand_compiles_to_this() {
+    let mesh = mesh(TWO_KINDS, GatewayRules::default());
+    let snapshot = compile(&mesh, &Scope::default());
+    insta::assert_snapshot!("on_demand", summary(&mesh, &snapshot));
+    let asks = |name: &str| {
+        let resource = snapshot.of(ResourceType::Listener).get(name).unwrap();
+        let listener = Listener::decode(resource.body()).unwrap();
+        let filter = listener.filter_chains[0].filters.last().unwrap().config_type.clone();
+        let Some(filter::ConfigType::TypedConfig(any)) = filter else { panic!("{filter:?}") };
+        TcpProxy::decode(any.value.as_slice()).unwrap().on_demand
+    };
+    assert_eq!(asks("edge"), None);
+    let timeout = asks("worlds").unwrap().timeout.unwrap();
+    assert_eq!((timeout.seconds, timeout.nanos), (5, 0));
+    accepted_by_envoy(&snapshot);
+}
+
+#[test]
+fn state_of_the_world_gets_every_cluster_at_once() {
+    let scope = Scope { state_of_the_world: true, ..Scope::default() };
+    let lazy = compile(&mesh(TWO_KINDS, rules()), &scope);
+    let eager = compile(&mesh(&TWO_KINDS.replace("on_demand", "eager"), rules()), &Scope::default());
+    assert_eq!(lazy, eager);
+}
+
+/// Envoy asks once for a cluster that does not exist, and keeps the next players waiting: the filter must never
+/// name one.
+#[test]
+fn the_filter_names_only_clusters_that_exist() {
+    for policy in [&documented_policy(), TWO_KINDS] {
+        let mesh = mesh(policy, rules());
+        let snapshot = compile(&mesh, &Scope::default());
+        for listener in mesh.listeners(&[]) {
+            let table = RouteTable::new(&mesh, &listener.name);
+            let router = Router::new(&filter_config(listener, table.to_filter())).unwrap();
+            let mut named = 0;
+            for world in 0..=ServerId::MAX_WORLD {
+                for instance in [0, 1, 2, 3, 7] {
+                    for draw in [0, u64::MAX / 2, u64::MAX] {
+                        let to = ServerId::new(200, world, instance, false);
+                        let Some(decision) = router.decide(to, Some("10.0.0.1"), || draw) else { continue };
+                        assert!(
+                            snapshot.of(ResourceType::Cluster).get(&decision.cluster).is_some(),
+                            "{decision:?}"
+                        );
+                        named += 1;
+                    }
+                }
+            }
+            assert!(named > 0, "{}", listener.name);
+        }
+    }
+}
+
 #[test]
 fn compiling_is_deterministic_to_the_byte() {
     let one = compile(&mesh(&documented_policy(), rules()), &Scope::default());
     let two = compile(&mesh(&documented_policy(), rules()), &Scope::default());
     assert_eq!(one, two);
-    assert!(!one.clusters.version().is_empty());
+    assert!(!one.of(ResourceType::Cluster).version().is_empty());
 }
 
 #[test]
@@ -143,9 +217,9 @@ fn an_edge_gets_the_listeners_it_asks_for() {
     let mesh = mesh(&documented_policy(), rules());
     let scope = Scope { listeners: vec!["edge".to_owned()], ..Scope::default() };
     let snapshot = compile(&mesh, &scope);
-    let names: Vec<_> = snapshot.listeners.iter().map(|l| l.name.as_str()).collect();
+    let names: Vec<_> = snapshot.of(ResourceType::Listener).iter().map(|l| &**l.name()).collect();
     assert_eq!(names, ["edge", "realmgate-health"]);
-    assert_eq!(snapshot.extensions.len(), 1);
+    assert_eq!(snapshot.of(ResourceType::Extension).len(), 1);
 }
 
 #[test]
@@ -180,19 +254,20 @@ fn two_thousand_worlds_of_a_cluster_each_are_one_line() {
     let mesh = mesh("", GatewayRules { rules: rules.collect(), refused: Vec::new() });
     let table = RouteTable::new(&mesh, "game-gateway");
     assert_eq!(table.to_filter().len(), 1);
-    assert_eq!(compile(&mesh, &Scope::default()).clusters.len(), 2000);
+    assert_eq!(compile(&mesh, &Scope::default()).of(ResourceType::Cluster).len(), 2000);
 }
 
 /// `envoy --mode validate` on a bootstrap that holds the snapshot as static resources.
 fn accepted_by_envoy(snapshot: &Snapshot) {
     let extension = |name: &str| {
-        let resource = snapshot.extensions.get(name).expect("every filter has its extension");
-        TypedExtensionConfig::decode(resource.body.as_ref()).unwrap().typed_config.unwrap()
+        let resource =
+            snapshot.of(ResourceType::Extension).get(name).expect("every filter has its extension");
+        TypedExtensionConfig::decode(resource.body()).unwrap().typed_config.unwrap()
     };
     let mut listeners = Vec::new();
-    for resource in snapshot.listeners.iter() {
-        let mut listener = Listener::decode(resource.body.as_ref()).unwrap();
-        assert_eq!(listener.name, resource.name);
+    for resource in snapshot.of(ResourceType::Listener).iter() {
+        let mut listener = Listener::decode(resource.body()).unwrap();
+        assert_eq!(listener.name, **resource.name());
         for filter in listener.filter_chains.iter_mut().flat_map(|chain| &mut chain.filters) {
             if let Some(filter::ConfigType::ConfigDiscovery(_)) = filter.config_type {
                 let config = extension(&filter.name);
@@ -202,11 +277,14 @@ fn accepted_by_envoy(snapshot: &Snapshot) {
         listeners.push(listener);
     }
     let mut clusters: Vec<_> =
-        snapshot.clusters.iter().map(|r| Cluster::decode(r.body.as_ref()).unwrap()).collect();
-    for resource in snapshot.endpoints.iter() {
-        let assignment = ClusterLoadAssignment::decode(resource.body.as_ref()).unwrap();
-        assert_eq!(assignment.cluster_name, resource.name);
-        assert!(snapshot.clusters.get(&resource.name).is_some(), "endpoints without a cluster");
+        snapshot.of(ResourceType::Cluster).iter().map(|r| Cluster::decode(r.body()).unwrap()).collect();
+    for resource in snapshot.of(ResourceType::Endpoints).iter() {
+        let assignment = ClusterLoadAssignment::decode(resource.body()).unwrap();
+        assert_eq!(assignment.cluster_name, **resource.name());
+        assert!(
+            snapshot.of(ResourceType::Cluster).get(resource.name()).is_some(),
+            "endpoints without a cluster"
+        );
     }
     for name in ["control-plane", "realmgate-admin"] {
         clusters.push(Cluster { name: name.to_owned(), ..Cluster::default() });

@@ -79,7 +79,7 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
         },
         filter_module: ModuleState { sha256: module.sha256.clone(), error: module.error.clone() },
         game_gateway: context.gateway.as_ref().map(gateway_state),
-        proxies: context.proxies.proxies().len(),
+        proxies: context.proxies.connected(),
     };
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report)).into_response()

@@ -100,6 +100,7 @@ mod tests {
             wanted: String::new(),
             sent: String::new(),
             acked: String::new(),
+            pending: 0,
             rejected: rejections.len(),
             rejections,
         };

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -24,7 +25,7 @@ impl Compiler {
 
     /// Takes a new mesh: recompiles every scope that still has a proxy, forgets the others, and wakes only
     /// those whose resources differ.
-    pub fn update(&self, mesh: Arc<Mesh>) {
+    pub fn update(&self, mesh: Arc<Mesh>, changed_at: Instant) {
         let mut scopes = self.lock();
         scopes.retain(|_, sender| sender.receiver_count() > 0);
         for (scope, sender) in scopes.iter() {
@@ -32,7 +33,7 @@ impl Compiler {
             sender.send_if_modified(|current| {
                 let changed = **current != snapshot;
                 if changed {
-                    *current = Arc::new(snapshot);
+                    *current = Arc::new(snapshot.sharing(current).made_at(changed_at));
                 }
                 changed
             });

@@ -11,14 +11,15 @@ use envoy_types::pb::envoy::config::listener::v3::{
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{StdoutAccessLog, stdout_access_log};
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
-    TcpProxy, UpstreamConnectMode, tcp_proxy::ClusterSpecifier,
+    TcpProxy, UpstreamConnectMode,
+    tcp_proxy::{ClusterSpecifier, OnDemand},
 };
 use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
 use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
 use prost::Name;
 
 use super::{envoy, filter::extension_name};
-use crate::model::Listener;
+use crate::model::{ClusterDelivery, Listener};
 use crate::xds::Scope;
 
 /// Where the filter leaves the hash key. Only one can be named, so it must be the one of the proxy's version.
@@ -31,6 +32,11 @@ const NO_CLUSTER: &str = "realmgate-none";
 /// What the client may have sent before its backend connection stands: one message of the largest size and
 /// its header. Beyond it Envoy stops reading from the client until the backend is there.
 const EARLY_BYTES: u32 = 8 + 65_535;
+
+/// How long a player waits for a cluster on demand: as long as for a connection to a game server, and enough
+/// for the control plane to restart meanwhile. Envoy's 60 s would outlast any player, and Envoy never asks again
+/// for a cluster that it was told does not exist.
+const CLUSTER_TIMEOUT_MS: u64 = 5_000;
 
 /// One JSON line a connection, at its close. Written as text, since the order of Envoy's JSON fields is
 /// not settled in the encoding and a new order would replace the listener.
@@ -101,11 +107,27 @@ fn tcp_proxy_filter(listener: &Listener, scope: &Scope) -> Filter {
             })),
         }],
         access_log: vec![access_log()],
+        on_demand: asks_for_clusters(listener, scope).then(on_demand),
         ..TcpProxy::default()
     };
     Filter {
         name: "envoy.filters.network.tcp_proxy".to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(envoy::any(&proxy))),
+    }
+}
+
+/// Whether proxies of `scope` ask for the clusters of this listener one by one, with their first player. In
+/// state of the world Envoy 1.40 asks for one by taking its wildcard back, and so loses every other cluster, and
+/// 1.37 crashes: those proxies get all clusters at once.
+pub(super) fn asks_for_clusters(listener: &Listener, scope: &Scope) -> bool {
+    listener.clusters == ClusterDelivery::OnDemand && !scope.state_of_the_world
+}
+
+fn on_demand() -> OnDemand {
+    OnDemand {
+        odcds_config: Some(envoy::ads()),
+        timeout: Some(envoy::duration(CLUSTER_TIMEOUT_MS)),
+        ..OnDemand::default()
     }
 }
 

@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
 };
-use prost::Message;
+use prost::Name;
 
 use crate::mesh::{Mesh, ModuleLocation};
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
@@ -32,14 +32,16 @@ pub use routes::{Entry, Origin, Rank, RouteTable};
 /// Everything that proxies of `scope` should have.
 #[must_use]
 pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
-    let mut specs = clusters::Clusters::new();
+    let (mut eager, mut on_demand) = (clusters::Clusters::new(), clusters::Clusters::new());
     let mut extensions = Vec::new();
     let mut listeners = Vec::new();
     let mut has_routes = false;
     for listener in mesh.listeners(&scope.listeners) {
         let table = RouteTable::new(mesh, &listener.name);
+        let asks = listeners::asks_for_clusters(listener, scope);
+        let specs = if asks { &mut on_demand } else { &mut eager };
         for entry in table.entries() {
-            clusters::collect(mesh, entry, &mut specs);
+            clusters::collect(mesh, entry, specs);
         }
         let config = filter::config(listener, table.to_filter());
         has_routes |= !config.routes.is_empty();
@@ -51,22 +53,27 @@ pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
         let listener = health::listener(listen, has_routes);
         listeners.push(resource(listener.name.clone(), &listener));
     }
-    let mut clusters: Vec<_> =
-        specs.iter().map(|(name, spec)| resource(name.clone(), &spec.to_envoy(name))).collect();
-    if let ModuleLocation::Http(host) = &mesh.module.location {
-        clusters.extend(module_cluster(host));
-    }
-    let endpoints =
-        specs.iter().filter_map(|(name, spec)| Some(resource(name.clone(), &spec.to_envoy_endpoints(name)?)));
-    Snapshot {
-        endpoints: ResourceSet::new(endpoints),
-        clusters: ResourceSet::new(clusters),
-        listeners: ResourceSet::new(listeners),
-        extensions: ResourceSet::new(extensions),
-    }
+    // A listener that does not ask must find what it names, whoever else names it.
+    on_demand.retain(|name, _| !eager.contains_key(name));
+    let module = match &mesh.module.location {
+        ModuleLocation::Http(host) => module_cluster(host),
+        ModuleLocation::Path(_) => None,
+    };
+    let cluster =
+        |(name, spec): (&String, &clusters::ClusterSpec)| resource(name.clone(), &spec.to_envoy(name));
+    let endpoints = eager
+        .iter()
+        .chain(&on_demand)
+        .filter_map(|(name, spec)| Some(resource(name.clone(), &spec.to_envoy_endpoints(name)?)));
+    Snapshot::new(
+        ResourceSet::with_on_demand(eager.iter().map(cluster).chain(module), on_demand.iter().map(cluster)),
+        ResourceSet::new(endpoints),
+        ResourceSet::new(listeners),
+        ResourceSet::new(extensions),
+    )
 }
 
-fn resource(name: String, message: &impl Message) -> Arc<Resource> {
+fn resource(name: String, message: &impl Name) -> Arc<Resource> {
     Arc::new(Resource::new(name, message))
 }
 

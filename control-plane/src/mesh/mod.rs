@@ -7,7 +7,7 @@ pub use join::{GatewayStatus, Sources, join};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::model::{Limits, Listener, Policy};
+use crate::model::{ClusterDelivery, Limits, Listener, Policy};
 use crate::source::gateway_rules::GatewayRules;
 
 /// Everything that compiling needs. A change of any source makes a new one; the parts are shared.
@@ -43,6 +43,7 @@ impl EdgeSettings {
             connect_attempts: Listener::default_connect_attempts(),
             proxy_protocol: false,
             allowed_clients: Vec::new(),
+            clusters: ClusterDelivery::default(),
         }
     }
 }

@@ -72,9 +72,10 @@ mod tests {
 
     #[test]
     fn names_what_changes_and_what_it_costs() {
-        let old = parse("listeners: [{name: a, bind: 127.0.0.1:1}, {name: b, bind: 127.0.0.1:2}, {name: c, bind: 127.0.0.1:3}]").unwrap();
+        let old = parse("listeners: [{name: a, bind: 127.0.0.1:1}, {name: b, bind: 127.0.0.1:2}, {name: c, bind: 127.0.0.1:3}, {name: d, bind: 127.0.0.1:4}]").unwrap();
         let new = parse(
-            "listeners: [{name: a, bind: 127.0.0.1:9}, {name: b, bind: 127.0.0.1:2, limits: {header_timeout: 1s}}]\n\
+            "listeners: [{name: a, bind: 127.0.0.1:9}, {name: b, bind: 127.0.0.1:2, limits: {header_timeout: 1s}},\n\
+             {name: d, bind: 127.0.0.1:4, clusters: on_demand}]\n\
              services: [{name: s, endpoints: [\"127.0.0.1:5\"]}]",
         )
         .unwrap();
@@ -85,6 +86,7 @@ mod tests {
                 "- listener c (its live connections drain)",
                 "~ listener a: bind (replaces the listener: its live connections drain)",
                 "~ listener b: limits",
+                "~ listener d: clusters (replaces the listener: its live connections drain)",
             ]
         );
         assert!(diff(&new, &new).is_empty());

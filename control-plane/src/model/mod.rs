@@ -18,6 +18,8 @@ pub use endpoint::Endpoint;
 pub use numbers::{Instances, Numbers, Worlds};
 pub use overlap::WorldClass;
 pub use parse::parse;
-pub use policy::{Connections, Dns, Limits, Listener, Policy, Route, Service, Strategy, Target};
+pub use policy::{
+    ClusterDelivery, Connections, Dns, Limits, Listener, Policy, Route, Service, Strategy, Target,
+};
 pub use problem::{Place, Problem};
 pub use validate::GAME_GATEWAY;

@@ -48,6 +48,22 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub allowed_clients: Vec<IpNet>,
+    /// How edges come by the clusters that the listener's routes name.
+    #[serde(default)]
+    pub clusters: ClusterDelivery,
+}
+
+/// When an edge is sent a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterDelivery {
+    /// Before the first player: nobody waits, and players get through without a control plane, but an edge
+    /// pays some 60 KB for every cluster.
+    #[default]
+    Eager,
+    /// With its first player, who waits some milliseconds more: an edge pays for the clusters alone that its
+    /// players use. Without a control plane, worlds that nobody played at this edge cannot be reached.
+    OnDemand,
 }
 
 impl Listener {

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Duration, Endpoint, Limits};
+use crate::model::{ClusterDelivery, Duration, Endpoint, Limits};
 use crate::xds::ListenerConfig;
 
 pub use problem::{Origin, Problem};
@@ -175,6 +175,11 @@ pub struct GameGateway {
     pub refresh_interval: Duration,
     /// Bounds on one connection to `game_gateway.listen`; 0 = no limit.
     pub limits: Limits,
+    /// `eager`: edges have the cluster of every rule before its first player; `on_demand`: with its first
+    /// player, as docs/policy.md says of a listener's `clusters`. A change drains the live connections of
+    /// `game_gateway.listen`.
+    #[schemars(with = "String")]
+    pub clusters: ClusterDelivery,
 }
 
 /// Edges in general.
@@ -295,6 +300,7 @@ impl Default for GameGateway {
             listen: (Ipv4Addr::UNSPECIFIED, 8080).into(),
             refresh_interval: Duration::from_secs(10),
             limits: Limits::default(),
+            clusters: ClusterDelivery::default(),
         }
     }
 }

@@ -11,13 +11,13 @@ use super::Resource;
 pub(crate) struct InFlight {
     pub(crate) sequence: u64,
     pub(crate) at: Instant,
-    pub(crate) version: String,
-    pub(crate) changes: Vec<Change>,
+    pub(crate) version: Arc<str>,
+    pub(crate) changes: Vec<Sent>,
 }
 
 /// A resource whose version the response changed.
 #[derive(Clone, Debug)]
-pub(crate) struct Change {
+pub(crate) struct Sent {
     pub(crate) sent: Arc<Resource>,
     /// What the proxy had and accepted before; state of the world falls back to it.
     pub(crate) last_good: Option<Arc<Resource>>,
@@ -33,17 +33,17 @@ pub(crate) fn take(queue: &mut VecDeque<InFlight>, nonce: &str) -> Option<InFlig
 /// Who is at fault in a refused response.
 #[derive(Debug)]
 pub(crate) struct Suspects {
-    pub(crate) guilty: Vec<Change>,
-    pub(crate) innocent: Vec<Change>,
+    pub(crate) guilty: Vec<Sent>,
+    pub(crate) innocent: Vec<Sent>,
     /// Whether the refusal names the guilty; else all are suspect.
     pub(crate) named: bool,
 }
 
 /// Reads who is at fault out of the refusal: Envoy names a resource that it cannot use, but not always one
 /// that it cannot even read.
-pub(crate) fn suspects(changes: Vec<Change>, message: &str) -> Suspects {
+pub(crate) fn suspects(changes: Vec<Sent>, message: &str) -> Suspects {
     let (guilty, innocent): (Vec<_>, Vec<_>) =
-        changes.into_iter().partition(|change| mentions(message, &change.sent.name));
+        changes.into_iter().partition(|change| mentions(message, change.sent.name()));
     if guilty.is_empty() {
         Suspects { guilty: innocent, innocent: guilty, named: false }
     } else {

@@ -1,8 +1,10 @@
 //! Which resources of one type a proxy asks for: the wildcard, and names.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::ResourceType;
+use super::names::{NamePool, Names};
+use super::{Resource, ResourceType};
 
 /// The name that stands for all resources.
 const WILDCARD: &str = "*";
@@ -14,7 +16,7 @@ pub(crate) struct Interest {
     wildcard: bool,
     /// Whether names were ever given: only before that does an empty list mean everything (7).
     named: bool,
-    names: BTreeSet<String>,
+    names: Names,
 }
 
 /// What a request changed.
@@ -22,8 +24,12 @@ pub(crate) struct Interest {
 pub(crate) struct Asked {
     /// Whether it was the first request of its type on this stream.
     pub(crate) first: bool,
+    /// Whether everything is asked for from now on.
+    pub(crate) everything: bool,
     /// Names that must be answered even if the proxy has them already.
-    pub(crate) answer: Vec<String>,
+    pub(crate) answer: Vec<Arc<str>>,
+    /// Those of them that were not asked for by name before.
+    pub(crate) added: Vec<Arc<str>>,
     /// Whether names or the wildcard were dropped.
     pub(crate) dropped: bool,
 }
@@ -40,55 +46,68 @@ impl Interest {
     }
 
     /// The names asked for besides the wildcard.
-    pub(crate) const fn names(&self) -> &BTreeSet<String> {
+    pub(crate) const fn names(&self) -> &Names {
         &self.names
     }
 
-    /// Whether the resource of this name is asked for.
-    pub(crate) fn covers(&self, name: &str) -> bool {
+    /// Whether this resource is asked for.
+    pub(crate) fn covers(&self, resource: &Resource) -> bool {
+        self.wildcard && !resource.is_on_demand() || self.names.contains(resource.name())
+    }
+
+    /// Whether a resource of this name would be asked for if it existed.
+    pub(crate) fn names_or_all(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }
 
     /// State of the world: the whole list. New names are answered even if unchanged (6).
-    pub(crate) fn replace(&mut self, kind: ResourceType, list: Vec<String>) -> Asked {
+    pub(crate) fn replace(&mut self, kind: ResourceType, list: Vec<String>, pool: &NamePool) -> Asked {
         let first = !std::mem::replace(&mut self.asked, true);
         let legacy = list.is_empty() && !self.named && has_legacy_wildcard(kind);
         self.named |= !list.is_empty();
         let mut names: BTreeSet<String> = list.into_iter().collect();
         let wildcard = names.remove(WILDCARD) || legacy;
-        let answer = names.difference(&self.names).cloned().collect();
-        let dropped = self.wildcard && !wildcard || self.names.iter().any(|n| !names.contains(n));
+        let everything = wildcard && !self.wildcard;
+        let remove: Vec<_> = self.names.iter().filter(|name| !names.contains(&***name)).cloned().collect();
+        let dropped = self.wildcard && !wildcard || !remove.is_empty();
+        let answer: Vec<Arc<str>> =
+            names.into_iter().filter(|name| !self.names.contains(name)).map(Into::into).collect();
         self.wildcard = wildcard;
-        self.names = names;
-        Asked { first, answer, dropped }
+        self.names.change(&answer, &remove, pool);
+        Asked { first, everything, added: answer.clone(), answer, dropped }
     }
 
     /// Delta: the differences. A name that is asked for again is answered again (10). A name dropped under
     /// the wildcard is answered too, since it is still wanted (12); unknown names are ignored.
-    pub(crate) fn change(&mut self, kind: ResourceType, add: Vec<String>, remove: Vec<String>) -> Asked {
+    pub(crate) fn change(
+        &mut self,
+        kind: ResourceType,
+        add: Vec<String>,
+        remove: Vec<String>,
+        pool: &NamePool,
+    ) -> Asked {
         let first = !std::mem::replace(&mut self.asked, true);
+        let had_wildcard = self.wildcard;
         let mut asked = Asked { first, ..Asked::default() };
         // Envoy later adds names without `*` and still relies on this wildcard, unlike in state of the world.
         self.wildcard |= first && add.is_empty() && has_legacy_wildcard(kind);
-        for name in add {
-            if name == WILDCARD {
-                self.wildcard = true;
-            } else {
-                self.names.insert(name.clone());
-                asked.answer.push(name);
-            }
+        let mut add: BTreeSet<String> = add.into_iter().collect();
+        let remove: BTreeSet<String> = remove.into_iter().collect();
+        self.wildcard |= add.remove(WILDCARD);
+        asked.answer = add.into_iter().map(Into::into).collect();
+        asked.added = asked.answer.iter().filter(|name| !self.names.contains(name)).cloned().collect();
+        self.names.change(&asked.added, &[], pool);
+        if remove.contains(WILDCARD) {
+            asked.dropped |= std::mem::take(&mut self.wildcard);
         }
-        for name in remove {
-            if name == WILDCARD {
-                asked.dropped |= std::mem::take(&mut self.wildcard);
-            } else if self.names.remove(&name) {
-                if self.wildcard {
-                    asked.answer.push(name);
-                } else {
-                    asked.dropped = true;
-                }
-            }
+        let gone: Vec<Arc<str>> =
+            remove.into_iter().filter(|name| self.names.contains(name)).map(Into::into).collect();
+        self.names.change(&[], &gone, pool);
+        asked.dropped |= !gone.is_empty();
+        if self.wildcard {
+            asked.answer.extend(gone);
         }
+        asked.everything = self.wildcard && !had_wildcard;
         asked
     }
 }
@@ -107,51 +126,69 @@ mod tests {
         names.iter().map(ToString::to_string).collect()
     }
 
+    fn replace(interest: &mut Interest, kind: ResourceType, names: &[&str]) -> Asked {
+        interest.replace(kind, list(names), &NamePool::default())
+    }
+
+    fn change(interest: &mut Interest, kind: ResourceType, add: &[&str], remove: &[&str]) -> Asked {
+        interest.change(kind, list(add), list(remove), &NamePool::default())
+    }
+
     #[test]
     fn s07_sotw_empty_first_is_everything_and_empty_after_names_is_nothing() {
         let mut interest = Interest::default();
-        assert!(interest.replace(Cluster, vec![]).first);
+        assert!(replace(&mut interest, Cluster, &[]).first);
         assert!(interest.wildcard());
-        interest.replace(Cluster, vec![]);
+        replace(&mut interest, Cluster, &[]);
         assert!(interest.wildcard());
-        assert!(interest.replace(Cluster, list(&["a"])).dropped);
-        assert!(interest.covers("a") && !interest.covers("b"));
-        interest.replace(Cluster, vec![]);
-        assert!(!interest.covers("a"));
+        assert!(replace(&mut interest, Cluster, &["a"]).dropped);
+        assert!(interest.names_or_all("a") && !interest.names_or_all("b"));
+        replace(&mut interest, Cluster, &[]);
+        assert!(!interest.names_or_all("a"));
     }
 
     #[test]
     fn s07_delta_keeps_the_legacy_wildcard_when_names_follow() {
         let mut interest = Interest::default();
-        interest.change(Cluster, vec![], vec![]);
-        interest.change(Cluster, list(&["a"]), vec![]);
-        assert!(interest.covers("b"));
+        assert!(change(&mut interest, Cluster, &[], &[]).everything);
+        assert!(!change(&mut interest, Cluster, &["a"], &[]).everything);
+        assert!(interest.names_or_all("b"));
     }
 
     #[test]
     fn s07_endpoints_have_no_legacy_wildcard() {
         let mut interest = Interest::default();
-        interest.replace(Endpoints, vec![]);
-        assert!(!interest.covers("a"));
+        replace(&mut interest, Endpoints, &[]);
+        assert!(!interest.names_or_all("a"));
         let mut interest = Interest::default();
-        interest.change(Endpoints, vec![], vec![]);
-        assert!(!interest.covers("a"));
+        change(&mut interest, Endpoints, &[], &[]);
+        assert!(!interest.names_or_all("a"));
     }
 
     #[test]
     fn s06_only_new_names_are_answered_in_sotw() {
         let mut interest = Interest::default();
-        assert_eq!(interest.replace(Endpoints, list(&["a"])).answer, ["a"]);
-        assert_eq!(interest.replace(Endpoints, list(&["a", "b"])).answer, ["b"]);
-        assert!(interest.replace(Endpoints, list(&["a", "b"])).answer.is_empty());
+        assert_eq!(replace(&mut interest, Endpoints, &["a"]).answer, [Arc::from("a")]);
+        assert_eq!(replace(&mut interest, Endpoints, &["a", "b"]).answer, [Arc::from("b")]);
+        assert!(replace(&mut interest, Endpoints, &["a", "b"]).answer.is_empty());
     }
 
     #[test]
     fn s12_a_name_dropped_under_the_wildcard_is_answered_and_unknown_ones_are_ignored() {
         let mut interest = Interest::default();
-        interest.change(Cluster, list(&["*", "a"]), vec![]);
-        let asked = interest.change(Cluster, vec![], list(&["a", "never"]));
-        assert_eq!(asked, Asked { first: false, answer: list(&["a"]), dropped: false });
-        assert!(interest.covers("a"));
+        change(&mut interest, Cluster, &["*", "a"], &[]);
+        let asked = change(&mut interest, Cluster, &[], &["a", "never"]);
+        assert_eq!(asked, Asked { answer: vec!["a".into()], dropped: true, ..Asked::default() });
+        assert!(interest.names_or_all("a"));
+    }
+
+    #[test]
+    fn the_wildcard_does_not_cover_what_comes_on_demand() {
+        let lazy = Resource::encoded("", "a".into(), "1".into(), b"").on_demand();
+        let mut interest = Interest::default();
+        change(&mut interest, Cluster, &[], &[]);
+        assert!(!interest.covers(&lazy));
+        change(&mut interest, Cluster, &["a"], &[]);
+        assert!(interest.covers(&lazy));
     }
 }

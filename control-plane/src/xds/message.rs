@@ -34,20 +34,20 @@ pub(crate) enum Asks {
     Change { subscribe: Vec<String>, unsubscribe: Vec<String>, initial: HashMap<String, String> },
 }
 
-/// What a proxy is sent. The bodies are shared with the snapshot and all other streams.
+/// What a proxy is sent. The resources are shared with the snapshot and all other streams.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     pub(crate) kind: ResourceType,
-    pub(crate) version: String,
+    pub(crate) version: Arc<str>,
     pub(crate) nonce: String,
     pub(crate) resources: Vec<Arc<Resource>>,
     /// Names that do not exist; empty in state of the world, where absence says it.
-    pub(crate) removed: Vec<String>,
+    pub(crate) removed: Vec<Arc<str>>,
 }
 
 impl Response {
-    /// Bytes of all bodies, the measure of a configuration's size.
+    /// Bytes of all entries, the measure of a configuration's size.
     pub(crate) fn size(&self) -> usize {
-        self.resources.iter().map(|r| r.body.len()).sum()
+        self.resources.iter().map(|resource| resource.delta_entry().len()).sum()
     }
 }

@@ -1,8 +1,11 @@
 //! The metrics of the xDS server.
 
+use std::time::Duration;
+
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
 
 use super::ResourceType;
+use super::message::Response;
 
 /// The metrics, registered once. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -13,7 +16,8 @@ pub struct Metrics {
     unknown_types: prometheus::IntCounter,
     pub(crate) connected: IntGauge,
     pub(crate) convergence: Histogram,
-    pub(crate) config_size: Histogram,
+    queue: Histogram,
+    config_size: Histogram,
 }
 
 impl Metrics {
@@ -49,8 +53,14 @@ impl Metrics {
             // 1 ms (one proxy on the same host) to 32 s (beyond Envoy's own 15 s of waiting).
             convergence: histogram(
                 "realmgate_proxy_convergence_seconds",
-                "From a snapshot being wanted to a proxy having acknowledged all of it.",
+                "From a change, or a proxy's connecting, to the proxy having acknowledged all of it.",
                 exponential_buckets(0.001, 2.0, 16)?,
+            )?,
+            // The same, from a tenth of it on.
+            queue: histogram(
+                "realmgate_xds_queue_seconds",
+                "From a change to the stream of a proxy taking it up: slow proxies take it up late.",
+                exponential_buckets(0.0001, 2.0, 19)?,
             )?,
             // 256 bytes (one endpoint) to 64 MiB (the largest message).
             config_size: histogram(
@@ -61,11 +71,17 @@ impl Metrics {
         })
     }
 
-    pub(crate) fn pushed(&self, kind: ResourceType, bytes: usize) {
-        self.pushes.with_label_values(&[kind.label()]).inc();
-        // Sizes stay far below 2^52.
-        #[expect(clippy::cast_precision_loss)]
-        self.config_size.observe(bytes as f64);
+    pub(crate) fn pushed(&self, responses: &[Response]) {
+        for response in responses {
+            self.pushes.with_label_values(&[response.kind.label()]).inc();
+            // Sizes stay far below 2^52.
+            #[expect(clippy::cast_precision_loss)]
+            self.config_size.observe(response.size() as f64);
+        }
+    }
+
+    pub(crate) fn queued(&self, time: Duration) {
+        self.queue.observe(time.as_secs_f64());
     }
 
     pub(crate) fn rejected(&self, kind: ResourceType) {

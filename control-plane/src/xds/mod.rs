@@ -3,20 +3,27 @@
 //! ```text
 //!  wire ──► message::Request ──► stream (order of types) ──► subscription + plan (one type) ──► message::Response ──► wire
 //!                                   ▲            │
-//!                     Snapshot, time            progress ──► status::Registry ──► API, metrics
+//!                     Snapshot, time            Registry ──► status, CSDS, API, metrics
 //! ```
 //! All but `server`, `listener` and `status` is pure: values in, values out.
 
+mod csds;
+mod grpc;
 mod in_flight;
 mod interest;
 mod listener;
 mod message;
 mod metrics;
+mod names;
 mod node;
 mod plan;
+mod refusal;
+mod registry;
 mod resource;
 mod scope;
 mod server;
+mod session;
+mod snapshot;
 mod status;
 mod stream;
 mod subscription;
@@ -28,8 +35,10 @@ pub(crate) use listener::LAST_WORD;
 pub use listener::{Listener, ListenerConfig, ListenerError, TlsFiles};
 pub use metrics::Metrics;
 pub use node::{MAX_NODE_LISTENERS, MAX_NODE_NAME_BYTES, NodeError};
-pub use resource::{Resource, ResourceSet, ResourceType, Snapshot, content_hash};
+pub use registry::{Progress, Registry};
+pub use resource::{Resource, ResourceType, content_hash};
 pub use scope::{Role, Scope, SnapshotSource};
 pub use server::AdsServer;
-pub use status::{ProxyStatus, Registry, Rejection, TypeStatus};
+pub use snapshot::{ResourceSet, Snapshot};
+pub use status::{ProxyStatus, Rejection, TypeStatus};
 pub use stream::SyncState;

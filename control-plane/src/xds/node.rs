@@ -73,6 +73,7 @@ impl Scope {
             cell: text(fields, "cell", "node.metadata.realmgate.cell")?,
             listeners: listeners(fields)?,
             hashes_addresses,
+            ..Self::default()
         })
     }
 }

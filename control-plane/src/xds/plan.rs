@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::in_flight::{Change, InFlight};
+use super::in_flight::{InFlight, Sent};
 use super::message::{Response, Variant};
-use super::subscription::{Held, MAX_IN_FLIGHT, PATIENCE, Subscription};
+use super::subscription::{MAX_IN_FLIGHT, PATIENCE, Subscription};
 use super::{Resource, ResourceSet, ResourceType, content_hash};
 
 /// Whether changes of a type may be sent now.
@@ -30,13 +30,17 @@ pub(crate) enum Removal {
     Never,
 }
 
+/// Entries of one response, in bytes: what gRPC clients take as they come is 4 MiB. Lists of state of the world
+/// cannot be cut.
+const MAX_RESPONSE_BYTES: usize = (4 << 20) - (64 << 10);
+
 #[derive(Debug, Default)]
 struct Plan {
     changes: Vec<Arc<Resource>>,
-    removed: Vec<String>,
-    /// Whether something stays back because of the gate or a removal that comes later.
+    removed: Vec<Arc<str>>,
+    /// Whether something stays back: because of the gate, a removal that comes later, or the response's size.
     withheld: bool,
-    still_due: BTreeSet<String>,
+    still_due: BTreeSet<Arc<str>>,
 }
 
 impl Subscription {
@@ -49,6 +53,7 @@ impl Subscription {
         now: Instant,
     ) -> Option<Response> {
         self.accept_claim(wanted);
+        self.waiting = false;
         let urgent = self.owes_answer || !self.due.is_empty();
         if !self.asked() || !self.dirty && !urgent {
             self.unsent = false;
@@ -64,6 +69,7 @@ impl Subscription {
             return None;
         }
         if self.waits(urgent, now) {
+            self.waiting = true;
             return None;
         }
         self.unsent = plan.withheld;
@@ -86,62 +92,101 @@ impl Subscription {
     /// A proxy that reconnects in state of the world with the very set we would send needs nothing (3).
     fn accept_claim(&mut self, wanted: &ResourceSet) {
         let Some(version) = self.claimed.take() else { return };
-        if self.full_state() && self.interest.wildcard() && version == wanted.version() {
-            self.held = wanted.iter().cloned().map(Held).collect();
+        if self.full_state() && self.interest.wildcard() && version == **wanted.version() {
+            self.behind.clear();
             self.owes_answer = false;
         }
     }
 
-    fn candidates<'a>(&'a self, wanted: &'a ResourceSet) -> Box<dyn Iterator<Item = &'a Arc<Resource>> + 'a> {
-        if self.interest.wildcard() {
-            Box::new(wanted.iter())
-        } else {
-            Box::new(self.interest.names().iter().filter_map(|name| wanted.get(name)))
+    /// Whether this wanted resource is to be said: it is asked for again, or the proxy has another. After a
+    /// refusal we do not know which version runs: only the refused one is not sent.
+    fn differs(&self, resource: &Resource) -> bool {
+        let name = &**resource.name();
+        match self.rejected.get(name) {
+            _ if self.due.contains(name) => true,
+            Some(rejected) => *rejected.version != *resource.version(),
+            None => self.behind.contains_key(name),
         }
     }
 
-    fn differs(&self, resource: &Resource) -> bool {
-        let name = resource.name.as_str();
-        match self.rejected.get(name) {
-            _ if self.due.contains(name) => true,
-            // After a refusal we do not know which version runs: only the refused one is not sent.
-            Some(rejected) => rejected.version != resource.version,
-            None => self.held.get(name).is_none_or(|held| held.0.version != resource.version),
-        }
+    /// Whether the proxy never had any version of it in force.
+    fn is_new(&self, name: &str) -> bool {
+        let refused = self.rejected.get(name).is_some_and(|rejected| rejected.last_good.is_none());
+        refused || self.behind.get(name).is_some_and(Option::is_none)
     }
 
     fn plan(&self, wanted: &ResourceSet, gate: Gate, removal: &dyn Fn(&str) -> Removal) -> Plan {
         let mut plan = Plan::default();
-        for resource in self.candidates(wanted).filter(|r| self.differs(r)) {
-            let new = !self.held.contains(resource.name.as_str());
-            if gate == Gate::Open || gate == Gate::NewOnly && new {
-                plan.changes.push(Arc::clone(resource));
-            } else {
-                plan.withheld = true;
-                if self.due.contains(&resource.name) {
-                    plan.still_due.insert(resource.name.clone());
-                }
+        for (name, has) in &self.behind {
+            match self.covered(name, wanted) {
+                Some(resource) => self.plan_change(resource, gate, &mut plan),
+                None if has.is_some() => match removal(name) {
+                    Removal::Now if gate == Gate::Open => plan.removed.push(Arc::clone(name)),
+                    Removal::Now | Removal::Later => plan.withheld = true,
+                    Removal::Never => {}
+                },
+                None => {}
             }
         }
-        for held in self.held.iter().filter(|held| wanted.get(&held.0.name).is_none()) {
-            match removal(&held.0.name) {
-                Removal::Now if gate == Gate::Open => plan.removed.push(held.0.name.clone()),
-                Removal::Now | Removal::Later => plan.withheld = true,
-                Removal::Never => {}
+        for name in self.due.iter().filter(|name| !self.behind.contains_key(*name)) {
+            match self.covered(name, wanted) {
+                Some(resource) => self.plan_change(resource, gate, &mut plan),
+                None => self.plan_absence(name, gate, &mut plan),
             }
         }
-        // A name that does not exist is answered as such, and stays subscribed (11). Never for ECDS: taking
-        // a filter's configuration away breaks live traffic (16).
-        if self.variant == Variant::Delta && self.kind != ResourceType::Extension {
-            let absent = |name: &&String| wanted.get(name).is_none() && !self.held.contains(name.as_str());
-            let absent = self.due.iter().filter(absent).cloned();
-            if gate == Gate::Closed {
-                plan.still_due.extend(absent);
-            } else {
-                plan.removed.extend(absent);
-            }
+        plan.changes.sort_by(|a, b| a.name().cmp(b.name()));
+        if !self.full_state() {
+            self.cut(&mut plan);
         }
         plan
+    }
+
+    fn plan_change(&self, resource: &Arc<Resource>, gate: Gate, plan: &mut Plan) {
+        if !self.differs(resource) {
+            return;
+        }
+        if gate == Gate::Open || gate == Gate::NewOnly && self.is_new(resource.name()) {
+            plan.changes.push(Arc::clone(resource));
+        } else {
+            plan.withheld = true;
+            if self.due.contains(resource.name()) {
+                plan.still_due.insert(Arc::clone(resource.name()));
+            }
+        }
+    }
+
+    /// A name that does not exist is answered as such, and stays subscribed (11). Never for ECDS: taking a
+    /// filter's configuration away breaks live traffic (16).
+    fn plan_absence(&self, name: &Arc<str>, gate: Gate, plan: &mut Plan) {
+        if self.variant == Variant::Sotw || self.kind == ResourceType::Extension {
+            return;
+        }
+        if gate == Gate::Closed {
+            plan.still_due.insert(Arc::clone(name));
+        } else {
+            plan.removed.push(Arc::clone(name));
+        }
+    }
+
+    /// Leaves to the next response what would make this one too large.
+    fn cut(&self, plan: &mut Plan) {
+        let mut room = MAX_RESPONSE_BYTES;
+        let mut count = 0;
+        for resource in &plan.changes {
+            let size = resource.delta_entry().len();
+            if size > room && count > 0 {
+                break;
+            }
+            room = room.saturating_sub(size);
+            count += 1;
+        }
+        if count == plan.changes.len() {
+            return;
+        }
+        let rest = plan.changes.split_off(count);
+        let due = rest.iter().map(|resource| resource.name()).filter(|name| self.due.contains(*name));
+        plan.still_due.extend(due.cloned());
+        plan.withheld = true;
     }
 
     fn send(
@@ -157,14 +202,11 @@ impl Subscription {
             let version = list_version(&list, wanted);
             (list, version)
         } else {
-            (plan.changes.clone(), wanted.version().to_owned())
+            (plan.changes.clone(), Arc::clone(wanted.version()))
         };
-        let changes = plan.changes.into_iter().map(|sent| self.change(sent)).collect();
-        if self.full_state() {
-            self.held = resources.iter().cloned().map(Held).collect();
-        }
+        let changes = plan.changes.into_iter().map(|sent| self.sent(sent)).collect();
         for name in &plan.removed {
-            self.held.remove(name.as_str());
+            self.behind.remove(name);
             self.rejected.remove(name);
         }
         self.due = plan.still_due;
@@ -173,25 +215,21 @@ impl Subscription {
         }
         self.owes_answer = false;
         self.sent += 1;
-        self.sent_version.clone_from(&version);
-        self.in_flight.push_back(InFlight {
-            sequence: self.sent,
-            at: now,
-            version: version.clone(),
-            changes,
-        });
+        self.sent_version = Arc::clone(&version);
+        let in_flight = InFlight { sequence: self.sent, at: now, version: Arc::clone(&version), changes };
+        self.in_flight.push_back(in_flight);
         let removed = if self.variant == Variant::Delta { plan.removed } else { Vec::new() };
         Response { kind: self.kind, version, nonce: self.sent.to_string(), resources, removed }
     }
 
     /// Notes that the proxy is sent this version, and what it falls back to when it refuses.
-    fn change(&mut self, sent: Arc<Resource>) -> Change {
-        let last_good = match self.rejected.remove(&sent.name) {
+    fn sent(&mut self, sent: Arc<Resource>) -> Sent {
+        let has = self.behind.remove(sent.name());
+        let last_good = match self.rejected.remove(sent.name()) {
             Some(rejected) => rejected.last_good,
-            None => self.held.get(sent.name.as_str()).map(|held| Arc::clone(&held.0)),
+            None => has.unwrap_or_else(|| Some(Arc::clone(&sent))),
         };
-        self.held.replace(Held(Arc::clone(&sent)));
-        Change { sent, last_good }
+        Sent { sent, last_good }
     }
 
     /// The full list of a state-of-the-world response: what is wanted, the last good version of what was
@@ -203,27 +241,27 @@ impl Subscription {
         removal: &dyn Fn(&str) -> Removal,
     ) -> Vec<Arc<Resource>> {
         let mut list = Vec::with_capacity(wanted.len());
-        for resource in self.candidates(wanted) {
-            let name = resource.name.as_str();
-            match (self.rejected.get(name), self.held.get(name)) {
+        for resource in wanted.iter().filter(|resource| self.interest.covers(resource)) {
+            let name = resource.name();
+            match (self.rejected.get(name), self.held(name, wanted)) {
                 (Some(rejected), _) if !self.differs(resource) => list.extend(rejected.last_good.clone()),
-                (_, Some(held)) if gate == Gate::NewOnly => list.push(Arc::clone(&held.0)),
+                (_, Some(held)) if gate == Gate::NewOnly && !self.is_new(name) => list.push(Arc::clone(held)),
                 _ => list.push(Arc::clone(resource)),
             }
         }
-        let kept = self.held.iter().filter(|held| {
-            let name = held.0.name.as_str();
-            wanted.get(name).is_none() && (gate != Gate::Open || removal(name) != Removal::Now)
-        });
-        list.extend(kept.map(|held| Arc::clone(&held.0)));
+        for (name, has) in &self.behind {
+            let kept =
+                self.covered(name, wanted).is_none() && (gate != Gate::Open || removal(name) != Removal::Now);
+            list.extend(has.clone().filter(|_| kept));
+        }
         list
     }
 }
 
 /// The version of a list: that of the wanted set if it is just that, else a hash of what is in it.
-fn list_version(list: &[Arc<Resource>], wanted: &ResourceSet) -> String {
-    if list.len() == wanted.len() && list.iter().zip(wanted.iter()).all(|(a, b)| Arc::ptr_eq(a, b)) {
-        return wanted.version().to_owned();
+fn list_version(list: &[Arc<Resource>], wanted: &ResourceSet) -> Arc<str> {
+    if list.iter().map(Arc::as_ptr).eq(wanted.eager().map(Arc::as_ptr)) {
+        return Arc::clone(wanted.version());
     }
-    content_hash(list.iter().flat_map(|r| [r.name.as_bytes(), r.version.as_bytes()]))
+    content_hash(list.iter().flat_map(|r| [r.name().as_bytes(), r.version().as_bytes()])).into()
 }

@@ -1,10 +1,10 @@
-//! What the server sends: named, versioned, encoded resources, and the snapshot of all that one scope needs.
+//! What the server sends: named, versioned resources, encoded once for both protocol variants.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
+use prost::Name;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use sha2::{Digest, Sha256};
 
 /// The resource types we serve, in the order in which Envoy must learn of them (make before break).
@@ -56,106 +56,110 @@ impl ResourceType {
 /// One encoded resource. Encoded once, shared by every stream that sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// The name on the wire; equals the name inside the message (Envoy silently accepts a mismatch).
-    pub name: String,
-    /// Hash of the content: the same on every replica and after a restart.
-    pub version: String,
-    /// The message, encoded.
-    pub body: Bytes,
+    name: Arc<str>,
+    version: Arc<str>,
+    on_demand: bool,
+    /// As an entry of a delta response.
+    entry: Bytes,
+    /// Where in it the entry of a state-of-the-world response begins.
+    any_at: usize,
+    /// Where in it the message begins.
+    body_at: usize,
 }
+
+/// Field 2 of both responses holds their entries, and field 2 of a delta entry the `Any`. Its tag is thus the
+/// same in both places, and the end of a delta entry is a whole state-of-the-world entry.
+const ENTRY: u32 = 2;
+const NAME: u32 = 3;
+const VERSION: u32 = 1;
+const ANY_TYPE_URL: u32 = 1;
+const ANY_VALUE: u32 = 2;
 
 impl Resource {
-    /// Encodes `message`, whose own name field must be `name`.
-    pub fn new(name: impl Into<String>, message: &impl Message) -> Self {
-        let body = Bytes::from(message.encode_to_vec());
-        Self { name: name.into(), version: content_hash([body.as_ref()]), body }
-    }
-}
-
-/// All resources of one type that a scope needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResourceSet {
-    version: String,
-    resources: BTreeMap<String, Arc<Resource>>,
-}
-
-impl ResourceSet {
-    /// The set of these; of two with one name the later stays.
-    pub fn new(resources: impl IntoIterator<Item = Arc<Resource>>) -> Self {
-        let resources: BTreeMap<_, _> = resources.into_iter().map(|r| (r.name.clone(), r)).collect();
-        let version =
-            content_hash(resources.values().flat_map(|r| [r.name.as_bytes(), r.version.as_bytes()]));
-        Self { version, resources }
+    /// Encodes `message`, whose own name field must be `name` (Envoy silently accepts a mismatch). The version
+    /// is the hash of the content: the same on every replica and after a restart.
+    pub fn new<M: Name>(name: impl Into<Arc<str>>, message: &M) -> Self {
+        let body = message.encode_to_vec();
+        Self::encoded(&M::type_url(), name.into(), content_hash([body.as_slice()]).into(), &body)
     }
 
-    /// Hash of all names and versions.
+    /// A resource whose message is encoded already.
+    pub(crate) fn encoded(type_url: &str, name: Arc<str>, version: Arc<str>, body: &[u8]) -> Self {
+        let any = field_len(ANY_TYPE_URL, type_url.len()) + field_len(ANY_VALUE, body.len());
+        let head = field_len(NAME, name.len()) + field_len(VERSION, version.len());
+        let inner = head + field_len(ENTRY, any);
+        let mut entry = Vec::with_capacity(field_len(ENTRY, inner));
+        put_head(ENTRY, inner, &mut entry);
+        put_field(NAME, name.as_bytes(), &mut entry);
+        put_field(VERSION, version.as_bytes(), &mut entry);
+        let any_at = entry.len();
+        put_head(ENTRY, any, &mut entry);
+        put_field(ANY_TYPE_URL, type_url.as_bytes(), &mut entry);
+        put_field(ANY_VALUE, body, &mut entry);
+        let body_at = entry.len() - body.len();
+        Self { name, version, on_demand: false, entry: entry.into(), any_at, body_at }
+    }
+
+    /// What a proxy says it has from an earlier stream: its content is not known.
+    pub(crate) fn claimed(name: Arc<str>, version: String) -> Self {
+        Self { name, version: version.into(), on_demand: false, entry: Bytes::new(), any_at: 0, body_at: 0 }
+    }
+
+    /// The same resource, sent only to proxies that ask for it by name: the wildcard does not cover it.
+    pub(super) fn on_demand(mut self) -> Self {
+        self.on_demand = true;
+        self
+    }
+
+    /// Whether only those get it that ask for it by name.
+    #[must_use]
+    pub const fn is_on_demand(&self) -> bool {
+        self.on_demand
+    }
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The version on the wire.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The resource of this name.
+    /// The encoded message; empty for what a proxy claims.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.resources.get(name)
+    pub fn body(&self) -> &[u8] {
+        self.entry.get(self.body_at..).unwrap_or_default()
     }
 
-    /// The resources in the order of their names.
-    #[must_use]
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
-        self.resources.values()
+    /// The encoded entry of a `DeltaDiscoveryResponse`.
+    pub(crate) fn delta_entry(&self) -> &[u8] {
+        &self.entry
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.resources.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.resources.is_empty()
+    /// The encoded entry of a `DiscoveryResponse`.
+    pub(crate) fn sotw_entry(&self) -> &[u8] {
+        self.entry.get(self.any_at..).unwrap_or_default()
     }
 }
 
-/// Everything that the proxies of one scope should have. Immutable; a change makes a new one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// CDS.
-    pub clusters: ResourceSet,
-    /// EDS.
-    pub endpoints: ResourceSet,
-    /// LDS.
-    pub listeners: ResourceSet,
-    /// ECDS.
-    pub extensions: ResourceSet,
+/// Puts a length-delimited field.
+pub(super) fn put_field(field: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    put_head(field, bytes.len(), out);
+    out.extend_from_slice(bytes);
 }
 
-impl Snapshot {
-    /// Whether this is the default value, which stands for "no snapshot yet": proxies are sent nothing. One
-    /// that is empty on purpose is made of `ResourceSet::new([])`.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
-        ResourceType::ALL.into_iter().all(|kind| self.of(kind).version.is_empty())
-    }
+fn put_head(field: u32, len: usize, out: &mut Vec<u8>) {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+}
 
-    /// Hash of the versions of all types.
-    #[must_use]
-    pub fn version(&self) -> String {
-        content_hash(ResourceType::ALL.into_iter().map(|kind| self.of(kind).version().as_bytes()))
-    }
-
-    /// The resources of one type.
-    #[must_use]
-    pub const fn of(&self, kind: ResourceType) -> &ResourceSet {
-        match kind {
-            ResourceType::Cluster => &self.clusters,
-            ResourceType::Endpoints => &self.endpoints,
-            ResourceType::Listener => &self.listeners,
-            ResourceType::Extension => &self.extensions,
-        }
-    }
+/// Bytes that a length-delimited field takes.
+pub(super) fn field_len(field: u32, len: usize) -> usize {
+    key_len(field) + encoded_len_varint(len as u64) + len
 }
 
 /// 16 hex digits of SHA-256 over the parts, each with its length so that parts cannot run together.
@@ -166,4 +170,28 @@ pub fn content_hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
         hash.update(part);
     }
     hex::encode(hash.finalize().get(..8).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+    use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn one_encoding_is_an_entry_of_both_responses() {
+        let cluster = Cluster { name: "game".to_owned(), ..Cluster::default() };
+        let resource = Resource::new("game", &cluster);
+        let delta = DeltaDiscoveryResponse::decode(resource.delta_entry()).unwrap();
+        let [entry] = delta.resources.as_slice() else { panic!("one entry") };
+        assert_eq!((entry.name.as_str(), entry.version.as_str()), ("game", resource.version()));
+        let any = entry.resource.as_ref().unwrap();
+        assert_eq!(any.type_url, ResourceType::Cluster.url());
+        assert_eq!(Cluster::decode(any.value.as_slice()).unwrap(), cluster);
+        assert_eq!(any.value, resource.body());
+        let sotw = DiscoveryResponse::decode(resource.sotw_entry()).unwrap();
+        assert_eq!(sotw.resources, std::slice::from_ref(any));
+    }
 }

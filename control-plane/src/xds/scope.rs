@@ -31,6 +31,9 @@ pub struct Scope {
     pub listeners: Vec<String>,
     /// Whether it is an Envoy before 1.38, whose load balancers can hash an address and no string.
     pub hashes_addresses: bool,
+    /// Whether it speaks state of the world, in which Envoy cannot ask for one cluster and keep all others:
+    /// it gets every cluster, whatever its listeners say.
+    pub state_of_the_world: bool,
 }
 
 /// Where snapshots come from; the server knows nothing of policies.

@@ -1,269 +1,129 @@
-//! The edge of the server: gRPC streams, the clock and the snapshots around the pure [`Stream`].
+//! The edge of the server: which gRPC method is which service, and who may open a stream.
 
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::task::{Context, Poll};
 
-use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3 as pb;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status, Streaming};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower_service::Service;
 
-use super::message::{Response, Variant};
-use super::node::{NodeError, user_agent};
-use super::status::{Connection, Peer};
-use super::stream::{Stream, StreamError};
-use super::wire::{Delta, StateOfTheWorld, Wire};
-use super::{Registry, ResourceType, Scope, Snapshot, SnapshotSource, listener};
+use super::csds::ClientStatus;
+use super::grpc::Messages;
+use super::listener::Peer;
+use super::message::Variant;
+use super::names::NamePool;
+use super::session::Session;
+use super::{Registry, ResourceType, SnapshotSource};
 
-/// Largest request: a reconnect names all it has, 30,000 names and versions are about 2 MB.
-const MAX_REQUEST_BYTES: usize = 4 << 20;
-/// Largest response: 2,000 clusters are about 2 MB. Beyond this a stream fails rather than the process.
-const MAX_RESPONSE_BYTES: usize = 64 << 20;
-/// Responses that may wait for the network. More would only be outdated when they leave.
-const OUTGOING: usize = 1;
-/// How long a proxy may take to make room for the reason why its stream ends.
-const LAST_WORD: Duration = Duration::from_secs(1);
-/// Envoy sends its node in the first packet; who opens a stream and says nothing is no proxy.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The aggregated discovery service, both variants. Cheap to clone.
+/// The discovery services: aggregated and of single types, both variants. Cheap to clone.
 #[derive(Clone)]
-pub struct AdsServer {
-    source: Arc<dyn SnapshotSource>,
-    registry: Arc<Registry>,
+pub struct AdsServer(Arc<Shared>);
+
+/// What all streams share.
+pub(super) struct Shared {
+    pub(super) source: Arc<dyn SnapshotSource>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) names: Arc<NamePool>,
+}
+
+/// What a gRPC method serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Method {
+    /// The one type of a service of its own; `None` = all of them, aggregated.
+    pub(super) kind: Option<ResourceType>,
+    pub(super) variant: Variant,
+}
+
+impl Method {
+    fn of(path: &str) -> Option<Self> {
+        use ResourceType::{Cluster, Endpoints, Extension, Listener};
+        let (package, method) = path.strip_prefix("/envoy.service.")?.split_once('/')?;
+        let (kind, variant) = match (package, method) {
+            ("discovery.v3.AggregatedDiscoveryService", "StreamAggregatedResources") => (None, Variant::Sotw),
+            ("discovery.v3.AggregatedDiscoveryService", "DeltaAggregatedResources") => (None, Variant::Delta),
+            ("cluster.v3.ClusterDiscoveryService", "StreamClusters") => (Some(Cluster), Variant::Sotw),
+            ("cluster.v3.ClusterDiscoveryService", "DeltaClusters") => (Some(Cluster), Variant::Delta),
+            ("endpoint.v3.EndpointDiscoveryService", "StreamEndpoints") => (Some(Endpoints), Variant::Sotw),
+            ("endpoint.v3.EndpointDiscoveryService", "DeltaEndpoints") => (Some(Endpoints), Variant::Delta),
+            ("listener.v3.ListenerDiscoveryService", "StreamListeners") => (Some(Listener), Variant::Sotw),
+            ("listener.v3.ListenerDiscoveryService", "DeltaListeners") => (Some(Listener), Variant::Delta),
+            ("extension.v3.ExtensionConfigDiscoveryService", "StreamExtensionConfigs") => {
+                (Some(Extension), Variant::Sotw)
+            }
+            ("extension.v3.ExtensionConfigDiscoveryService", "DeltaExtensionConfigs") => {
+                (Some(Extension), Variant::Delta)
+            }
+            _ => return None,
+        };
+        Some(Self { kind, variant })
+    }
 }
 
 impl AdsServer {
     /// Serves the snapshots of `source`, and notes in `registry` who has what.
     #[must_use]
     pub fn new(source: Arc<dyn SnapshotSource>, registry: Arc<Registry>) -> Self {
-        Self { source, registry }
+        Self(Arc::new(Shared { source, registry, names: Arc::default() }))
     }
 
-    /// The service to mount in a tonic server, with its message limits.
+    /// All services of the xDS listener: discovery, and the status of clients.
     #[must_use]
-    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self)
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RESPONSE_BYTES)
+    pub fn into_routes(self) -> Routes {
+        let status = ClientStatus::service(Arc::clone(&self.0.registry));
+        Routes::new(status).into_axum_router().fallback_service(self).into()
     }
 
-    fn open<W: Wire>(&self, request: GrpcRequest<Streaming<W::Request>>) -> Responses<W::Response> {
-        let from = request.extensions().get::<listener::Peer>().cloned();
-        let (outgoing, responses) = mpsc::channel(OUTGOING);
-        let server = self.clone();
-        tokio::spawn(async move {
-            let end = server.run::<W>(request.into_inner(), from, &outgoing).await;
-            if let Err(status) = end {
-                // The proxy may be gone already, or never read again.
-                let _ = tokio::time::timeout(LAST_WORD, outgoing.send(Err(status))).await;
-            }
-        });
-        Box::pin(ReceiverStream::new(responses))
-    }
-
-    async fn run<W: Wire>(
-        &self,
-        mut requests: Streaming<W::Request>,
-        from: Option<listener::Peer>,
-        outgoing: &mpsc::Sender<Result<W::Response, Status>>,
-    ) -> Result<(), Status> {
-        let Some(mut from) = from else { return Err(Status::internal("not served by the xDS listener")) };
-        let first = tokio::select! {
-            first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => first,
-            () = from.turn.come() => return Err(stopping()),
+    fn open(&self, request: Request<impl RequestBody>) -> Response<Body> {
+        let Some(method) = Method::of(request.uri().path()) else {
+            return Status::unimplemented("no such method").into_http();
         };
-        let first = first.map_err(|_| Status::deadline_exceeded("no request within 10 s"))?;
-        let Some(mut first) = first? else { return Ok(()) };
-        let peer = peer::<W>(&mut first, from.address).map_err(|error| {
-            self.registry.metrics().stream_refused(error.label());
-            Status::invalid_argument(error.to_string())
-        })?;
-        from.may_be(&peer.scope).map_err(|mismatch| {
-            self.registry.metrics().stream_refused("identity");
-            Status::permission_denied(mismatch.to_string())
-        })?;
-        let mut snapshots = self.source.subscribe(&peer.scope);
-        let now = Instant::now();
-        let wanted = Arc::clone(&snapshots.borrow_and_update());
-        let node = peer.id.clone();
-        let mut session = Serving::<W> {
-            registry: &self.registry,
-            connection: Connection::open(&self.registry, peer, now),
-            stream: Stream::new(W::VARIANT, wanted, now),
-            outgoing,
-            warned: false,
+        let Some(from) = request.extensions().get::<Peer>().cloned() else {
+            return Status::internal("not served by the xDS listener").into_http();
         };
-        session.connection.wanted(&session.stream, now);
-        tracing::info!(
-            node,
-            stream = session.connection.stream(),
-            address = %from.address,
-            "proxy connected"
-        );
-        let end = session.serve(first, requests, &mut snapshots, &mut from.turn).await;
-        // A proxy that is stopped breaks its stream off: the library's account of it is for debugging only.
-        tracing::debug!(node, ?end, "stream ended");
-        tracing::info!(node, stream = session.connection.stream(), "proxy disconnected");
-        end
+        let requests = Messages::new(Body::new(request.into_body()));
+        let session = Session::new(Arc::clone(&self.0), method, from, requests);
+        let mut response = Response::new(Body::new(session.into_body()));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response
     }
 }
 
-/// One stream while it is served.
-struct Serving<'a, W: Wire> {
-    registry: &'a Registry,
-    connection: Connection<'a>,
-    stream: Stream,
-    outgoing: &'a mpsc::Sender<Result<W::Response, Status>>,
-    /// Whether the log has said that the proxy asks for a type we do not serve.
-    warned: bool,
-}
+/// Bodies as HTTP libraries give them.
+pub trait RequestBody: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static {}
 
-/// What wakes a stream up.
-enum Event<R> {
-    Request(R),
-    Snapshot,
-    SourceGone,
-    Tick,
-}
+impl<B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static> RequestBody for B {}
 
-impl<W: Wire> Serving<'_, W> {
-    async fn serve(
-        &mut self,
-        first: W::Request,
-        mut requests: Streaming<W::Request>,
-        snapshots: &mut watch::Receiver<Arc<Snapshot>>,
-        turn: &mut listener::Turn,
-    ) -> Result<(), Status> {
-        let mut event = Event::Request(first);
-        let mut source_lives = true;
-        loop {
-            let responses = match event {
-                Event::Request(request) => self.on_request(request)?,
-                Event::Snapshot => {
-                    let wanted = Arc::clone(&snapshots.borrow_and_update());
-                    self.on_snapshot(wanted)
-                }
-                Event::SourceGone => {
-                    source_lives = false;
-                    Vec::new()
-                }
-                Event::Tick => self.stream.tick(Instant::now()),
-            };
-            self.connection.update(&self.stream, Instant::now());
-            tokio::select! {
-                sent = self.send(responses) => if !sent { return Ok(()) },
-                () = turn.come() => return Err(stopping()),
-            }
-            let deadline = self.stream.deadline(Instant::now());
-            event = tokio::select! {
-                request = requests.message() => match request? {
-                    Some(request) => Event::Request(request),
-                    None => return Ok(()),
-                },
-                changed = snapshots.changed(), if source_lives => match changed {
-                    Ok(()) => Event::Snapshot,
-                    Err(_) => Event::SourceGone,
-                },
-                () = sleep_until(deadline) => Event::Tick,
-                () = turn.come() => return Err(stopping()),
-            };
-        }
+impl<B: RequestBody> Service<Request<B>> for AdsServer {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn on_request(&mut self, request: W::Request) -> Result<Vec<Response>, Status> {
-        let Some(kind) = ResourceType::from_url(W::type_url(&request)) else {
-            self.registry.metrics().unknown_type();
-            if !std::mem::replace(&mut self.warned, true) {
-                let kind: String = W::type_url(&request).chars().take(256).collect();
-                tracing::warn!(stream = self.connection.stream(), kind, "request for a type not served");
-            }
-            return Ok(Vec::new());
-        };
-        let taken = self.stream.on_request(W::request(request, kind), Instant::now(), SystemTime::now());
-        let (responses, refused) = taken.map_err(|error| {
-            self.registry.metrics().stream_refused(match error {
-                StreamError::TooManyNames => "too_many_names",
-                StreamError::NameTooLong => "name_too_long",
-            });
-            Status::resource_exhausted(error.to_string())
-        })?;
-        if refused {
-            self.registry.metrics().rejected(kind);
-            if let Some(nack) = &self.stream.of(kind).nack {
-                let (stream, kind) = (self.connection.stream(), kind.label());
-                tracing::warn!(stream, kind, version = nack.version, message = nack.message, "proxy refuses");
-            }
-        }
-        Ok(responses)
-    }
-
-    fn on_snapshot(&mut self, wanted: Arc<Snapshot>) -> Vec<Response> {
-        let now = Instant::now();
-        let responses = self.stream.on_snapshot(wanted, now);
-        self.connection.wanted(&self.stream, now);
-        responses
-    }
-
-    /// Waits while the proxy is slow; meanwhile the stream reads nothing and skips snapshots, so that a slow
-    /// proxy delays only itself. False when it is gone.
-    async fn send(&self, responses: Vec<Response>) -> bool {
-        for response in responses {
-            self.registry.metrics().pushed(response.kind, response.size());
-            if self.outgoing.send(Ok(W::response(response))).await.is_err() {
-                return false;
-            }
-        }
-        true
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        ready(Ok(self.open(request)))
     }
 }
 
-fn peer<W: Wire>(first: &mut W::Request, address: SocketAddr) -> Result<Peer, NodeError> {
-    let node: Node = W::node(first).ok_or(NodeError::Missing)?;
-    let scope = Scope::from_node(&node)?;
-    let user_agent = user_agent(&node);
-    let variant = match W::VARIANT {
-        Variant::Sotw => "sotw",
-        Variant::Delta => "delta",
-    };
-    Ok(Peer { id: node.id, scope, address: Some(address), user_agent, variant })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn stopping() -> Status {
-    Status::unavailable("the control plane is shutting down")
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
-type Responses<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for AdsServer {
-    type StreamAggregatedResourcesStream = Responses<pb::DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<pb::DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: GrpcRequest<Streaming<pb::DiscoveryRequest>>,
-    ) -> Result<GrpcResponse<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(GrpcResponse::new(self.open::<StateOfTheWorld>(request)))
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: GrpcRequest<Streaming<pb::DeltaDiscoveryRequest>>,
-    ) -> Result<GrpcResponse<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(GrpcResponse::new(self.open::<Delta>(request)))
+    #[test]
+    fn methods_are_known_by_their_path() {
+        let method = Method::of("/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints");
+        assert_eq!(method, Some(Method { kind: Some(ResourceType::Endpoints), variant: Variant::Delta }));
+        assert_eq!(Method::of("/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes"), None);
+        assert_eq!(Method::of("/"), None);
     }
 }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::in_flight::InFlight;
 use super::message::{Asks, Request, Response, Variant};
+use super::names::NamePool;
 use super::plan::{Gate, Removal};
 use super::subscription::{PATIENCE, Subscription};
 use super::{ResourceType, Snapshot};
@@ -41,8 +43,12 @@ pub enum SyncState {
 /// The state of one stream. It always works towards the latest snapshot; steps in between are skipped.
 #[derive(Debug)]
 pub(crate) struct Stream {
+    /// Whether all types go over this stream. Order between types can be kept only there.
+    aggregated: bool,
     wanted: Arc<Snapshot>,
+    pool: Arc<NamePool>,
     opened: Instant,
+    wanted_since: Instant,
     /// Whether the proxy came with clusters of an earlier stream, which its listeners may still name.
     resumed: bool,
     clusters: Subscription,
@@ -50,7 +56,7 @@ pub(crate) struct Stream {
     listeners: Subscription,
     extensions: Subscription,
     /// Clusters whose endpoints the proxy has yet to ask for, and until when we wait for that.
-    awaited: BTreeMap<String, Instant>,
+    awaited: BTreeMap<Arc<str>, Instant>,
     /// The EDS response that must be answered before listeners and filters change. EDS responses after it
     /// do not matter: endpoints that never rest must not hold filters back for ever.
     barrier: u64,
@@ -58,10 +64,19 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(variant: Variant, wanted: Arc<Snapshot>, now: Instant) -> Self {
+    pub(crate) fn new(
+        variant: Variant,
+        aggregated: bool,
+        wanted: Arc<Snapshot>,
+        pool: Arc<NamePool>,
+        now: Instant,
+    ) -> Self {
         Self {
+            aggregated,
             wanted,
+            pool,
             opened: now,
+            wanted_since: now,
             resumed: false,
             clusters: Subscription::new(ResourceType::Cluster, variant),
             endpoints: Subscription::new(ResourceType::Endpoints, variant),
@@ -97,6 +112,11 @@ impl Stream {
         &self.wanted
     }
 
+    /// Since when it should have that: the change, or the opening of the stream.
+    pub(crate) const fn wanted_since(&self) -> Instant {
+        self.wanted_since
+    }
+
     /// How far the proxy is.
     pub(crate) fn sync(&self) -> SyncState {
         let asked = || ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
@@ -122,8 +142,12 @@ impl Stream {
         if self.asks_again(&request) {
             self.repeat_endpoints();
         }
+        let resumes = matches!(&request.asks, Asks::Change { initial, .. } if !initial.is_empty())
+            || matches!(&request.asks, Asks::All { version, .. } if !version.is_empty());
+        let resumes = resumes && self.clusters.sent == 0;
         let stale = self.of(kind).stale(&request);
-        let refused = self.of_mut(kind).on_request(request, wanted.of(kind), clock);
+        let pool = Arc::clone(&self.pool);
+        let refused = self.of_mut(kind).on_request(request, wanted.of(kind), &pool, clock);
         if stale {
             return Ok((Vec::new(), refused));
         }
@@ -132,14 +156,14 @@ impl Stream {
         }
         match kind {
             ResourceType::Cluster => {
-                self.resumed |= self.clusters.sent == 0 && !self.clusters.held.is_empty();
+                self.resumed |= resumes;
                 // Whether endpoints are taken away depends on what became of their cluster.
                 self.endpoints.dirty = true;
             }
             ResourceType::Endpoints => {
                 let interest = &self.endpoints.interest;
                 let before = self.awaited.len();
-                self.awaited.retain(|name, _| !interest.covers(name));
+                self.awaited.retain(|name, _| !interest.names_or_all(name));
                 self.raise_barrier |= self.awaited.len() != before;
             }
             ResourceType::Listener | ResourceType::Extension => {}
@@ -150,14 +174,15 @@ impl Stream {
     /// Takes a new snapshot as the one to work towards.
     pub(crate) fn on_snapshot(&mut self, wanted: Arc<Snapshot>, now: Instant) -> Vec<Response> {
         let before = std::mem::replace(&mut self.wanted, wanted);
+        self.wanted_since = self.wanted.made().unwrap_or(now);
         let wanted = Arc::clone(&self.wanted);
         for kind in ResourceType::ALL {
             if before.of(kind).version() != wanted.of(kind).version() {
-                self.of_mut(kind).on_wanted(wanted.of(kind));
+                self.of_mut(kind).on_wanted(before.of(kind), wanted.of(kind));
                 self.raise_barrier |= kind != ResourceType::Endpoints;
             }
         }
-        self.awaited.retain(|name, _| wanted.clusters.get(name).is_some());
+        self.awaited.retain(|name, _| wanted.of(ResourceType::Cluster).get(name).is_some());
         self.advance(now)
     }
 
@@ -181,23 +206,25 @@ impl Stream {
             return Vec::new();
         }
         let wanted = Arc::clone(&self.wanted);
+        let clusters = wanted.of(ResourceType::Cluster);
         self.awaited.retain(|_, until| *until > now);
         let mut out = Vec::new();
         // A cluster that comes and goes before it is accepted goes at once: its endpoints, for which Envoy
         // waits, will never come.
-        let unborn: BTreeSet<String> = self.clusters.unborn().into_iter().map(str::to_owned).collect();
+        let leaving = self.clusters.has_leftovers(clusters);
+        let unborn = if leaving { self.clusters.unborn() } else { BTreeSet::new() };
         let removal = |name: &str| if unborn.contains(name) { Removal::Now } else { Removal::Later };
-        if let Some(response) = self.clusters.push(&wanted.clusters, Gate::Open, &removal, now) {
+        if let Some(response) = self.clusters.push(clusters, Gate::Open, &removal, now) {
             out.push(response);
             self.clusters_sent(now);
         }
         out.extend(self.push_endpoints(&wanted, now));
         let gate = self.gate();
         let removal = |_: &str| Removal::Now;
-        out.extend(self.listeners.push(&wanted.listeners, gate, &removal, now));
-        out.extend(self.extensions.push(&wanted.extensions, gate, &|_| Removal::Never, now));
+        out.extend(self.listeners.push(wanted.of(ResourceType::Listener), gate, &removal, now));
+        out.extend(self.extensions.push(wanted.of(ResourceType::Extension), gate, &|_| Removal::Never, now));
         if self.clusters.unsent && self.nothing_names_the_past(gate, now) {
-            out.extend(self.clusters.push(&wanted.clusters, Gate::Open, &removal, now));
+            out.extend(self.clusters.push(clusters, Gate::Open, &removal, now));
         }
         out
     }
@@ -205,27 +232,37 @@ impl Stream {
     /// Endpoints follow changed clusters at once, even unchanged ones: Envoy warms the cluster, and keeps
     /// its acknowledgement back, until it sees them (8, 14). Those of new clusters it has to ask for.
     fn clusters_sent(&mut self, now: Instant) {
-        self.raise_barrier = true;
         let Some(sent) = self.clusters.in_flight.back() else { return };
+        let holds_back = self.holds_filters_back(sent);
+        self.raise_barrier |= holds_back;
         for change in &sent.changes {
-            let name = &change.sent.name;
-            if self.wanted.endpoints.get(name).is_none() {
+            let name = change.sent.name();
+            if self.wanted.of(ResourceType::Endpoints).get(name).is_none() {
                 continue;
             }
-            if self.endpoints.interest.covers(name) {
-                self.endpoints.due.insert(name.clone());
-            } else {
-                self.awaited.insert(name.clone(), now + PATIENCE);
+            if self.endpoints.interest.names_or_all(name) {
+                self.endpoints.due.insert(Arc::clone(name));
+            } else if holds_back && self.aggregated {
+                self.awaited.insert(Arc::clone(name), now + PATIENCE);
             }
         }
     }
 
+    /// Whether filters wait for these clusters. A listener that asks for clusters on demand keeps the player
+    /// waiting until they are there; if they held filters back, a crowd of players at new worlds would do so
+    /// for as long as it comes.
+    fn holds_filters_back(&self, sent: &InFlight) -> bool {
+        let clusters = self.wanted.of(ResourceType::Cluster);
+        sent.changes.is_empty()
+            || !sent.changes.iter().all(|change| clusters.is_on_demand(change.sent.name()))
+    }
+
     fn push_endpoints(&mut self, wanted: &Snapshot, now: Instant) -> Option<Response> {
-        let clusters = &self.clusters;
+        let (clusters, made) = (&self.clusters, wanted.of(ResourceType::Cluster));
         // The proxy itself lets go of the endpoints of a removed cluster; while it has the cluster, taking
         // them away would not empty it (15).
         let removal = |name: &str| {
-            if clusters.held.contains(name) || clusters.variant == Variant::Sotw {
+            if clusters.variant == Variant::Sotw || clusters.held(name, made).is_some() {
                 Removal::Never
             } else if clusters.in_flight.is_empty() {
                 Removal::Now
@@ -233,7 +270,7 @@ impl Stream {
                 Removal::Later
             }
         };
-        let response = self.endpoints.push(&wanted.endpoints, Gate::Open, &removal, now);
+        let response = self.endpoints.push(wanted.of(ResourceType::Endpoints), Gate::Open, &removal, now);
         let waiting = response.is_none() && self.endpoints.unsent;
         if std::mem::take(&mut self.raise_barrier) {
             self.barrier = self.endpoints.sent + u64::from(waiting);
@@ -245,7 +282,8 @@ impl Stream {
 
     /// Whether listeners and filters may change.
     fn gate(&self) -> Gate {
-        let making = !self.clusters.in_flight.is_empty()
+        let making = self.clusters.waiting
+            || self.clusters.in_flight.iter().any(|sent| self.holds_filters_back(sent))
             || self.endpoints.answered < self.barrier
             || !self.awaited.is_empty();
         if making {
@@ -279,9 +317,10 @@ impl Stream {
 
     fn repeat_endpoints(&mut self) {
         for change in self.clusters.in_flight.iter().flat_map(|sent| &sent.changes) {
-            let name = &change.sent.name;
-            if self.endpoints.interest.covers(name) && self.wanted.endpoints.get(name).is_some() {
-                self.endpoints.due.insert(name.clone());
+            let name = change.sent.name();
+            let exists = self.wanted.of(ResourceType::Endpoints).get(name).is_some();
+            if exists && self.endpoints.interest.names_or_all(name) {
+                self.endpoints.due.insert(Arc::clone(name));
             }
         }
     }

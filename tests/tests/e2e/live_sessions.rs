@@ -18,7 +18,7 @@ const CHANGES: usize = 50;
 const UNRULED: u16 = 900;
 
 /// Exchanges frames until told to stop, and gives how many; panics when one is lost or changed.
-async fn play(edge: std::net::SocketAddr, world: u16, stop: watch::Receiver<bool>) -> u64 {
+pub(crate) async fn play(edge: std::net::SocketAddr, world: u16, stop: watch::Receiver<bool>) -> u64 {
     let mut client = GameClient::connect(edge).await.unwrap();
     let mut pace = interval(Duration::from_millis(20));
     let mut frames = 0_u64;

@@ -17,6 +17,7 @@ mod edges;
 mod harness;
 mod health_listener;
 mod identity;
+mod lazy_worlds;
 mod live_sessions;
 mod many_worlds;
 mod readme;

@@ -35,7 +35,7 @@ use tonic::codegen::{Service, StdError};
 
 use access::Access;
 use connection::Shared;
-pub(crate) use drain::{LAST_WORD, Turn};
+pub(crate) use drain::LAST_WORD;
 pub(super) use peer::Peer;
 use reload::{Files, Following, LoadError};
 use tokens::Tokens;

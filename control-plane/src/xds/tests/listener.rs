@@ -39,12 +39,10 @@ async fn open(client: &Client, token: Option<&str>) -> Result<(Requests, Respons
 
 /// A cluster of 100 kB, so that there is always something on its way.
 fn large(version: usize) -> Arc<Snapshot> {
-    let body = vec![b'x'; 100_000].into();
-    let resource = Resource { name: "a".to_owned(), version: version.to_string(), body };
-    Arc::new(Snapshot {
-        clusters: ResourceSet::new([Arc::new(resource)]),
-        ..(*snapshot(&[], &[], &[], &[])).clone()
-    })
+    let (version, body) = (version.to_string().into(), vec![b'x'; 100_000]);
+    let resource = Resource::encoded(Cluster.url(), "a".into(), version, &body);
+    let clusters = ResourceSet::new([Arc::new(resource)]);
+    Arc::new(Snapshot::new(clusters, set(&[]), set(&[]), set(&[])))
 }
 
 #[tokio::test(flavor = "multi_thread")]

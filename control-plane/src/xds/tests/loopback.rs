@@ -3,6 +3,10 @@
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::status::v3 as pb_status;
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    NodeMatcher, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
+};
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,6 +14,8 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
+
+use pb_status::ConfigStatus::{Error, Synced};
 
 use super::*;
 use crate::xds::{
@@ -51,7 +57,7 @@ impl Fixture {
         let (shutdown, stopped) = oneshot::channel();
         let serving = tokio::spawn({
             let door = Listener::open(config, &metrics).unwrap();
-            door.serve(listener, server.into_service(), async { drop(stopped.await) })
+            door.serve(listener, server.into_routes(), async { drop(stopped.await) })
         });
         let client = AggregatedDiscoveryServiceClient::connect(url.clone()).await.unwrap();
         Self { source, registry, metrics, url, client, shutdown: Some(shutdown), serving }
@@ -170,7 +176,7 @@ async fn sotw_end_to_end() {
     fixture.source.0.send_replace(snapshot(&["b@1"], &[], &[], &[]));
     let response = next(&mut responses).await;
     assert_eq!(response.resources.len(), 1);
-    assert_eq!(response.version_info, set(&["b@1"]).version());
+    assert_eq!(response.version_info, **set(&["b@1"]).version());
 }
 
 #[tokio::test]
@@ -231,4 +237,41 @@ async fn shutdown_ends_streams_and_the_server() {
     drop((requests, responses));
     drop(fixture.client);
     timeout(SOON, fixture.serving).await.expect("still serving").unwrap();
+}
+
+#[tokio::test]
+async fn s27_client_status_tells_each_resource_of_each_proxy() {
+    use pb_status::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
+    let fixture = Fixture::new(snapshot(&["a@1", "b@1"], &[], &["l@1"], &[])).await;
+    let (requests, mut responses) = fixture.delta().await;
+    requests.send(first(Some(node(&[])))).await.unwrap();
+    let response = next(&mut responses).await;
+    requests.send(pb::DeltaDiscoveryRequest { response_nonce: response.nonce, ..first(None) }).await.unwrap();
+    fixture.until(|proxy| proxy.sync == SyncState::Synced).await;
+    fixture.source.0.send_replace(snapshot(&["a@2", "b@1"], &[], &["l@1"], &[]));
+    let response = next(&mut responses).await;
+    let error_detail = Some(RpcStatus { code: 3, message: "a: bad".to_owned(), ..Default::default() });
+    let nack = pb::DeltaDiscoveryRequest { response_nonce: response.nonce, error_detail, ..first(None) };
+    requests.send(nack).await.unwrap();
+    fixture.until(|proxy| proxy.sync == SyncState::Rejecting).await;
+
+    let mut client = ClientStatusDiscoveryServiceClient::connect(fixture.url.clone()).await.unwrap();
+    let mut ask = async |pattern| {
+        let node_id = Some(StringMatcher { match_pattern: Some(pattern), ignore_case: false });
+        let node_matchers = vec![NodeMatcher { node_id, node_metadatas: vec![] }];
+        let request = pb_status::ClientStatusRequest { node_matchers, ..Default::default() };
+        client.fetch_client_status(request).await
+    };
+    let answer = ask(MatchPattern::Prefix("edge".to_owned())).await.unwrap().into_inner();
+    let [client] = answer.config.as_slice() else { panic!("one proxy") };
+    assert_eq!(client.node.as_ref().unwrap().id, "edge-1");
+    // Of its listeners it never asked.
+    let [a, b] = client.generic_xds_configs.as_slice() else { panic!("two clusters") };
+    assert_eq!((a.name.as_str(), a.version_info.as_str(), a.config_status()), ("a", "2", Error));
+    assert_eq!(a.error_state.as_ref().unwrap().details, "a: bad");
+    assert_eq!((b.name.as_str(), b.config_status()), ("b", Synced));
+    assert_eq!(b.xds_config.as_ref().unwrap().value, b"b@1");
+    assert!(ask(MatchPattern::Exact("other".to_owned())).await.unwrap().into_inner().config.is_empty());
+    let regex = MatchPattern::SafeRegex(RegexMatcher::default());
+    assert_eq!(ask(regex).await.unwrap_err().code(), Code::InvalidArgument);
 }

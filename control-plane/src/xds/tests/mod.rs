@@ -4,6 +4,7 @@
 mod delta;
 mod listener;
 mod loopback;
+mod on_demand;
 mod order;
 mod random;
 mod refusal;
@@ -12,8 +13,6 @@ mod sotw;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-
-use bytes::Bytes;
 
 use super::message::{Asks, Request, Response, Variant};
 use super::stream::{Stream, StreamError};
@@ -26,25 +25,19 @@ const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
 fn set(resources: &[&str]) -> ResourceSet {
     ResourceSet::new(resources.iter().map(|text| {
         let (name, version) = text.split_once('@').unwrap();
-        let body = Bytes::from((*text).to_owned());
-        Arc::new(Resource { name: name.to_owned(), version: version.to_owned(), body })
+        Arc::new(Resource::encoded(Cluster.url(), name.into(), version.into(), text.as_bytes()))
     }))
 }
 
 fn snapshot(clusters: &[&str], endpoints: &[&str], listeners: &[&str], extensions: &[&str]) -> Arc<Snapshot> {
-    Arc::new(Snapshot {
-        clusters: set(clusters),
-        endpoints: set(endpoints),
-        listeners: set(listeners),
-        extensions: set(extensions),
-    })
+    Arc::new(Snapshot::new(set(clusters), set(endpoints), set(listeners), set(extensions)))
 }
 
 /// `kind: resources -removed` of each response, as one reads a trace.
 fn trace(responses: &[Response]) -> Vec<String> {
     let one = |response: &Response| {
         let mut words = vec![format!("{}:", response.kind.label())];
-        words.extend(response.resources.iter().map(|r| format!("{}@{}", r.name, r.version)));
+        words.extend(response.resources.iter().map(|r| format!("{}@{}", r.name(), r.version())));
         words.extend(response.removed.iter().map(|name| format!("-{name}")));
         words.join(" ")
     };
@@ -64,7 +57,7 @@ struct Proxy {
 impl Proxy {
     fn new(variant: Variant, wanted: &Arc<Snapshot>) -> Self {
         let now = Instant::now();
-        let stream = Stream::new(variant, Arc::clone(wanted), now);
+        let stream = Stream::new(variant, true, Arc::clone(wanted), Arc::default(), now);
         Self { stream, variant, now, names: BTreeMap::new(), last: BTreeMap::new() }
     }
 
@@ -140,13 +133,13 @@ impl Proxy {
     fn started(variant: Variant, wanted: &Arc<Snapshot>) -> Self {
         let mut proxy = Self::new(variant, wanted);
         let clusters = proxy.ask(Cluster, &[]);
-        let endpoints: Vec<&str> = wanted.endpoints.iter().map(|r| r.name.as_str()).collect();
+        let endpoints: Vec<&str> = wanted.of(Endpoints).iter().map(|r| &**r.name()).collect();
         let mut came = proxy.ask(Endpoints, &endpoints);
         came.extend(clusters);
         proxy.settle(came);
         let came = proxy.ask(Listener, &[]);
         proxy.settle(came);
-        let extensions: Vec<&str> = wanted.extensions.iter().map(|r| r.name.as_str()).collect();
+        let extensions: Vec<&str> = wanted.of(Extension).iter().map(|r| &**r.name()).collect();
         let came = proxy.ask(Extension, &extensions);
         proxy.settle(came);
         assert_eq!(proxy.stream.sync(), super::SyncState::Synced);
@@ -173,7 +166,8 @@ fn again(subscribe: &[&str], initial: &[(&str, &str)]) -> Asks {
 
 #[test]
 fn names_are_bounded() {
-    let mut stream = Stream::new(Variant::Delta, snapshot(&[], &[], &[], &[]), Instant::now());
+    let wanted = snapshot(&[], &[], &[], &[]);
+    let mut stream = Stream::new(Variant::Delta, true, wanted, Arc::default(), Instant::now());
     let names = |count: usize, length: usize| {
         subscribe(&(0..count).map(|i| format!("{i:0length$}")).collect::<Vec<_>>())
     };

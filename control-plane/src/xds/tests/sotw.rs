@@ -10,7 +10,7 @@ fn proxy(wanted: &Arc<Snapshot>) -> Proxy {
 fn s03_a_reconnect_with_the_wanted_version_is_sent_nothing() {
     let wanted = snapshot(&["a@1"], &[], &["l@1"], &[]);
     let mut proxy = proxy(&wanted);
-    let version = wanted.clusters.version().to_owned();
+    let version = wanted.of(Cluster).version().to_string();
     let asks = Asks::All { names: vec![], version };
     assert!(proxy.send(Cluster, "", None, asks).is_empty());
     assert_eq!(proxy.stream.sync(), crate::xds::SyncState::Synced);

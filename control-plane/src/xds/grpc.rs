@@ -1,0 +1,121 @@
+//! gRPC's framing of messages in HTTP/2 bodies, without a buffer that outlives its message: ten thousand quiet
+//! streams cost nothing here.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tonic::Status;
+use tonic::body::Body;
+
+/// Before each message: whether it is compressed, and its length.
+pub(super) const PREFIX: usize = 5;
+/// Largest request: a reconnect names all it has, 30,000 names and versions are about 2 MB.
+const MAX_REQUEST_BYTES: usize = 4 << 20;
+
+/// The messages of a request body.
+#[derive(Debug)]
+pub(super) struct Messages {
+    body: Body,
+    buffer: BytesMut,
+}
+
+impl Messages {
+    pub(super) fn new(body: Body) -> Self {
+        Self { body, buffer: BytesMut::new() }
+    }
+
+    /// The next message; `None` at the end. Can be dropped and called again without losing anything.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(message) = self.take()? {
+                return Ok(Some(message));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => return Err(error),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(Status::internal("the request ends within a message")),
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Bytes>, Status> {
+        let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else { return Ok(None) };
+        let [compressed, length @ ..] = *prefix;
+        if compressed != 0 {
+            return Err(Status::unimplemented("compressed requests are not supported"));
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        if length > MAX_REQUEST_BYTES {
+            let text = format!("a request of {length} bytes is larger than {MAX_REQUEST_BYTES}");
+            return Err(Status::resource_exhausted(text));
+        }
+        if self.buffer.len() < PREFIX + length {
+            return Ok(None);
+        }
+        self.buffer.advance(PREFIX);
+        let message = self.buffer.split_to(length).freeze();
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        Ok(Some(message))
+    }
+}
+
+/// The prefix of an uncompressed message. Messages of 4 GiB are not made.
+pub(super) fn prefix(length: usize) -> [u8; PREFIX] {
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    [0, a, b, c, d]
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use proptest::prelude::*;
+    use tonic::Code;
+
+    use super::*;
+
+    fn messages(chunks: Vec<Vec<u8>>) -> Messages {
+        let frames = chunks.into_iter().map(|chunk| Ok::<_, Status>(Frame::data(Bytes::from(chunk))));
+        Messages::new(Body::new(StreamBody::new(futures::stream::iter(frames))))
+    }
+
+    async fn all(mut messages: Messages) -> Result<Vec<Bytes>, Status> {
+        let mut all = Vec::new();
+        while let Some(message) = messages.next().await? {
+            all.push(message);
+        }
+        assert_eq!(messages.buffer.capacity(), 0);
+        Ok(all)
+    }
+
+    fn framed(bodies: &[Vec<u8>]) -> Vec<u8> {
+        bodies.iter().flat_map(|body| [&prefix(body.len())[..], body].concat()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn messages_come_out_whole_however_they_are_cut(
+            bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..6),
+            size in 1..50_usize,
+        ) {
+            let chunks = framed(&bodies).chunks(size).map(<[u8]>::to_vec).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let came = runtime.block_on(all(messages(chunks))).unwrap();
+            prop_assert_eq!(came, bodies);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_cut_short_or_compressed_is_refused() {
+        let code = async |chunk: Vec<u8>| all(messages(vec![chunk])).await.unwrap_err().code();
+        assert_eq!(code(prefix(MAX_REQUEST_BYTES + 1).to_vec()).await, Code::ResourceExhausted);
+        assert_eq!(code(prefix(9).to_vec()).await, Code::Internal);
+        assert_eq!(code(vec![1, 0, 0, 0, 0]).await, Code::Unimplemented);
+    }
+}

@@ -1,0 +1,208 @@
+//! The registry of all connected proxies.
+//!
+//! It holds the streams themselves: what it tells is what they are, and costs them nothing while nobody asks.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use super::Scope;
+use super::metrics::Metrics;
+use super::status::ProxyStatus;
+use super::stream::{Stream, SyncState};
+
+/// How far a proxy is, and no more: for looking at all of them often.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The node id.
+    pub id: Arc<str>,
+    /// What it claims to be.
+    pub scope: Arc<Scope>,
+    /// The version of the snapshot that it should have.
+    pub wanted: Arc<str>,
+    /// The version of the last snapshot that it acknowledged in full.
+    pub applied: Arc<str>,
+    /// How far it is.
+    pub sync: SyncState,
+}
+
+#[derive(Debug, Default)]
+struct Proxies {
+    streams: BTreeMap<u64, Arc<Entry>>,
+    last: u64,
+}
+
+/// All connected proxies. Entries last as long as their stream.
+#[derive(Debug)]
+pub struct Registry {
+    proxies: Mutex<Proxies>,
+    changed: watch::Sender<()>,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    peer: Peer,
+    connected: SystemTime,
+    tracked: Mutex<Tracked>,
+}
+
+/// A stream and when it got where.
+#[derive(Debug)]
+struct Tracked {
+    stream: Stream,
+    applied: Arc<str>,
+}
+
+/// What a proxy says of itself when it connects.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: Arc<str>,
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) user_agent: String,
+    pub(crate) variant: &'static str,
+}
+
+impl Registry {
+    /// An empty registry; its metrics go to `metrics`. Fails when one of their names is taken.
+    pub fn new(metrics: &prometheus::Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            proxies: Mutex::default(),
+            changed: watch::Sender::new(()),
+            metrics: Metrics::new(metrics)?,
+        })
+    }
+
+    /// Every connected proxy, in the order of connecting.
+    #[must_use]
+    pub fn proxies(&self) -> Vec<ProxyStatus> {
+        self.entries().iter().map(|entry| entry.status()).collect()
+    }
+
+    /// How far every connected proxy is, in the order of connecting.
+    #[must_use]
+    pub fn progress(&self) -> Vec<Progress> {
+        self.entries().iter().map(|entry| entry.progress()).collect()
+    }
+
+    /// Lets `look` see each proxy and its stream, in the order of connecting. Streams wait meanwhile, each for
+    /// the look at itself.
+    pub(crate) fn for_each<E>(&self, mut look: impl FnMut(&Peer, &Stream) -> Result<(), E>) -> Result<(), E> {
+        self.entries().iter().try_for_each(|entry| look(&entry.peer, &entry.lock().stream))
+    }
+
+    /// How many proxies are connected.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.lock().streams.len()
+    }
+
+    /// Changes whenever a proxy connects, leaves or gets further: for waiting until a change is applied.
+    /// Subscribe first, then look at [`Self::progress`], then wait.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub(crate) const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.lock().streams.values().cloned().collect()
+    }
+
+    // No code panics with the lock held, and the data is whole after any of our writes.
+    fn lock(&self) -> MutexGuard<'_, Proxies> {
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bump(&self) {
+        // The channel's lock is shared by all streams: not taken while nobody waits.
+        if self.changed.receiver_count() > 0 {
+            self.changed.send_replace(());
+        }
+    }
+}
+
+/// A stream's place in the registry, left when dropped.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    registry: Arc<Registry>,
+    entry: Arc<Entry>,
+}
+
+impl Connection {
+    pub(crate) fn open(registry: Arc<Registry>, peer: Peer, stream: Stream) -> Self {
+        let mut proxies = registry.lock();
+        proxies.last += 1;
+        let number = proxies.last;
+        let tracked = Mutex::new(Tracked { stream, applied: Arc::default() });
+        let entry = Arc::new(Entry { number, peer, connected: SystemTime::now(), tracked });
+        proxies.streams.insert(number, Arc::clone(&entry));
+        drop(proxies);
+        registry.metrics.connected.inc();
+        registry.bump();
+        Self { registry, entry }
+    }
+
+    /// The number of the stream, for logs.
+    pub(crate) fn number(&self) -> u64 {
+        self.entry.number
+    }
+
+    /// The node id, for logs.
+    pub(crate) fn id(&self) -> &str {
+        &self.entry.peer.id
+    }
+
+    /// Lets `act` work on the stream, and notes how far it got.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Stream) -> T) -> T {
+        let mut tracked = self.entry.lock();
+        let result = act(&mut tracked.stream);
+        let wanted = tracked.stream.wanted();
+        if tracked.applied != *wanted.version() && tracked.stream.sync() == SyncState::Synced {
+            let since = tracked.stream.wanted_since();
+            self.registry.metrics.convergence.observe(since.elapsed().as_secs_f64());
+            tracked.applied = Arc::clone(tracked.stream.wanted().version());
+        }
+        drop(tracked);
+        self.registry.bump();
+        result
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.registry.lock().streams.remove(&self.entry.number);
+        self.registry.metrics.connected.dec();
+        self.registry.bump();
+    }
+}
+
+impl Entry {
+    fn lock(&self) -> MutexGuard<'_, Tracked> {
+        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self) -> Progress {
+        let tracked = self.lock();
+        Progress {
+            id: Arc::clone(&self.peer.id),
+            scope: Arc::clone(&self.peer.scope),
+            wanted: Arc::clone(tracked.stream.wanted().version()),
+            applied: Arc::clone(&tracked.applied),
+            sync: tracked.stream.sync(),
+        }
+    }
+
+    fn status(&self) -> ProxyStatus {
+        let tracked = self.lock();
+        ProxyStatus::new(self.number, &self.peer, self.connected, &tracked.applied, &tracked.stream)
+    }
+}

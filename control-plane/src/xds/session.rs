@@ -1,0 +1,265 @@
+//! One gRPC stream of one proxy: requests, snapshots and the clock around the pure [`Stream`].
+//!
+//! The session is the body of its response. It goes on when the connection has room for more: a slow proxy delays
+//! itself alone, and gets the latest of everything when it reads again, not each step in between.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::Node;
+use futures::stream;
+use http::HeaderMap;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use tokio::sync::watch;
+use tonic::Status;
+
+use super::grpc::Messages;
+use super::message::{Request, Response, Variant};
+use super::node::{NodeError, user_agent};
+use super::registry::{Connection, Peer};
+use super::server::{Method, Shared};
+use super::stream::{Stream, StreamError};
+use super::wire::{Outgoing, RawRequest};
+use super::{ResourceType, Scope, Snapshot, listener};
+
+/// Envoy sends its node in the first packet; who opens a stream and says nothing is no proxy.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    method: Method,
+    from: listener::Peer,
+    requests: Messages,
+    outgoing: Outgoing,
+    /// Set by the first request.
+    connected: Option<Connected>,
+    /// Whether the last word is said.
+    ended: bool,
+}
+
+struct Connected {
+    connection: Connection,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    source_lives: bool,
+    deadline: Option<Instant>,
+    /// Whether the log has said that the proxy asks for a type we do not serve.
+    warned: bool,
+}
+
+impl Session {
+    pub(super) fn new(shared: Arc<Shared>, method: Method, from: listener::Peer, requests: Messages) -> Self {
+        let outgoing = Outgoing::new(method.variant);
+        Self { shared, method, from, requests, outgoing, connected: None, ended: false }
+    }
+
+    /// The response's body.
+    pub(super) fn into_body(self) -> impl http_body::Body<Data = Bytes, Error = Status> + Send {
+        StreamBody::new(stream::unfold(Box::new(self), |mut session| async {
+            let frame = session.frame().await?;
+            Some((Ok(frame), session))
+        }))
+    }
+
+    async fn frame(&mut self) -> Option<Frame<Bytes>> {
+        while !self.ended {
+            if let Some(piece) = self.outgoing.piece() {
+                return Some(Frame::data(piece));
+            }
+            match self.advance().await {
+                Ok(responses) => self.outgoing.push(responses),
+                Err(end) => {
+                    self.ended = true;
+                    return Some(self.last_word(&end));
+                }
+            }
+        }
+        None
+    }
+
+    fn last_word(&self, end: &Status) -> Frame<Bytes> {
+        if let Some(connected) = &self.connected {
+            // A proxy that is stopped breaks its stream off: the library's account of it is for debugging.
+            tracing::debug!(node = connected.connection.id(), ?end, "stream ended");
+        }
+        let mut trailers = HeaderMap::new();
+        if end.add_header(&mut trailers).is_err() {
+            // Its text cannot stand in a header.
+            let _ = Status::new(end.code(), "").add_header(&mut trailers);
+        }
+        Frame::trailers(trailers)
+    }
+
+    /// Waits for whatever comes next, and returns what follows from it. An error is the end of the stream;
+    /// a proxy that closes its side ends it with `OK`.
+    async fn advance(&mut self) -> Result<Vec<Response>, Status> {
+        let Some(connected) = &mut self.connected else { return self.connect().await };
+        let shared = &self.shared;
+        tokio::select! {
+            message = self.requests.next() => {
+                let request = decode(self.method, message?.ok_or_else(|| Status::ok(""))?)?;
+                connected.on_request(shared, self.method, request)
+            }
+            changed = connected.snapshots.changed(), if connected.source_lives => {
+                connected.source_lives = changed.is_ok();
+                Ok(connected.on_snapshot(shared))
+            }
+            () = sleep_until(connected.deadline) => Ok(connected.tick(shared)),
+            () = self.from.turn.come() => Err(stopping()),
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Vec<Response>, Status> {
+        let first = tokio::select! {
+            first = tokio::time::timeout(FIRST_REQUEST, self.requests.next()) => first,
+            () = self.from.turn.come() => return Err(stopping()),
+        };
+        let first = first.map_err(|_| {
+            self.shared.registry.metrics().stream_refused("silent");
+            Status::deadline_exceeded("no request within 10 s")
+        })?;
+        let mut request = decode(self.method, first?.ok_or_else(|| Status::ok(""))?)?;
+        let peer = self.peer(request.node.take()).map_err(|error| {
+            self.shared.registry.metrics().stream_refused(error.label());
+            Status::invalid_argument(error.to_string())
+        })?;
+        self.from.may_be(&peer.scope).map_err(|mismatch| {
+            self.shared.registry.metrics().stream_refused("identity");
+            Status::permission_denied(mismatch.to_string())
+        })?;
+        tracing::info!(node = &*peer.id, address = %self.from.address, "proxy connected");
+        let mut snapshots = self.shared.source.subscribe(&peer.scope);
+        let wanted = Arc::clone(&snapshots.borrow_and_update());
+        let names = Arc::clone(&self.shared.names);
+        let aggregated = self.method.kind.is_none();
+        let stream = Stream::new(self.method.variant, aggregated, wanted, names, Instant::now());
+        let connected = self.connected.insert(Connected {
+            connection: Connection::open(Arc::clone(&self.shared.registry), peer, stream),
+            snapshots,
+            source_lives: true,
+            deadline: None,
+            warned: false,
+        });
+        connected.on_request(&self.shared, self.method, request)
+    }
+
+    fn peer(&self, node: Option<Node>) -> Result<Peer, NodeError> {
+        let node = node.ok_or(NodeError::Missing)?;
+        let variant = match self.method.variant {
+            Variant::Sotw => "sotw",
+            Variant::Delta => "delta",
+        };
+        let state_of_the_world = self.method.variant == Variant::Sotw;
+        let scope = Scope { state_of_the_world, ..Scope::from_node(&node)? };
+        let user_agent = user_agent(&node);
+        Ok(Peer {
+            id: node.id.into(),
+            scope: Arc::new(scope),
+            address: Some(self.from.address),
+            user_agent,
+            variant,
+        })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(connected) = &self.connected {
+            let (node, stream) = (connected.connection.id(), connected.connection.number());
+            tracing::info!(node, stream, "proxy disconnected");
+        }
+    }
+}
+
+impl Connected {
+    fn on_request(
+        &mut self,
+        shared: &Shared,
+        method: Method,
+        raw: RawRequest,
+    ) -> Result<Vec<Response>, Status> {
+        let metrics = shared.registry.metrics();
+        let url = raw.type_url.as_str();
+        let kind = match (method.kind, ResourceType::from_url(url)) {
+            (Some(own), _) if url.is_empty() => Some(own),
+            (Some(own), Some(kind)) if own != kind => None,
+            (_, kind) => kind,
+        };
+        let Some(kind) = kind else {
+            metrics.unknown_type();
+            if !std::mem::replace(&mut self.warned, true) {
+                let kind: String = url.chars().take(256).collect();
+                tracing::warn!(stream = self.connection.number(), kind, "request for a type not served");
+            }
+            return Ok(Vec::new());
+        };
+        let request = Request { kind, nonce: raw.nonce, error: raw.error, asks: raw.asks };
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let (deadline, taken, nack) = self.connection.with(|stream| {
+            let taken = stream.on_request(request, now, clock);
+            let refused = matches!(taken, Ok((_, true)));
+            let nack = refused.then(|| stream.of(kind).nack.clone()).flatten();
+            (stream.deadline(now), taken, nack)
+        });
+        self.deadline = deadline;
+        let (responses, refused) = taken.map_err(|error| {
+            metrics.stream_refused(match error {
+                StreamError::TooManyNames => "too_many_names",
+                StreamError::NameTooLong => "name_too_long",
+            });
+            Status::resource_exhausted(error.to_string())
+        })?;
+        if refused {
+            metrics.rejected(kind);
+        }
+        if let Some(nack) = nack {
+            let (stream, kind) = (self.connection.number(), kind.label());
+            tracing::warn!(stream, kind, version = &*nack.version, message = nack.message, "proxy refuses");
+        }
+        metrics.pushed(&responses);
+        Ok(responses)
+    }
+
+    fn on_snapshot(&mut self, shared: &Shared) -> Vec<Response> {
+        let wanted = Arc::clone(&self.snapshots.borrow_and_update());
+        let now = Instant::now();
+        if let Some(made) = wanted.made() {
+            shared.registry.metrics().queued(now - made);
+        }
+        let (deadline, responses) = self.connection.with(|stream| {
+            let responses = stream.on_snapshot(wanted, now);
+            (stream.deadline(now), responses)
+        });
+        self.deadline = deadline;
+        shared.registry.metrics().pushed(&responses);
+        responses
+    }
+
+    fn tick(&mut self, shared: &Shared) -> Vec<Response> {
+        let now = Instant::now();
+        let (deadline, responses) = self.connection.with(|stream| {
+            let responses = stream.tick(now);
+            (stream.deadline(now), responses)
+        });
+        self.deadline = deadline;
+        shared.registry.metrics().pushed(&responses);
+        responses
+    }
+}
+
+fn decode(method: Method, message: Bytes) -> Result<RawRequest, Status> {
+    RawRequest::decode(method.variant, message)
+        .map_err(|error| Status::invalid_argument(format!("the request cannot be decoded: {error}")))
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the control plane is shutting down")
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

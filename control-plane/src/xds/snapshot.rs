@@ -1,0 +1,305 @@
+//! All resources that the proxies of one scope should have, and what changed from one such set to the next.
+
+use std::cmp::Ordering;
+use std::iter::Peekable;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use super::{Resource, ResourceType, content_hash};
+
+/// All resources of one type that a scope needs.
+#[derive(Debug, Default)]
+pub struct ResourceSet {
+    version: Arc<str>,
+    /// In the order of their names.
+    resources: Vec<Arc<Resource>>,
+    /// Changes from the sets before this one, by their version: found once, used by every stream.
+    changes: RwLock<Vec<Since>>,
+}
+
+/// The version of an earlier set, and all that changed since.
+type Since = (Arc<str>, Arc<[Change]>);
+
+/// A resource in which two sets differ.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) before: Option<Arc<Resource>>,
+    pub(crate) after: Option<Arc<Resource>>,
+}
+
+/// Sets of which the changes are remembered. Streams follow the latest, only slow ones skip some.
+const REMEMBERED: usize = 4;
+
+impl ResourceSet {
+    /// The set of these; of two with one name the later stays.
+    pub fn new(resources: impl IntoIterator<Item = Arc<Resource>>) -> Self {
+        let mut resources: Vec<_> = resources.into_iter().collect();
+        // Stable, and reversed before: of equals the last comes first and is the one kept.
+        resources.reverse();
+        resources.sort_by(|a, b| a.name().cmp(b.name()));
+        resources.dedup_by(|next, kept| next.name() == kept.name());
+        let parts = resources.iter().flat_map(|r| {
+            let covered: &[u8] = if r.is_on_demand() { b"on demand" } else { b"" };
+            [r.name().as_bytes(), r.version().as_bytes(), covered]
+        });
+        Self { version: content_hash(parts).into(), resources, changes: RwLock::default() }
+    }
+
+    /// The set of these, of which the wildcard covers `eager`: those `on_demand` are sent only when they are
+    /// asked for by name. A name in both is eager.
+    pub fn with_on_demand(
+        eager: impl IntoIterator<Item = Arc<Resource>>,
+        on_demand: impl IntoIterator<Item = Arc<Resource>>,
+    ) -> Self {
+        let on_demand = on_demand.into_iter().map(|r| Arc::new(Resource::clone(&r).on_demand()));
+        Self::new(on_demand.chain(eager))
+    }
+
+    /// Hash of all names and versions.
+    #[must_use]
+    pub const fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    /// The resource of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
+        let at = self.resources.binary_search_by(|r| (**r.name()).cmp(name)).ok()?;
+        self.resources.get(at)
+    }
+
+    /// Whether this exists and is sent only when it is asked for by name.
+    #[must_use]
+    pub fn is_on_demand(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|resource| resource.is_on_demand())
+    }
+
+    /// What the wildcard stands for, in the order of names.
+    pub fn eager(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.iter().filter(|resource| !resource.is_on_demand())
+    }
+
+    /// The resources in the order of their names.
+    #[must_use]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
+        self.resources.iter()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.resources.is_empty()
+    }
+
+    /// In what this set differs from `before`, in the order of names. Thousands of streams ask for the same
+    /// pair: whoever asks first pays.
+    pub(crate) fn changes_since(&self, before: &Self) -> Arc<[Change]> {
+        let known = |changes: &Vec<Since>| {
+            changes.iter().find(|(version, _)| *version == before.version).map(|(_, found)| Arc::clone(found))
+        };
+        // The list is whole after each step, whatever panicked with the lock held.
+        if let Some(found) = known(&self.changes.read().unwrap_or_else(PoisonError::into_inner)) {
+            return found;
+        }
+        let mut changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known(&changes) {
+            return found;
+        }
+        let found: Arc<[Change]> = Changes::new(before, self).collect();
+        if changes.len() == REMEMBERED {
+            changes.remove(0);
+        }
+        changes.push((Arc::clone(&before.version), Arc::clone(&found)));
+        found
+    }
+}
+
+impl PartialEq for ResourceSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version
+    }
+}
+impl Eq for ResourceSet {}
+
+/// Walks two sets side by side.
+struct Changes<'a, I: Iterator<Item = &'a Arc<Resource>>> {
+    before: Peekable<I>,
+    after: Peekable<I>,
+}
+
+impl<'a> Changes<'a, std::slice::Iter<'a, Arc<Resource>>> {
+    fn new(before: &'a ResourceSet, after: &'a ResourceSet) -> Self {
+        Self { before: before.resources.iter().peekable(), after: after.resources.iter().peekable() }
+    }
+}
+
+impl<'a, I: Iterator<Item = &'a Arc<Resource>>> Iterator for Changes<'a, I> {
+    type Item = Change;
+
+    fn next(&mut self) -> Option<Change> {
+        loop {
+            let order = match (self.before.peek(), self.after.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(before), Some(after)) if Arc::ptr_eq(before, after) => Ordering::Equal,
+                (Some(before), Some(after)) => before.name().cmp(after.name()),
+            };
+            let before = if order == Ordering::Greater { None } else { self.before.next() };
+            let after = if order == Ordering::Less { None } else { self.after.next() };
+            if !same(before, after) {
+                return Some(Change { before: before.cloned(), after: after.cloned() });
+            }
+        }
+    }
+}
+
+fn same(before: Option<&Arc<Resource>>, after: Option<&Arc<Resource>>) -> bool {
+    before.zip(after).is_some_and(|(before, after)| {
+        Arc::ptr_eq(before, after)
+            || before.version() == after.version() && before.is_on_demand() == after.is_on_demand()
+    })
+}
+
+/// Everything that the proxies of one scope should have. Immutable; a change makes a new one.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    version: Arc<str>,
+    made: Option<Instant>,
+    clusters: Arc<ResourceSet>,
+    endpoints: Arc<ResourceSet>,
+    listeners: Arc<ResourceSet>,
+    extensions: Arc<ResourceSet>,
+}
+
+impl Snapshot {
+    /// The snapshot of these sets: CDS, EDS, LDS and ECDS.
+    #[must_use]
+    pub fn new(
+        clusters: ResourceSet,
+        endpoints: ResourceSet,
+        listeners: ResourceSet,
+        extensions: ResourceSet,
+    ) -> Self {
+        let [clusters, endpoints, listeners, extensions] =
+            [clusters, endpoints, listeners, extensions].map(Arc::new);
+        let sets = [&clusters, &endpoints, &listeners, &extensions];
+        let version = content_hash(sets.map(|set| set.version().as_bytes())).into();
+        Self { version, made: None, clusters, endpoints, listeners, extensions }
+    }
+
+    /// The same snapshot with the moment of the change that led to it, from which convergence is counted.
+    #[must_use]
+    pub fn made_at(mut self, moment: Instant) -> Self {
+        self.made = Some(moment);
+        self
+    }
+
+    /// The moment of the change that led to it, if known.
+    #[must_use]
+    pub const fn made(&self) -> Option<Instant> {
+        self.made
+    }
+
+    /// The same snapshot with the very sets of `before` where nothing changed, so that streams see at a glance
+    /// what does not concern them.
+    #[must_use]
+    pub fn sharing(mut self, before: &Self) -> Self {
+        for kind in ResourceType::ALL {
+            if self.of(kind) == before.of(kind) {
+                *self.of_mut(kind) = Arc::clone(before.of(kind));
+            }
+        }
+        self
+    }
+
+    /// Whether this is the default value, which stands for "no snapshot yet": proxies are sent nothing. One
+    /// that is empty on purpose is made of `ResourceSet::new([])`.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.version.is_empty()
+    }
+
+    /// Hash of the versions of all types.
+    #[must_use]
+    pub const fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    /// The resources of one type.
+    #[must_use]
+    pub const fn of(&self, kind: ResourceType) -> &Arc<ResourceSet> {
+        match kind {
+            ResourceType::Cluster => &self.clusters,
+            ResourceType::Endpoints => &self.endpoints,
+            ResourceType::Listener => &self.listeners,
+            ResourceType::Extension => &self.extensions,
+        }
+    }
+
+    const fn of_mut(&mut self, kind: ResourceType) -> &mut Arc<ResourceSet> {
+        match kind {
+            ResourceType::Cluster => &mut self.clusters,
+            ResourceType::Endpoints => &mut self.endpoints,
+            ResourceType::Listener => &mut self.listeners,
+            ResourceType::Extension => &mut self.extensions,
+        }
+    }
+}
+
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version
+    }
+}
+impl Eq for Snapshot {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(resources: &[(String, u8)]) -> ResourceSet {
+        ResourceSet::new(resources.iter().map(|(name, version)| {
+            Arc::new(Resource::encoded("", name.as_str().into(), version.to_string().into(), b""))
+        }))
+    }
+
+    proptest! {
+        #[test]
+        fn changes_lead_from_one_set_to_the_other(
+            before in proptest::collection::btree_map("[a-d]{1,2}", 0..3_u8, 0..8),
+            after in proptest::collection::btree_map("[a-d]{1,2}", 0..3_u8, 0..8),
+        ) {
+            let list = |map: &std::collections::BTreeMap<String, u8>| -> Vec<_> {
+                map.iter().map(|(name, version)| (name.clone(), *version)).collect()
+            };
+            let (old, new) = (set(&list(&before)), set(&list(&after)));
+            let mut reached = before.clone();
+            for change in new.changes_since(&old).iter() {
+                if let Some(gone) = &change.before {
+                    reached.remove(&**gone.name());
+                }
+                if let Some(come) = &change.after {
+                    reached.insert(come.name().to_string(), come.version().parse().unwrap());
+                }
+                prop_assert_ne!(&change.before, &change.after);
+            }
+            prop_assert_eq!(reached, after);
+        }
+    }
+
+    #[test]
+    fn of_two_with_one_name_the_later_stays() {
+        let set = set(&[("a".to_owned(), 1), ("b".to_owned(), 1), ("a".to_owned(), 2)]);
+        assert_eq!(set.len(), 2);
+        assert_eq!(set.get("a").unwrap().version(), "2");
+    }
+}
