@@ -4,7 +4,6 @@ use std::future::IntoFuture;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::TryFutureExt;
 use tokio::net::TcpListener;
@@ -16,13 +15,13 @@ use tokio::time::timeout;
 use crate::api;
 use crate::compile::Compiler;
 use crate::mesh::{self, EdgeSettings, GatewayStatus, ModuleLocation, Sources};
-use crate::model::Listener;
-use crate::settings::{Delivery, Settings};
+use crate::model;
+use crate::settings::{Delivery, Settings, Xds};
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
 use crate::source::policy::{ApplyError, PolicySource, Unreadable};
 use crate::source::policy_store::{NewPolicy, PolicyStore, Precondition, StoreError};
-use crate::xds::{self, AdsServer, Registry};
+use crate::xds::{self, AdsServer, Listener, ListenerConfig, ListenerError, Registry, TlsFiles};
 
 /// Why the server cannot start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +69,9 @@ pub enum ServeError {
         /// What is wrong with it.
         source: ApplyError,
     },
+    /// A certificate or token file cannot be used.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
     /// Metrics that clash, or a server that ended by itself.
     #[error("{0}")]
     Internal(String),
@@ -79,12 +81,20 @@ impl ServeError {
     /// Whether what the operator wrote is at fault.
     #[must_use]
     pub const fn is_invalid_configuration(&self) -> bool {
-        matches!(self, Self::Apply { source: ApplyError::Invalid(_), .. } | Self::PolicyFile { .. })
+        matches!(
+            self,
+            Self::Apply { source: ApplyError::Invalid(_), .. }
+                | Self::PolicyFile { .. }
+                | Self::Listener(ListenerError::Tls(_) | ListenerError::Tokens(_))
+        )
     }
 }
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+    let metrics = prometheus::Registry::new();
+    let drain = settings.xds.drain.get();
+    let listener = Listener::open(listener_config(&settings.xds), &metrics)?;
     let xds_listener = bind("xds.listen", settings.xds.listen).await?;
     let api_listener = bind("api.listen", settings.api.listen).await?;
     let data_dir = settings.data_dir.clone();
@@ -95,7 +105,6 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     if let Some(path) = &settings.policy.file {
         import(&policy, path).await?;
     }
-    let metrics = prometheus::Registry::new();
     let module = Arc::new(FilterModuleSource::new(settings.filter.path.clone(), module_location(&settings)));
     let gateway = start_gateway(&settings, &metrics)?;
 
@@ -117,6 +126,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
 
     let proxies = Arc::new(Registry::new(&metrics).map_err(internal)?);
     let (stop, stopping) = watch::channel(false);
+    let (close, closing) = watch::channel(false);
     let context = api::Context {
         policy,
         module,
@@ -127,14 +137,24 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         stopping: stopping.clone(),
     };
     let api = axum::serve(api_listener, api::router(context))
-        .with_graceful_shutdown(stopped(stopping.clone()))
+        .with_graceful_shutdown(stopped(closing))
         .into_future()
         .map_err(internal);
-    let xds =
-        xds::serve(xds_listener, AdsServer::new(compiler, proxies), stopped(stopping)).map_err(internal);
+    let server = AdsServer::new(compiler, proxies);
+    tasks.spawn(server.clone().cut_stalled());
+    let server = server.into_routes();
+    let xds = listener.serve(xds_listener, server, stopped(stopping));
     tracing::info!(xds = %settings.xds.listen, api = %settings.api.listen, data_dir = %data_dir.display(), "serving");
 
-    let servers = async { tokio::try_join!(api, xds) };
+    let servers = async {
+        let xds = async {
+            xds.await;
+            // The API says that we are not ready for as long as there are proxies to move on.
+            close.send_replace(true);
+            Ok(())
+        };
+        tokio::try_join!(api, xds).map(drop)
+    };
     tokio::pin!(servers);
     let result = tokio::select! {
         result = &mut servers => result,
@@ -142,17 +162,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
             tracing::info!("stopping");
             stop.send_replace(true);
             // A client that holds a connection open must not hold the process.
-            timeout(LONGEST_STOP, servers).await.unwrap_or(Ok(((), ())))
+            timeout(drain + xds::LAST_WORD, servers).await.unwrap_or(Ok(()))
         }
     };
     if let Some((source, _)) = gateway {
         source.stop().await;
     }
-    result.map(|_| ())
+    result
 }
-
-/// How long open requests may take once the process is asked to end.
-const LONGEST_STOP: Duration = Duration::from_secs(5);
 
 fn internal(error: impl std::fmt::Display) -> ServeError {
     ServeError::Internal(error.to_string())
@@ -185,6 +202,18 @@ async fn import(policy: &PolicySource, path: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
+fn listener_config(xds: &Xds) -> ListenerConfig {
+    let tls = xds.tls.cert_file.clone().zip(xds.tls.key_file.clone());
+    ListenerConfig {
+        max_connections: xds.max_connections,
+        drain: xds.drain.get(),
+        tls: tls.map(|(cert, key)| TlsFiles { cert, key, client_ca: xds.tls.client_ca_file.clone() }),
+        token_file: xds.token_file.clone(),
+        edge_service: xds.tls.edge_service.clone(),
+        ..ListenerConfig::default()
+    }
+}
+
 fn module_location(settings: &Settings) -> ModuleLocation {
     match settings.filter.delivery {
         Delivery::Path => ModuleLocation::Path(settings.filter.path.display().to_string()),
@@ -197,7 +226,7 @@ fn module_location(settings: &Settings) -> ModuleLocation {
 
 fn edge_settings(settings: &Settings) -> EdgeSettings {
     let gateway = &settings.game_gateway;
-    let listener = || Listener {
+    let listener = || model::Listener {
         clusters: gateway.clusters,
         ..EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())
     };

@@ -61,6 +61,50 @@ fn envoy_takes_every_variant() {
 }
 
 #[test]
+fn envoy_takes_every_way_to_know_each_other() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let made =
+        rcgen::generate_simple_self_signed(["realmgate.example.com".to_owned()]).expect("a certificate");
+    fs::write(path("cert.pem"), made.cert.pem()).expect("it is written");
+    fs::write(path("key.pem"), made.signing_key.serialize_pem()).expect("it is written");
+    fs::write(path("token"), "a-token-that-is-not-printed").expect("it is written");
+    let (cert, key, token, sds) = (path("cert.pem"), path("key.pem"), path("token"), path("a/\"sds\""));
+    let ca = ["--tls-ca", cert.as_str()];
+    let pair = ["--tls-cert", cert.as_str(), "--tls-key", key.as_str()];
+    let token = ["--token-file", token.as_str()];
+    for known in [
+        &ca[..],
+        &token,
+        &[&ca[..], &pair].concat(),
+        &[&ca[..], &["--tls-server-name", "realmgate"]].concat(),
+        &[&ca[..], &pair, &token].concat(),
+    ] {
+        for place in [&[][..], &["--sds-dir", &sds]] {
+            let bootstrap = edge(&[known, &["--control-plane", "realmgate.example.com:443"], place].concat());
+            assert!(!bootstrap.contains("a-token-that") && !bootstrap.contains("PRIVATE"), "{bootstrap}");
+            validate(&bootstrap);
+        }
+    }
+}
+
+#[test]
+fn a_token_file_holds_a_token_and_nothing_else() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let token = dir.path().join("token");
+    fs::write(&token, "a-token-with-a-line-end\n").expect("it is written");
+    let path = token.display().to_string();
+    let arguments = [&EDGE[..], &["--token-file", &path]].concat();
+    let outcome = realmgate(&arguments);
+    assert_eq!(outcome.code, Some(64), "{outcome:?}");
+    assert!(outcome.stderr.contains("not even a line's end"), "{outcome:?}");
+    assert!(!outcome.stderr.contains("a-token-with"), "{outcome:?}");
+    // It may be on another machine only.
+    fs::remove_file(&token).expect("it is removed");
+    assert_eq!(realmgate(&arguments).code, Some(0));
+}
+
+#[test]
 fn the_example_in_the_repository_is_what_is_printed() {
     golden::assert_holds("envoy/edge.yaml", &edge(&[]));
 }
@@ -107,6 +151,8 @@ fn what_cannot_be_is_wrong_usage() {
         (&["--role", "edge", "--id", "a", "--control-plane", "here"], "the port is missing"),
         (&["--role", "edge", "--id", "a", "--admin-port", "0"], "0 is not in 1..=65535"),
         (&["--role", "edge"], "--id"),
+        (&["--role", "edge", "--id", "a", "--tls-cert", "c", "--tls-key", "k"], "--tls-ca"),
+        (&["--role", "edge", "--id", "a", "--tls-ca", "a", "--tls-cert", "c"], "--tls-key"),
     ] {
         let outcome = realmgate(&[&["envoy-bootstrap"], arguments].concat());
         assert_eq!(outcome.code, Some(2), "{outcome:?}");

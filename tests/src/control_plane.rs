@@ -116,9 +116,14 @@ impl ControlPlane {
     /// The bootstrap of an edge that connects here, from `realmgate envoy-bootstrap`, with its admin interface
     /// (and what asks it) on `admin`.
     pub fn edge_bootstrap(&self, id: &str, admin: SocketAddr) -> Result<String, Failure> {
+        self.edge_bootstrap_with(id, admin, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn edge_bootstrap_with(&self, id: &str, admin: SocketAddr, more: &[&str]) -> Result<String, Failure> {
         let (xds, port) = (self.xds.to_string(), admin.port().to_string());
         let arguments = ["envoy-bootstrap", "--role", "edge", "--id", id, "--control-plane", &xds];
-        let output = self.realmgate(&[&arguments[..], &["--admin-port", &port]].concat())?;
+        let output = self.realmgate(&[&arguments[..], &["--admin-port", &port], more].concat())?;
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
             return Err(Failure::new(format!("realmgate envoy-bootstrap: {}: {error}", output.status)));

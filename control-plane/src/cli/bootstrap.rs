@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::ValueEnum;
 
+use super::credentials::{Credentials, Parts};
 use super::{Failure, output};
 use crate::model::Endpoint;
 
@@ -42,6 +43,8 @@ pub(super) struct Arguments {
     /// Variant of the xDS protocol.
     #[arg(long, value_enum, default_value_t)]
     xds: Variant,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -65,7 +68,7 @@ enum Variant {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match arguments.role {
-        Role::Edge => output::print(&edge(arguments)),
+        Role::Edge => output::print(&edge(arguments)?),
         Role::Sidecar => Err(not_yet("sidecar")),
         Role::MeshGateway => Err(not_yet("mesh-gateway")),
     }
@@ -75,10 +78,12 @@ fn not_yet(role: &str) -> Failure {
     Failure::usage(format!("--role {role} is not available in this version; the only role is edge"))
 }
 
-fn edge(arguments: &Arguments) -> String {
+fn edge(arguments: &Arguments) -> Result<String, Failure> {
     let optional = |name: &Option<String>| quoted(name.as_deref().unwrap_or_default());
     let listeners: Vec<_> = arguments.listeners.iter().map(|l| quoted(l)).collect();
-    format!(
+    let Parts { secrets, http_filters, transport_socket } =
+        arguments.credentials.parts(&arguments.control_plane)?;
+    Ok(format!(
         include_str!("edge.yaml.in"),
         id = quoted(&arguments.id),
         service = optional(&arguments.service),
@@ -95,7 +100,10 @@ fn edge(arguments: &Arguments) -> String {
         discovery = discovery(&arguments.control_plane),
         control_plane_host = quoted(arguments.control_plane.host()),
         control_plane_port = arguments.control_plane.port(),
-    )
+        secrets = secrets,
+        http_filters = http_filters,
+        transport_socket = transport_socket,
+    ))
 }
 
 /// How the control plane's cluster finds its address.
@@ -122,7 +130,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Names end up in YAML, statistics, logs and terminals: nothing in them may need an escape there.
-fn name(text: &str) -> Result<String, String> {
+pub(super) fn name(text: &str) -> Result<String, String> {
     let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
     match text.len() {
         0 => Err("it is empty".to_owned()),

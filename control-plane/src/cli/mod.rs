@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod client;
+mod credentials;
 mod explain;
 mod failure;
 mod generated;
@@ -29,7 +30,7 @@ enum Command {
     /// Run the control plane.
     Serve(serve::Arguments),
     /// Print the bootstrap of an Envoy that takes its configuration from here.
-    EnvoyBootstrap(bootstrap::Arguments),
+    EnvoyBootstrap(Box<bootstrap::Arguments>),
     /// Read, check and change the policy.
     #[command(subcommand)]
     Policy(policy::Command),

@@ -6,7 +6,7 @@ use std::path;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{Delivery, Settings};
+use super::{Delivery, Settings, Xds};
 
 /// Something wrong with a setting.
 pub(super) struct Finding {
@@ -19,14 +19,10 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut refuse = |path, message| findings.push(Finding { path, message });
 
-    for (path, address, insecure) in [
-        ("xds.listen", settings.xds.listen, settings.xds.insecure),
-        ("api.listen", settings.api.listen, settings.api.insecure),
-    ] {
-        if !address.ip().is_loopback() && !insecure {
-            let section = path.trim_end_matches(".listen");
-            refuse(path, open_to_all(address, section));
-        }
+    check_xds(&settings.xds, &mut refuse);
+    if !settings.api.listen.ip().is_loopback() && !settings.api.insecure {
+        let lacking = "nobody who reaches it would have to authenticate";
+        refuse("api.listen", open_to_all(settings.api.listen, lacking, "listen", "api"));
     }
     if collide(settings.xds.listen, settings.api.listen) {
         refuse(
@@ -56,11 +52,41 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
     findings
 }
 
-fn open_to_all(address: SocketAddr, section: &str) -> String {
+fn check_xds(xds: &Xds, refuse: &mut impl FnMut(&'static str, String)) {
+    let tls = &xds.tls;
+    let authenticates = tls.client_ca_file.is_some() || xds.token_file.is_some();
+    if !xds.listen.ip().is_loopback() && !xds.insecure {
+        const WAYS: &str = "set `xds.tls.cert_file` and `xds.tls.key_file`, with `xds.tls.client_ca_file` or \
+                            `xds.token_file`; or listen";
+        if !authenticates {
+            let lacking = "nobody who reaches it would have to authenticate";
+            refuse("xds.listen", open_to_all(xds.listen, lacking, WAYS, "xds"));
+        } else if tls.cert_file.is_none() {
+            let lacking = "tokens would cross the network in the clear";
+            refuse("xds.listen", open_to_all(xds.listen, lacking, WAYS, "xds"));
+        }
+    }
+    for (path, file, needs, needed) in [
+        ("xds.tls.cert_file", &tls.cert_file, "xds.tls.key_file", &tls.key_file),
+        ("xds.tls.key_file", &tls.key_file, "xds.tls.cert_file", &tls.cert_file),
+        ("xds.tls.client_ca_file", &tls.client_ca_file, "xds.tls.cert_file", &tls.cert_file),
+    ] {
+        if file.is_some() && needed.is_none() {
+            refuse(path, format!("it needs `{needs}` beside it"));
+        }
+    }
+    if tls.edge_service.is_empty() {
+        refuse("xds.tls.edge_service", "it is empty; name a service, such as realmgate-edge".to_owned());
+    }
+    if xds.max_connections == 0 {
+        refuse("xds.max_connections", "it must be more than 0, such as 20000".to_owned());
+    }
+}
+
+fn open_to_all(address: SocketAddr, lacking: &str, ways: &str, section: &str) -> String {
     format!(
-        "`{address}` is not on loopback, and nobody who reaches it would have to authenticate: listen on \
-         127.0.0.1:{}, or set `{section}.insecure: true` if a firewall or network policy lets only the right \
-         peers through",
+        "`{address}` is not on loopback, and {lacking}: {ways} on 127.0.0.1:{}, or set \
+         `{section}.insecure: true` if a firewall or network policy lets only the right peers through",
         address.port()
     )
 }

@@ -19,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ClusterDelivery, Duration, Endpoint, Limits};
+use crate::xds::ListenerConfig;
 
 pub use problem::{Origin, Problem};
 pub use redis_url::RedisUrl;
@@ -59,8 +60,43 @@ pub struct Xds {
     #[serde(with = "text::address")]
     #[schemars(with = "String")]
     pub listen: SocketAddr,
-    /// Allows `xds.listen` to be other than loopback although nobody has to authenticate.
+    /// Allows `xds.listen` to be other than loopback although nobody has to authenticate, or tokens cross the
+    /// network in the clear.
     pub insecure: bool,
+    /// Most connections at a time; further ones are closed and counted.
+    pub max_connections: u32,
+    /// Longest time over which connected proxies are moved on when the process is asked to end: each is told at
+    /// a random moment within it, so that they do not all come back at once. 1 ms a proxy is enough, and used.
+    pub drain: Duration,
+    /// File of tokens, one a line, of which a proxy has to show one (`realmgate envoy-bootstrap --token-file`);
+    /// empty = none. It is read again when it changes; keep the old token in it until every proxy has the new.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub token_file: Option<PathBuf>,
+    /// TLS of the listener. The files are PEM and read again when they change; connections that are open go on.
+    pub tls: Tls,
+}
+
+/// TLS of the xDS listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Certificate, followed by those between it and its authority; empty = no TLS.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub cert_file: Option<PathBuf>,
+    /// Key of the certificate.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub key_file: Option<PathBuf>,
+    /// Authorities of client certificates. With it a proxy has to show a certificate (or a token, where
+    /// `xds.token_file` is set) whose SPIFFE id, `spiffe://.../dc/aws/svc/chat`, is what its node claims to be;
+    /// empty = no client certificates.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub client_ca_file: Option<PathBuf>,
+    /// The service in the certificate of an edge whose node claims no service.
+    pub edge_service: String,
 }
 
 /// The API listener.
@@ -225,7 +261,21 @@ impl Default for Settings {
 
 impl Default for Xds {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 18_000).into(), insecure: false }
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 18_000).into(),
+            insecure: false,
+            max_connections: ListenerConfig::default().max_connections,
+            drain: Duration::from_secs(2),
+            token_file: None,
+            tls: Tls::default(),
+        }
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        let edge_service = ListenerConfig::default().edge_service;
+        Self { cert_file: None, key_file: None, client_ca_file: None, edge_service }
     }
 }
 

@@ -128,6 +128,43 @@ fn a_listener_open_to_all_has_to_be_wanted() {
 }
 
 #[test]
+fn a_listener_open_to_all_may_authenticate_instead() {
+    const PAIR: &str = "cert_file: c, key_file: k";
+    let open = |more: &str| format!("xds: {{listen: '0.0.0.0:19000', {more}}}");
+    for good in [
+        format!("tls: {{{PAIR}, client_ca_file: a}}"),
+        format!("tls: {{{PAIR}}}, token_file: t"),
+        format!("tls: {{{PAIR}, client_ca_file: a}}, token_file: t"),
+        "token_file: t, insecure: true".to_owned(),
+        format!("tls: {{{PAIR}}}, insecure: true"),
+    ] {
+        assert_eq!(settings(&open(&good), &[], &[]).map(drop), Ok(()), "{good}");
+    }
+    let encrypted = refusal(&open(&format!("tls: {{{PAIR}}}")));
+    assert!(encrypted.contains("nobody who reaches it would have to authenticate"), "{encrypted}");
+    assert!(encrypted.contains("`xds.tls.client_ca_file` or `xds.token_file`"), "{encrypted}");
+    let clear = refusal(&open("token_file: t"));
+    assert!(clear.contains("tokens would cross the network in the clear"), "{clear}");
+}
+
+#[test]
+fn settings_of_the_xds_listener_fit_together() {
+    for (file, expected) in [
+        ("xds: {tls: {cert_file: c}}", "xds.tls.cert_file: it needs `xds.tls.key_file`"),
+        ("xds: {tls: {key_file: k}}", "xds.tls.key_file: it needs `xds.tls.cert_file`"),
+        ("xds: {tls: {client_ca_file: a}}", "xds.tls.client_ca_file: it needs `xds.tls.cert_file`"),
+        ("xds: {tls: {edge_service: ''}}", "xds.tls.edge_service: it is empty"),
+        ("xds: {max_connections: 0}", "xds.max_connections: it must be more than 0"),
+    ] {
+        let message = refusal(file);
+        assert!(message.contains(expected), "{file}: {message}");
+    }
+    let got = settings("xds: {drain: 10s, max_connections: 50, token_file: t}", &[], &[]).unwrap().xds;
+    assert_eq!((got.drain, got.max_connections), (Duration::from_secs(10), 50));
+    assert_eq!(got.token_file, Some(PathBuf::from("t")));
+}
+
+#[test]
 fn listeners_do_not_share_a_port() {
     assert!(refusal("api: {listen: '127.0.0.1:18000'}").contains("taken by `xds.listen`"));
     assert!(settings("xds: {listen: '127.0.0.1:0'}\napi: {listen: '127.0.0.1:0'}", &[], &[]).is_ok());

@@ -38,6 +38,9 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
         names(&text, "\n| `").filter(|name| name.starts_with("realmgate_")).collect();
     let missing: Vec<_> = code.difference(&documented).collect();
     let unknown: Vec<_> = documented.difference(&code).collect();
-    assert!(missing.is_empty() && unknown.is_empty(), "not documented: {missing:?}; not in code: {unknown:?}");
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "not documented: {missing:?}; not in code: {unknown:?}"
+    );
     assert!(code.len() > 20, "the search finds nothing");
 }

@@ -3,3 +3,4 @@
 pub mod logs;
 #[cfg(test)]
 mod metrics_doc;
+pub mod seldom;

@@ -5,12 +5,13 @@
 //!                                   ▲            │
 //!                     Snapshot, time            Registry ──► status, CSDS, API, metrics
 //! ```
-//! All but `server`, `serve` and `status` is pure: values in, values out.
+//! All but `server`, `listener` and `status` is pure: values in, values out.
 
 mod csds;
 mod grpc;
 mod in_flight;
 mod interest;
+mod listener;
 mod message;
 mod metrics;
 mod names;
@@ -20,7 +21,6 @@ mod refusal;
 mod registry;
 mod resource;
 mod scope;
-mod serve;
 mod server;
 mod session;
 mod snapshot;
@@ -31,12 +31,13 @@ mod subscription;
 mod tests;
 mod wire;
 
+pub(crate) use listener::LAST_WORD;
+pub use listener::{Listener, ListenerConfig, ListenerError, TlsFiles};
 pub use metrics::Metrics;
 pub use node::{MAX_NODE_LISTENERS, MAX_NODE_NAME_BYTES, NodeError};
 pub use registry::{Progress, Registry};
 pub use resource::{Resource, ResourceType, content_hash};
 pub use scope::{Role, Scope, SnapshotSource};
-pub use serve::serve;
 pub use server::AdsServer;
 pub use snapshot::{ResourceSet, Snapshot};
 pub use status::{ProxyStatus, Rejection, TypeStatus};

@@ -4,12 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
 use super::Scope;
+use super::listener::Cut;
 use super::metrics::Metrics;
 use super::status::ProxyStatus;
 use super::stream::{Stream, SyncState};
@@ -41,6 +43,8 @@ pub struct Registry {
     proxies: Mutex<Proxies>,
     changed: watch::Sender<()>,
     metrics: Metrics,
+    /// Counts the looks for stalled proxies, from 1.
+    round: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -49,6 +53,9 @@ struct Entry {
     peer: Peer,
     connected: SystemTime,
     tracked: Mutex<Tracked>,
+    /// In which round of looking for stalled proxies this one was given something that it has not taken yet; 0 = it
+    /// has taken all.
+    writing: AtomicU64,
 }
 
 /// A stream and when it got where.
@@ -66,6 +73,7 @@ pub(crate) struct Peer {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) user_agent: String,
     pub(crate) variant: &'static str,
+    pub(crate) cut: Cut,
 }
 
 impl Registry {
@@ -75,6 +83,7 @@ impl Registry {
             proxies: Mutex::default(),
             changed: watch::Sender::new(()),
             metrics: Metrics::new(metrics)?,
+            round: AtomicU64::new(1),
         })
     }
 
@@ -94,6 +103,20 @@ impl Registry {
     /// the look at itself.
     pub(crate) fn for_each<E>(&self, mut look: impl FnMut(&Peer, &Stream) -> Result<(), E>) -> Result<(), E> {
         self.entries().iter().try_for_each(|entry| look(&entry.peer, &entry.lock().stream))
+    }
+
+    /// Cuts off proxies that have taken nothing for a whole period while there was something to take. Call it once
+    /// a period.
+    pub(crate) fn cut_stalled(&self) {
+        let round = self.round.fetch_add(1, Ordering::Relaxed);
+        for entry in self.entries() {
+            let since = entry.writing.load(Ordering::Relaxed);
+            if since != 0 && since < round {
+                tracing::warn!(node = &*entry.peer.id, stream = entry.number, "proxy takes nothing; cut off");
+                self.metrics.stream_refused("stalled");
+                entry.peer.cut.cut();
+            }
+        }
     }
 
     /// How many proxies are connected.
@@ -143,7 +166,8 @@ impl Connection {
         proxies.last += 1;
         let number = proxies.last;
         let tracked = Mutex::new(Tracked { stream, applied: Arc::default() });
-        let entry = Arc::new(Entry { number, peer, connected: SystemTime::now(), tracked });
+        let writing = AtomicU64::new(0);
+        let entry = Arc::new(Entry { number, peer, connected: SystemTime::now(), tracked, writing });
         proxies.streams.insert(number, Arc::clone(&entry));
         drop(proxies);
         registry.metrics.connected.inc();
@@ -159,6 +183,12 @@ impl Connection {
     /// The node id, for logs.
     pub(crate) fn id(&self) -> &str {
         &self.entry.peer.id
+    }
+
+    /// Notes that the proxy was given something to take, or has taken it.
+    pub(crate) fn writing(&self, writing: bool) {
+        let round = if writing { self.registry.round.load(Ordering::Relaxed) } else { 0 };
+        self.entry.writing.store(round, Ordering::Relaxed);
     }
 
     /// Lets `act` work on the stream, and notes how far it got.

@@ -2,28 +2,31 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
-use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::server::TcpConnectInfo;
 use tower_service::Service;
 
 use super::csds::ClientStatus;
 use super::grpc::Messages;
+use super::listener::Peer;
 use super::message::Variant;
 use super::names::NamePool;
 use super::session::Session;
 use super::{Registry, ResourceType, SnapshotSource};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long a proxy may leave what it is given, at most. An Envoy that is busy with thousands of clusters takes
+/// seconds.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// The discovery services: aggregated and of single types, both variants. Cheap to clone.
 #[derive(Clone)]
@@ -34,7 +37,6 @@ pub(super) struct Shared {
     pub(super) source: Arc<dyn SnapshotSource>,
     pub(super) registry: Arc<Registry>,
     pub(super) names: Arc<NamePool>,
-    pub(super) stop: watch::Sender<bool>,
 }
 
 /// What a gRPC method serves.
@@ -74,8 +76,15 @@ impl AdsServer {
     /// Serves the snapshots of `source`, and notes in `registry` who has what.
     #[must_use]
     pub fn new(source: Arc<dyn SnapshotSource>, registry: Arc<Registry>) -> Self {
-        let (names, stop) = (Arc::default(), watch::Sender::new(false));
-        Self(Arc::new(Shared { source, registry, names, stop }))
+        Self(Arc::new(Shared { source, registry, names: Arc::default() }))
+    }
+
+    /// Cuts off, for as long as it is polled, proxies that keep their connection alive and read nothing.
+    pub async fn cut_stalled(self) {
+        loop {
+            tokio::time::sleep(STALLED / 2).await;
+            self.0.registry.cut_stalled();
+        }
     }
 
     /// All services of the xDS listener: discovery, and the status of clients.
@@ -85,26 +94,19 @@ impl AdsServer {
         Routes::new(status).into_axum_router().fallback_service(self).into()
     }
 
-    /// Ends all streams with `UNAVAILABLE`, so that proxies go to another replica.
-    pub fn stop(&self) {
-        self.0.stop.send_replace(true);
-    }
-
     fn open(&self, request: Request<impl RequestBody>) -> Response<Body> {
         let Some(method) = Method::of(request.uri().path()) else {
             return Status::unimplemented("no such method").into_http();
         };
-        let address = remote_address(&request);
+        let Some(from) = request.extensions().get::<Peer>().cloned() else {
+            return Status::internal("not served by the xDS listener").into_http();
+        };
         let requests = Messages::new(Body::new(request.into_body()));
-        let session = Session::new(Arc::clone(&self.0), method, address, requests);
+        let session = Session::new(Arc::clone(&self.0), method, from, requests);
         let mut response = Response::new(Body::new(session.into_body()));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response
     }
-}
-
-fn remote_address<B>(request: &Request<B>) -> Option<SocketAddr> {
-    request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr)
 }
 
 /// Bodies as HTTP libraries give them.

@@ -3,7 +3,6 @@
 //! The session is the body of its response. It goes on when the connection has room for more: a slow proxy delays
 //! itself alone, and gets the latest of everything when it reads again, not each step in between.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,7 +22,7 @@ use super::registry::{Connection, Peer};
 use super::server::{Method, Shared};
 use super::stream::{Stream, StreamError};
 use super::wire::{Outgoing, RawRequest};
-use super::{ResourceType, Scope, Snapshot};
+use super::{ResourceType, Scope, Snapshot, listener};
 
 /// Envoy sends its node in the first packet; who opens a stream and says nothing is no proxy.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -31,9 +30,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 pub(super) struct Session {
     shared: Arc<Shared>,
     method: Method,
-    address: Option<SocketAddr>,
+    from: listener::Peer,
     requests: Messages,
-    stop: watch::Receiver<bool>,
     outgoing: Outgoing,
     /// Set by the first request.
     connected: Option<Connected>,
@@ -51,15 +49,9 @@ struct Connected {
 }
 
 impl Session {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        method: Method,
-        address: Option<SocketAddr>,
-        requests: Messages,
-    ) -> Self {
-        let stop = shared.stop.subscribe();
+    pub(super) fn new(shared: Arc<Shared>, method: Method, from: listener::Peer, requests: Messages) -> Self {
         let outgoing = Outgoing::new(method.variant);
-        Self { shared, method, address, requests, stop, outgoing, connected: None, ended: false }
+        Self { shared, method, from, requests, outgoing, connected: None, ended: false }
     }
 
     /// The response's body.
@@ -70,9 +62,12 @@ impl Session {
         }))
     }
 
+    /// The next frame. It is asked for when the connection has taken the one before.
     async fn frame(&mut self) -> Option<Frame<Bytes>> {
+        self.writing(false);
         while !self.ended {
             if let Some(piece) = self.outgoing.piece() {
+                self.writing(true);
                 return Some(Frame::data(piece));
             }
             match self.advance().await {
@@ -84,6 +79,12 @@ impl Session {
             }
         }
         None
+    }
+
+    fn writing(&self, writing: bool) {
+        if let Some(connected) = &self.connected {
+            connected.connection.writing(writing);
+        }
     }
 
     fn last_word(&self, end: &Status) -> Frame<Bytes> {
@@ -114,14 +115,14 @@ impl Session {
                 Ok(connected.on_snapshot(shared))
             }
             () = sleep_until(connected.deadline) => Ok(connected.tick(shared)),
-            _ = self.stop.wait_for(|stop| *stop) => Err(stopping()),
+            () = self.from.turn.come() => Err(stopping()),
         }
     }
 
     async fn connect(&mut self) -> Result<Vec<Response>, Status> {
         let first = tokio::select! {
             first = tokio::time::timeout(FIRST_REQUEST, self.requests.next()) => first,
-            _ = self.stop.wait_for(|stop| *stop) => return Err(stopping()),
+            () = self.from.turn.come() => return Err(stopping()),
         };
         let first = first.map_err(|_| {
             self.shared.registry.metrics().stream_refused("silent");
@@ -132,11 +133,11 @@ impl Session {
             self.shared.registry.metrics().stream_refused(error.label());
             Status::invalid_argument(error.to_string())
         })?;
-        tracing::info!(
-            node = &*peer.id,
-            address = peer.address.map(tracing::field::display),
-            "proxy connected"
-        );
+        self.from.may_be(&peer.scope).map_err(|mismatch| {
+            self.shared.registry.metrics().stream_refused("identity");
+            Status::permission_denied(mismatch.to_string())
+        })?;
+        tracing::info!(node = &*peer.id, address = %self.from.address, "proxy connected");
         let mut snapshots = self.shared.source.subscribe(&peer.scope);
         let wanted = Arc::clone(&snapshots.borrow_and_update());
         let names = Arc::clone(&self.shared.names);
@@ -161,7 +162,14 @@ impl Session {
         let state_of_the_world = self.method.variant == Variant::Sotw;
         let scope = Scope { state_of_the_world, ..Scope::from_node(&node)? };
         let user_agent = user_agent(&node);
-        Ok(Peer { id: node.id.into(), scope: Arc::new(scope), address: self.address, user_agent, variant })
+        Ok(Peer {
+            id: node.id.into(),
+            scope: Arc::new(scope),
+            address: Some(self.from.address),
+            user_agent,
+            variant,
+            cut: self.from.cut.clone(),
+        })
     }
 }
 

@@ -16,6 +16,7 @@ mod demo;
 mod edges;
 mod harness;
 mod health_listener;
+mod identity;
 mod lazy_worlds;
 mod live_sessions;
 mod many_worlds;

@@ -18,11 +18,13 @@ use tonic::{Code, Status, Streaming};
 use pb_status::ConfigStatus::{Error, Synced};
 
 use super::*;
-use crate::xds::{AdsServer, ProxyStatus, Registry, Scope, SnapshotSource, SyncState, serve};
+use crate::xds::{
+    AdsServer, Listener, ListenerConfig, ProxyStatus, Registry, Scope, SnapshotSource, SyncState,
+};
 
-const SOON: Duration = Duration::from_secs(5);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 
-struct Source(watch::Sender<Arc<Snapshot>>);
+pub(super) struct Source(pub(super) watch::Sender<Arc<Snapshot>>);
 
 impl SnapshotSource for Source {
     fn subscribe(&self, _: &Scope) -> watch::Receiver<Arc<Snapshot>> {
@@ -30,18 +32,22 @@ impl SnapshotSource for Source {
     }
 }
 
-struct Fixture {
-    source: Arc<Source>,
-    registry: Arc<Registry>,
+pub(super) struct Fixture {
+    pub(super) source: Arc<Source>,
+    pub(super) registry: Arc<Registry>,
     metrics: prometheus::Registry,
-    url: String,
-    client: AggregatedDiscoveryServiceClient<Channel>,
-    shutdown: Option<oneshot::Sender<()>>,
-    serving: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    pub(super) url: String,
+    pub(super) client: AggregatedDiscoveryServiceClient<Channel>,
+    pub(super) shutdown: Option<oneshot::Sender<()>>,
+    pub(super) serving: tokio::task::JoinHandle<()>,
 }
 
 impl Fixture {
     async fn new(wanted: Arc<Snapshot>) -> Self {
+        Self::with(ListenerConfig::default(), wanted).await
+    }
+
+    pub(super) async fn with(config: ListenerConfig, wanted: Arc<Snapshot>) -> Self {
         let source = Arc::new(Source(watch::Sender::new(wanted)));
         let metrics = prometheus::Registry::new();
         let registry = Arc::new(Registry::new(&metrics).unwrap());
@@ -49,12 +55,15 @@ impl Fixture {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (shutdown, stopped) = oneshot::channel();
-        let serving = tokio::spawn(serve(listener, server, async { drop(stopped.await) }));
+        let serving = tokio::spawn({
+            let door = Listener::open(config, &metrics).unwrap();
+            door.serve(listener, server.into_routes(), async { drop(stopped.await) })
+        });
         let client = AggregatedDiscoveryServiceClient::connect(url.clone()).await.unwrap();
-        Self { url, source, registry, metrics, client, shutdown: Some(shutdown), serving }
+        Self { source, registry, metrics, url, client, shutdown: Some(shutdown), serving }
     }
 
-    async fn delta(
+    pub(super) async fn delta(
         &self,
     ) -> (mpsc::Sender<pb::DeltaDiscoveryRequest>, Streaming<pb::DeltaDiscoveryResponse>) {
         let (requests, outgoing) = mpsc::channel(8);
@@ -69,7 +78,7 @@ impl Fixture {
     }
 
     /// Waits until the only proxy is as wanted, as a `?wait=applied` would.
-    async fn until(&self, wanted: impl Fn(&ProxyStatus) -> bool) -> ProxyStatus {
+    pub(super) async fn until(&self, wanted: impl Fn(&ProxyStatus) -> bool) -> ProxyStatus {
         let mut changed = self.registry.changed();
         let wait = async {
             loop {
@@ -82,13 +91,13 @@ impl Fixture {
         timeout(SOON, wait).await.expect("the status never came")
     }
 
-    fn metric(&self, line: &str) -> bool {
+    pub(super) fn metric(&self, line: &str) -> bool {
         let text = prometheus::TextEncoder::new().encode_to_string(&self.metrics.gather()).unwrap();
         text.lines().any(|l| l == line)
     }
 }
 
-fn node(metadata: &[(&str, &str)]) -> Node {
+pub(super) fn node(metadata: &[(&str, &str)]) -> Node {
     let text = |value: &str| Value { kind: Some(Kind::StringValue(value.to_owned())) };
     let fields = metadata.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect();
     let ours = Value { kind: Some(Kind::StructValue(Struct { fields })) };
@@ -96,11 +105,11 @@ fn node(metadata: &[(&str, &str)]) -> Node {
     Node { id: "edge-1".to_owned(), metadata: Some(metadata), ..Node::default() }
 }
 
-async fn next<T>(stream: &mut Streaming<T>) -> T {
+pub(super) async fn next<T>(stream: &mut Streaming<T>) -> T {
     timeout(SOON, stream.message()).await.expect("no response").unwrap().expect("the stream ended")
 }
 
-async fn end<T>(stream: &mut Streaming<T>) -> Status {
+pub(super) async fn end<T>(stream: &mut Streaming<T>) -> Status {
     loop {
         match timeout(SOON, stream.message()).await.expect("no end") {
             Ok(Some(_)) => {}
@@ -110,7 +119,7 @@ async fn end<T>(stream: &mut Streaming<T>) -> Status {
     }
 }
 
-fn first(node: Option<Node>) -> pb::DeltaDiscoveryRequest {
+pub(super) fn first(node: Option<Node>) -> pb::DeltaDiscoveryRequest {
     pb::DeltaDiscoveryRequest { node, type_url: Cluster.url().to_owned(), ..Default::default() }
 }
 
@@ -227,7 +236,7 @@ async fn shutdown_ends_streams_and_the_server() {
     assert_eq!(end(&mut responses).await.code(), Code::Unavailable);
     drop((requests, responses));
     drop(fixture.client);
-    timeout(SOON, fixture.serving).await.expect("still serving").unwrap().unwrap();
+    timeout(SOON, fixture.serving).await.expect("still serving").unwrap();
 }
 
 #[tokio::test]
@@ -265,4 +274,35 @@ async fn s27_client_status_tells_each_resource_of_each_proxy() {
     assert!(ask(MatchPattern::Exact("other".to_owned())).await.unwrap().into_inner().config.is_empty());
     let regex = MatchPattern::SafeRegex(RegexMatcher::default());
     assert_eq!(ask(regex).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_proxy_that_reads_nothing_is_cut_off_and_one_that_reads_is_not() {
+    // More than a proxy's window and all buffers between take.
+    let large: Vec<String> =
+        (0..40_000).map(|i| format!("a-rather-long-name-of-a-cluster-{i:05}@1")).collect();
+    let large: Vec<&str> = large.iter().map(String::as_str).collect();
+    let fixture = Fixture::new(snapshot(&large, &[], &[], &[])).await;
+    let (deaf, unread) = fixture.delta().await;
+    deaf.send(first(Some(node(&[])))).await.unwrap();
+    fixture.until(|proxy| proxy.types.iter().any(|cds| cds.pending == large.len())).await;
+    let mut other = AggregatedDiscoveryServiceClient::connect(fixture.url.clone())
+        .await
+        .unwrap()
+        .max_decoding_message_size(64 << 20);
+    let (requests, outgoing) = mpsc::channel(8);
+    let mut responses =
+        other.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    requests.send(first(Some(Node { id: "edge-2".to_owned(), ..Node::default() }))).await.unwrap();
+    next(&mut responses).await;
+    fixture.registry.cut_stalled();
+    assert_eq!(fixture.registry.connected(), 2, "cut off without a whole period");
+    let mut changed = fixture.registry.changed();
+    fixture.registry.cut_stalled();
+    while fixture.registry.connected() != 1 {
+        timeout(SOON, changed.changed()).await.expect("it stays").unwrap();
+    }
+    assert_eq!(fixture.registry.proxies()[0].id, "edge-2");
+    assert!(fixture.metric(r#"realmgate_xds_streams_refused_total{reason="stalled"} 1"#));
+    drop((deaf, unread));
 }

@@ -1,0 +1,232 @@
+//! Who may be a proxy: certificates and tokens between real Envoys and the xDS listener, and how it lets them go.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use realmgate_tests::stage::port;
+use realmgate_tests::{ControlPlane, Envoy, Stage, TestNet, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::cast::LIMIT;
+
+/// An authority of a test's own.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // With the name of what it signs, that would seem to have signed itself.
+        params.distinguished_name.push(DnType::CommonName, name);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Writes its own certificate.
+    fn write(&self, dir: &Path, name: &str) -> PathBuf {
+        let path = dir.join(name);
+        fs::write(&path, self.0.pem()).unwrap();
+        path
+    }
+
+    /// Writes a certificate and its key.
+    fn issue(&self, dir: &Path, name: &str, san: SanType) -> (PathBuf, PathBuf) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = vec![san];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let paths = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+        fs::write(&paths.0, certificate.pem()).unwrap();
+        fs::write(&paths.1, key.serialize_pem()).unwrap();
+        paths
+    }
+
+    /// Writes the certificate of a proxy.
+    fn issue_to(&self, dir: &Path, name: &str, service: &str) -> (PathBuf, PathBuf) {
+        let id = format!("spiffe://test.consul/ns/default/dc/aws/svc/{service}");
+        self.issue(dir, name, SanType::URI(id.try_into().unwrap()))
+    }
+}
+
+/// A control plane that shows a certificate of `authority` and wants one of it.
+fn with_mutual_tls(net: &TestNet, authority: &Authority) -> ControlPlane {
+    let (cert, key) = authority.issue(net.dir(), "server", SanType::IpAddress(net.ip()));
+    let ca = authority.write(net.dir(), "clients.pem");
+    let tls = json!({"cert_file": cert, "key_file": key, "client_ca_file": ca});
+    Stage::control_plane(net, &json!({"xds": {"tls": tls}})).unwrap()
+}
+
+/// An Envoy to be, whose bootstrap has these further arguments.
+fn edge(
+    net: &TestNet,
+    control_plane: &ControlPlane,
+    number: u16,
+    more: &[&str],
+) -> realmgate_tests::envoy::Builder {
+    let (name, admin) = (format!("edge-{number}"), net.at(port::ADMIN + number));
+    let bootstrap = control_plane.edge_bootstrap_with(&name, admin, more).unwrap();
+    Envoy::with(net.dir(), bootstrap, admin).name(&name)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The stream of a connected proxy.
+fn stream_of(control_plane: &ControlPlane, id: &str) -> Option<u64> {
+    let proxies: Value = serde_json::from_str(&control_plane.get("/v1/proxies").1).unwrap();
+    let list = proxies["proxies"].as_array().unwrap_or_else(|| panic!("{proxies}"));
+    list.iter().find(|proxy| proxy["id"] == id).and_then(|proxy| proxy["stream"].as_u64())
+}
+
+fn counts(control_plane: &ControlPlane, line: &str) -> bool {
+    control_plane
+        .get("/metrics")
+        .1
+        .lines()
+        .any(|l| l.rsplit_once(' ').is_some_and(|(name, n)| name == line && n != "0"))
+}
+
+#[track_caller]
+fn wait_counted(control_plane: &ControlPlane, line: &str) {
+    wait_until(&format!("{line} is counted"), LIMIT, || counts(control_plane, line));
+}
+
+#[track_caller]
+fn wait_logged(net: &TestNet, name: &str, words: &str) {
+    let path = net.dir().join(format!("{name}.log"));
+    wait_until(&format!("the log of {name} says {words:?}"), LIMIT, || {
+        // Envoy writes gRPC messages as they are encoded.
+        let plain = |log: String| log.replace("%20", " ").replace("%60", "`");
+        fs::read_to_string(&path).is_ok_and(|log| plain(log).contains(words))
+    });
+}
+
+#[test]
+fn certificates_are_replaced_under_connected_proxies() {
+    let net = TestNet::new();
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let control_plane = with_mutual_tls(&net, &old);
+    let ca = old.write(net.dir(), "ca.pem");
+    let (cert, key) = old.issue_to(net.dir(), "edge", "realmgate-edge");
+    let own = ["--tls-cert", text(&cert), "--tls-key", text(&key), "--datacenter", "aws"];
+    let sds = net.dir().join("sds");
+    let more = [&own[..], &["--tls-ca", text(&ca), "--sds-dir", text(&sds)]].concat();
+    let _first = edge(&net, &control_plane, 1, &more).start().unwrap();
+    let stream = stream_of(&control_plane, "edge-1").expect("it is connected");
+
+    // First the certificate alone, which does not go with the key.
+    let (cert, key) = new.issue(net.dir(), "new", SanType::IpAddress(net.ip()));
+    fs::rename(cert, net.dir().join("server.pem")).unwrap();
+    wait_counted(&control_plane, r#"realmgate_xds_tls_reloads_total{result="failed"}"#);
+    wait_logged(&net, "realmgate", "the key is not that of the certificate");
+    fs::rename(key, net.dir().join("server.key")).unwrap();
+    wait_counted(&control_plane, r#"realmgate_xds_tls_reloads_total{result="ok"}"#);
+
+    // The second trusts nobody but the new authority.
+    let ca = new.write(net.dir(), "new-ca.pem");
+    let _second =
+        edge(&net, &control_plane, 2, &[&own[..], &["--tls-ca", text(&ca)]].concat()).start().unwrap();
+    assert!(stream_of(&control_plane, "edge-2").is_some());
+    assert_eq!(stream_of(&control_plane, "edge-1"), Some(stream), "the first was disturbed");
+}
+
+#[test]
+fn certificates_that_are_missing_foreign_or_of_another_service_are_refused() {
+    let net = TestNet::new();
+    let authority = Authority::new("ours");
+    let control_plane = with_mutual_tls(&net, &authority);
+    let ca = authority.write(net.dir(), "ca.pem");
+    let _none = edge(&net, &control_plane, 1, &["--tls-ca", text(&ca)]).spawn().unwrap();
+    let (cert, key) = Authority::new("foreign").issue_to(net.dir(), "foreign", "realmgate-edge");
+    let more = ["--tls-ca", text(&ca), "--tls-cert", text(&cert), "--tls-key", text(&key)];
+    let _foreign = edge(&net, &control_plane, 2, &more).spawn().unwrap();
+    let (cert, key) = authority.issue_to(net.dir(), "shop", "shop");
+    let more =
+        ["--tls-ca", text(&ca), "--tls-cert", text(&cert), "--tls-key", text(&key), "--service", "chat"];
+    let _other = edge(&net, &control_plane, 3, &more).spawn().unwrap();
+
+    wait_logged(&net, "edge-1", "closed: 16, a client certificate is required");
+    wait_counted(&control_plane, r#"realmgate_xds_unauthenticated_total{reason="no_certificate"}"#);
+    wait_counted(&control_plane, r#"realmgate_xds_unauthenticated_total{reason="unknown_ca"}"#);
+    wait_logged(
+        &net,
+        "edge-3",
+        "closed: 7, node.metadata.realmgate.service is `chat`, which takes a certificate for svc/chat, but the \
+         proxy's is spiffe://test.consul/ns/default/dc/aws/svc/shop",
+    );
+    wait_counted(&control_plane, r#"realmgate_xds_streams_refused_total{reason="identity"}"#);
+    assert!(control_plane.get("/metrics").1.contains("realmgate_xds_connected_proxies 0"));
+    let log = fs::read_to_string(net.dir().join("realmgate.log")).unwrap();
+    assert!(!log.contains("PRIVATE KEY"), "{log}");
+}
+
+fn tokens_let_in(version: Option<&str>) {
+    const OLD: &str = "the-old-token-0123456789";
+    const NEW: &str = "the-new-token-0123456789";
+    let net = TestNet::new();
+    let accepted = net.dir().join("accepted");
+    fs::write(&accepted, format!("{OLD}\n")).unwrap();
+    let control_plane = Stage::control_plane(&net, &json!({"xds": {"token_file": accepted}})).unwrap();
+    let (mine, sds) = (net.dir().join("token"), net.dir().join("sds"));
+    fs::write(&mine, NEW).unwrap();
+    let mut builder = edge(&net, &control_plane, 1, &["--token-file", text(&mine), "--sds-dir", text(&sds)]);
+    if let Some(version) = version {
+        builder = builder.version(version);
+    }
+    let mut edge_1 = builder.spawn().unwrap();
+    wait_logged(&net, "edge-1", "closed: 16, the token is none of those that are good here");
+    let _without = edge(&net, &control_plane, 2, &[]).spawn().unwrap();
+    wait_logged(&net, "edge-2", "closed: 16, a token is required");
+    for reason in ["wrong_token", "no_token"] {
+        wait_counted(&control_plane, &format!("realmgate_xds_unauthenticated_total{{reason=\"{reason}\"}}"));
+    }
+    // The proxy is given the old one: it takes it from the file and comes in.
+    let replacement = net.dir().join("replacement");
+    fs::write(&replacement, OLD).unwrap();
+    fs::rename(&replacement, &mine).unwrap();
+    edge_1.wait_ready().unwrap();
+    wait_until("it is connected", LIMIT, || stream_of(&control_plane, "edge-1").is_some());
+    // Now the control plane takes the new one, too.
+    fs::write(&accepted, format!("{OLD}\n{NEW}\n")).unwrap();
+    wait_counted(&control_plane, r#"realmgate_xds_token_reloads_total{result="ok"}"#);
+    fs::write(&mine, NEW).unwrap();
+    let _third = edge(&net, &control_plane, 3, &["--token-file", text(&mine)]).start().unwrap();
+    wait_until("it is connected", LIMIT, || stream_of(&control_plane, "edge-3").is_some());
+    for file in ["realmgate.log", "edge-1.yaml", "edge-3.yaml", "sds/control-plane-token.yaml"] {
+        let text = fs::read_to_string(net.dir().join(file)).unwrap();
+        assert!(!text.contains(OLD) && !text.contains(NEW), "{file} holds a token:\n{text}");
+    }
+}
+
+#[test]
+fn the_newest_envoy_comes_in_by_token() {
+    tokens_let_in(None);
+}
+
+#[test]
+fn the_oldest_envoy_comes_in_by_token() {
+    tokens_let_in(Some("1.37"));
+}
+
+#[test]
+fn readiness_goes_first_and_a_proxy_that_is_stuck_is_not_waited_for() {
+    let mut stage = Stage::start(TestNet::new(), &json!({})).unwrap();
+    let signal = |pid: u32, signal| {
+        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
+    };
+    // It answers no GOAWAY.
+    let edge = stage.edge.process().pid();
+    signal(edge, Signal::STOP);
+    let begin = Instant::now();
+    signal(stage.control_plane.process().pid(), Signal::TERM);
+    wait_until("it is not ready any more", LIMIT, || stage.control_plane.readyz().0 == 503);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    wait_until("it has ended", LIMIT, || stage.control_plane.process().exit_status().is_some());
+    signal(edge, Signal::CONT);
+    let (took, status) = (begin.elapsed(), stage.control_plane.process().exit_status().unwrap());
+    assert!(status.success(), "{status}");
+    assert!(took > Duration::from_millis(2500) && took < Duration::from_secs(5), "it took {took:?}");
+}
