@@ -130,7 +130,6 @@ impl ResourceSet {
     }
 
     /// All resources, those on demand last, each part in the order of names.
-    #[must_use]
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.eager.values().chain(self.on_demand.values())
     }
