@@ -133,7 +133,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lazy_first_players_of_many_worlds_are_served_without_a_wait() {
+async fn first_players_of_many_worlds_are_served_without_a_wait() {
     let worlds = Worlds::start(TestNet::alone(), WORLDS).await;
     let edge = worlds.edge();
     until_lands(edge, game(WORLDS, 1), Some(worlds.server(WORLDS).name()), Instant::now()).await;
@@ -157,7 +157,7 @@ async fn lazy_first_players_of_many_worlds_are_served_without_a_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lazy_worlds_that_go_and_come_again_work_and_spare_who_plays() {
+async fn worlds_that_go_and_come_again_work_and_spare_who_plays() {
     const GONE: u16 = 7;
     let mut worlds = Worlds::start(TestNet::alone(), 40).await;
     let edge = worlds.edge();
@@ -209,7 +209,7 @@ async fn lazy_worlds_that_go_and_come_again_work_and_spare_who_plays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lazy_idle_edges_pay_nothing_for_thirty_thousand_worlds() {
+async fn idle_edges_pay_nothing_for_thirty_thousand_worlds() {
     let mut stage = Stage::start(TestNet::alone(), &json!({})).unwrap();
     // One of the worlds is at the test's own address; an address is a name that resolves to itself.
     let IpAddr::V4(ip) = stage.net.ip() else { panic!("test addresses are IPv4") };
@@ -261,7 +261,7 @@ fn replace_edge(stage: &mut Stage, bootstrap: impl Fn(&str) -> String, builder: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lazy_listeners_are_eager_for_state_of_the_world() {
+async fn on_demand_listeners_are_eager_for_state_of_the_world() {
     let mut worlds = Worlds::start(TestNet::new(), 40).await;
     let sotw = |text: &str| text.replace("api_type: DELTA_GRPC", "api_type: GRPC");
     replace_edge(&mut worlds.stage, sotw, |builder| builder);
@@ -274,7 +274,7 @@ async fn lazy_listeners_are_eager_for_state_of_the_world() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lazy_crowds_are_served_by_every_worker_of_the_newest_and_the_oldest_envoy() {
+async fn crowds_are_served_by_every_worker_of_the_newest_and_the_oldest_envoy() {
     for version in [None, Some("1.37")] {
         let mut worlds = Worlds::start(TestNet::new(), 200).await;
         replace_edge(&mut worlds.stage, str::to_owned, |builder| {
