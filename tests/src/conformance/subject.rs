@@ -17,13 +17,13 @@ pub trait Subject: Sync {
     /// Where it listens, without TLS.
     fn address(&self) -> SocketAddr;
 
-    /// Makes it serve this world, and nothing besides, to every client. Returns once the server has taken it;
-    /// clients are told soon after.
-    fn show(&self, world: &World);
-
-    /// Blocks until clients that connect from now on are told of the latest world at once. No client is
+    /// Makes it serve this world, and nothing besides, to every client that connects from now on. None is
     /// connected, or all are about to be gone.
-    fn settle(&self);
+    fn begin(&self, world: &World);
+
+    /// Makes it serve another world to the clients that are there. Returns once the server has taken it; clients
+    /// are told soon after.
+    fn show(&self, world: &World);
 
     /// The name on the wire of what scripts call `name`.
     fn wire_name(&self, kind: Kind, name: &str) -> String {
@@ -108,8 +108,7 @@ pub struct Run<'s> {
 impl<'s> Run<'s> {
     /// Shows the world that clients are to find. There are none yet, or none any more.
     pub fn begin(&self, world: &World) {
-        self.subject.show(world);
-        self.subject.settle();
+        self.subject.begin(world);
     }
 
     /// Begins with a world that has resources of these names.

@@ -1,13 +1,17 @@
 //! (17) to (19): what a proxy refuses.
 
-use crate::conformance::{Kind, Payload, Response, Suite, Variant, World};
+use crate::conformance::{Client, Kind, Payload, Response, Suite, Variant, World};
 
 /// Responses that one change may cost: itself, and what goes with it.
 const ROUNDS: usize = 50;
 
-/// Words in which proxies refuse one resource.
-fn refusal(name: &str) -> String {
-    format!("Error adding/updating {name}: malformed")
+/// Refuses a response because of one resource, in words like those of proxies.
+async fn refuse(client: &mut Client<'_>, response: &Response, name: &str) {
+    client.nack(response, &refusal(client, response.kind, name)).await;
+}
+
+fn refusal(client: &Client<'_>, kind: Kind, name: &str) -> String {
+    format!("Error adding/updating {}: malformed", client.wire_names(kind, &[name]).concat())
 }
 
 #[track_caller]
@@ -29,7 +33,7 @@ pub async fn s17_a_refusal_is_the_error_and_not_the_version(suite: &Suite<'_>) {
             assert_ne!(answer.version, response.version);
             if refuses {
                 answer.version.clone_from(&response.version);
-                answer.error = Some(refusal("a"));
+                answer.error = Some(refusal(&client, run.kind, "a"));
             }
             client.send(answer).await;
             run.change(&mut world, "b");
@@ -51,7 +55,7 @@ pub async fn s17_nothing_that_names_a_refused_cluster_follows_it(suite: &Suite<'
         run.show(&world);
         let clusters = proxy.client.expect(Kind::Cluster).await;
         let refused = clusters.payload("b").clone();
-        proxy.client.nack(&clusters, &refusal("b")).await;
+        refuse(&mut proxy.client, &clusters, "b").await;
         proxy.client.fence().await;
         world.change(Kind::Cluster, "b");
         run.show(&world);
@@ -76,7 +80,7 @@ pub async fn s18_a_refusal_is_about_one_resource(suite: &Suite<'_>) {
         run.show(&world);
         let response = client.expect(run.kind).await;
         let (refused, good) = (response.payload("a").clone(), response.payload("b").clone());
-        client.nack(&response, &refusal("a")).await;
+        refuse(&mut client, &response, "a").await;
         // The others may be said again, since who refuses has perhaps taken none of them.
         for name in ["b", "c"] {
             run.change(&mut world, name);
@@ -106,7 +110,7 @@ pub async fn s18_the_others_of_a_refused_response_are_there(suite: &Suite<'_>) {
         run.show(&world);
         let response = client.expect(run.kind).await;
         let refused = response.payload("b").clone();
-        client.nack(&response, &refusal("b")).await;
+        refuse(&mut client, &response, "b").await;
         run.change(&mut world, "a");
         let next = client.take(run.kind).await;
         never_again(&next, "b", &refused);
@@ -124,7 +128,7 @@ pub async fn s19_a_refused_payload_is_never_sent_again(suite: &Suite<'_>) {
         run.change(&mut world, "a");
         let response = client.expect(run.kind).await;
         let mut refused = vec![("a", response.payload("a").clone())];
-        client.nack(&response, &refusal("a")).await;
+        refuse(&mut client, &response, "a").await;
         for _ in 0..rounds {
             run.change(&mut world, "b");
             let next = client.expect(run.kind).await;
@@ -132,7 +136,7 @@ pub async fn s19_a_refused_payload_is_never_sent_again(suite: &Suite<'_>) {
                 never_again(&next, name, payload);
             }
             refused.push(("b", next.payload("b").clone()));
-            client.nack(&next, &refusal("b")).await;
+            refuse(&mut client, &next, "b").await;
         }
         client.fence().await;
         run.change(&mut world, "a");

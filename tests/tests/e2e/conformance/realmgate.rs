@@ -60,18 +60,16 @@ impl Subject for Realmgate {
         self.control_plane.xds()
     }
 
-    fn show(&self, world: &World) {
-        self.put("", &self.policy(world));
+    fn begin(&self, world: &World) {
+        let policy = self.policy(world);
+        wait_until("new clients get this policy", LIMIT, || {
+            // Without clients it is applied when it is compiled, which is when new clients get it.
+            self.put("?wait=applied&timeout=5s", &policy)["applied"]["complete"] == json!(true)
+        });
     }
 
-    fn settle(&self) {
-        // Without clients it is applied when it is compiled, which is when new clients get it.
-        let (_, latest) = self.control_plane.get("/v1/policy");
-        let latest: Value = serde_json::from_str(&latest).unwrap();
-        wait_until("the latest policy is what new clients get", LIMIT, || {
-            let answer = self.put("?wait=applied&timeout=5s", latest["text"].as_str().unwrap());
-            answer["applied"]["complete"] == json!(true)
-        });
+    fn show(&self, world: &World) {
+        self.put("", &self.policy(world));
     }
 
     fn wire_name(&self, kind: Kind, name: &str) -> String {
