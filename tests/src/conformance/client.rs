@@ -322,6 +322,16 @@ impl<'s> Client<'s> {
         }
     }
 
+    /// All responses up to a time of `quiet`, none of them answered; or the status with which the stream ended.
+    pub async fn drain(&mut self, quiet: Duration) -> Result<Vec<Response>, Status> {
+        let mut came = Vec::new();
+        while let Ok(response) = timeout(quiet, self.responses.recv()).await {
+            let message = response.unwrap_or_else(|| Err(Status::unavailable("the stream ended")))?;
+            came.push(self.take_in(message));
+        }
+        Ok(came)
+    }
+
     fn take_in(&mut self, message: super::wire::Message) -> Response {
         let kinds = &self.kinds;
         let seen = |kind: Kind, nonce: &str| match kinds.get(&kind) {

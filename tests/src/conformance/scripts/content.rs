@@ -1,8 +1,6 @@
 //! (20), (21) and (23) to (27): what is in a response, and when there is none.
 //!
 //! (20), (21) and (24) are checked on every response of every script; here are the requests that provoke faults.
-//! That a listener warms until its filter is there and that a change of it spares connections (25) is what a proxy
-//! does: Realmgate's end-to-end tests show both with a real Envoy.
 
 use std::time::Duration;
 

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use crate::conformance::{Kind, Request, Suite, Variant, World};
 
-use super::until_has;
-
 /// (4) A request with a nonce that is not the latest gets no answer: the proxy will ask again when it has seen
 /// the latest response.
 pub async fn s04_a_stale_nonce_gets_no_answer(suite: &Suite<'_>) {
@@ -43,7 +41,12 @@ pub async fn s05_clusters_and_listeners_carry_the_full_state(suite: &Suite<'_>) 
         run.show(&world);
         assert_eq!(all.take(run.kind).await.names(), ["a", "c"]);
         some.subscribe(run.kind, &["c"]).await;
-        assert_eq!(until_has(&mut some, run.kind, "c").await.names(), ["a", "c"]);
+        // On this stream the request may have been quicker than the change.
+        let mut answer = some.take(run.kind).await;
+        if answer.names() == ["a"] {
+            answer = some.take(run.kind).await;
+        }
+        assert_eq!(answer.names(), ["a", "c"]);
     }
 }
 
