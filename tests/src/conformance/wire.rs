@@ -49,6 +49,17 @@ pub enum Service {
     Single(Kind),
 }
 
+impl Service {
+    /// Every service.
+    pub const ALL: [Self; 5] = [
+        Self::Aggregated,
+        Self::Single(Kind::Cluster),
+        Self::Single(Kind::Endpoints),
+        Self::Single(Kind::Listener),
+        Self::Single(Kind::Extension),
+    ];
+}
+
 /// A way to ask for resources: a service and a variant of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Channel {

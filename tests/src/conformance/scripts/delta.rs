@@ -103,6 +103,14 @@ pub async fn s12_unknown_unsubscribes_are_ignored(suite: &Suite<'_>) {
         run.change(&mut world, "a");
         assert_eq!(client.take(run.kind).await.names(), ["a"]);
     }
+    for run in suite.runs(&[Variant::Delta], &Kind::WHOLE) {
+        let mut world = run.begin_with(&["a"]);
+        let mut client = run.subscribed_to_all().await;
+        client.unsubscribe(run.kind, &["a", "missing"]).await;
+        client.fence().await;
+        run.change(&mut world, "a");
+        assert_eq!(client.take(run.kind).await.names(), ["a"], "under the wildcard");
+    }
 }
 
 /// (12) What is not asked for any more is not sent any more.

@@ -10,8 +10,7 @@ use realmgate_tests::conformance::{Service, Suite, scripts};
 
 use realmgate::Realmgate;
 
-/// The services under test. The control plane serves each type on a service of its own as soon as
-/// `Service::Single(kind)` for each `kind` of `Kind::ALL` is named here, too.
+/// The services under test: those that the control plane serves. `Service::ALL` names those of a single type, too.
 const SERVICES: &[Service] = &[Service::Aggregated];
 
 /// A test for each script, on a control plane of its own.
@@ -87,6 +86,7 @@ conformance! {
         s17_nothing_that_names_a_refused_cluster_follows_it
         s18_a_refusal_is_about_one_resource
         s18_the_others_of_a_refused_response_are_there
+        s18_a_good_cluster_is_named_once_the_bad_one_is_cured
         s19_a_refused_payload_is_never_sent_again
         s19_a_refusal_without_a_name_is_no_loop_either
     }
