@@ -13,7 +13,7 @@ use super::wire::{Channel, Service, Variant};
 use super::world::{Kind, World};
 
 /// An xDS server and the way to tell it what to serve: all that is known of an implementation.
-pub trait Subject: Sync {
+pub trait Subject {
     /// Where it listens, without TLS.
     fn address(&self) -> SocketAddr;
 
@@ -61,12 +61,14 @@ pub struct Limits {
     pub unanswered: usize,
 }
 
-/// A server, and which of its services are under test.
+/// A server, and which of its services are under test in which variants.
 pub struct Suite<'s> {
     /// The server.
     pub subject: &'s dyn Subject,
     /// Its services.
     pub services: &'s [Service],
+    /// Their variants: scripts have no more than these.
+    pub variants: &'s [Variant],
 }
 
 impl<'s> Suite<'s> {
@@ -75,7 +77,7 @@ impl<'s> Suite<'s> {
     pub fn runs(&self, variants: &[Variant], kinds: &[Kind]) -> impl Iterator<Item = Run<'s>> {
         let mut runs = Vec::new();
         for &service in self.services {
-            for &variant in variants {
+            for &variant in variants.iter().filter(|variant| self.variants.contains(variant)) {
                 let channel = Channel { service, variant };
                 let kinds = kinds.iter().filter(|kind| match service {
                     Service::Aggregated => true,

@@ -1,5 +1,6 @@
 //! Realmgate as the conformance suite sees it: a world is a policy, put through the API.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,18 +12,24 @@ use serde_json::{Value, json};
 /// ECDS resources are named after their listener with this in front.
 const EXTENSION: &str = "realmgate/";
 
-/// A real control plane that serves nothing but the script's world.
-pub(super) struct Realmgate {
+/// A real control plane that serves nothing but the script's world. It starts when it is first used.
+#[derive(Default)]
+pub(super) struct Realmgate(OnceCell<Started>);
+
+struct Started {
     control_plane: ControlPlane,
     net: TestNet,
 }
 
 impl Realmgate {
-    pub(super) fn start() -> Self {
-        let net = TestNet::new();
-        // Without the listener that is there whatever the policy says.
-        let control_plane = Stage::control_plane(&net, &json!({"edge": {"health_listen": ""}})).unwrap();
-        Self { control_plane, net }
+    fn started(&self) -> &Started {
+        self.0.get_or_init(|| {
+            let net = TestNet::new();
+            // Without the listener that is there whatever the policy says.
+            let settings = json!({"edge": {"health_listen": ""}});
+            let control_plane = Stage::control_plane(&net, &settings).unwrap();
+            Started { control_plane, net }
+        })
     }
 
     /// A cluster is a service and a route to it; all listeners have all routes.
@@ -38,7 +45,7 @@ impl Realmgate {
         let listeners = world.listeners.iter().map(|(name, listener)| {
             let idle_timeout = format!("{}s", 60 + listener.setting);
             let limits = json!({"max_message_bytes": 1000 + listener.filter, "idle_timeout": idle_timeout});
-            json!({"name": name, "bind": self.net.at(7000 + number(name)).to_string(), "limits": limits})
+            json!({"name": name, "bind": self.started().net.at(7000 + number(name)).to_string(), "limits": limits})
         });
         json!({
             "services": services.collect::<Vec<_>>(),
@@ -49,7 +56,7 @@ impl Realmgate {
     }
 
     fn put(&self, query: &str, policy: &str) -> Value {
-        let (status, body) = self.control_plane.put_policy_with(query, policy);
+        let (status, body) = self.started().control_plane.put_policy_with(query, policy);
         assert!((200..300).contains(&status), "{status}: {body}");
         serde_json::from_str(&body).unwrap()
     }
@@ -57,7 +64,7 @@ impl Realmgate {
 
 impl Subject for Realmgate {
     fn address(&self) -> SocketAddr {
-        self.control_plane.xds()
+        self.started().control_plane.xds()
     }
 
     fn begin(&self, world: &World) {
