@@ -12,8 +12,8 @@ use tonic::Status;
 
 use super::Subject;
 use super::response::{Payload, Response, checked};
-use super::wire::{Channel, Request, Responses, Service, Variant, open};
-use super::world::{FENCES, Kind};
+use super::wire::{Channel, Request, Responses, Variant, open};
+use super::world::Kind;
 
 /// Within this time a response comes or does not come at all.
 pub const SOON: Duration = Duration::from_secs(5);
@@ -22,8 +22,8 @@ const OUTGOING: usize = 64;
 
 /// What a client keeps of one type.
 #[derive(Clone, Debug, Default)]
-struct Subscription {
-    names: BTreeSet<String>,
+pub(super) struct Subscription {
+    pub(super) names: BTreeSet<String>,
     /// The nonce of the latest response.
     nonce: String,
     nonces: BTreeSet<String>,
@@ -64,7 +64,7 @@ impl<'s> Client<'s> {
         self.channel
     }
 
-    fn of(&mut self, kind: Kind) -> &mut Subscription {
+    pub(super) fn of(&mut self, kind: Kind) -> &mut Subscription {
         self.kinds.entry(kind).or_default()
     }
 
@@ -200,7 +200,7 @@ impl<'s> Client<'s> {
 
     /// The next response, of whatever type.
     #[track_caller]
-    pub fn next(&mut self) -> impl Future<Output = Response> {
+    pub fn expect_any(&mut self) -> impl Future<Output = Response> {
         self.receive(Location::caller())
     }
 
@@ -221,12 +221,12 @@ impl<'s> Client<'s> {
         }
     }
 
-    async fn receive(&mut self, caller: &Location<'_>) -> Response {
+    pub(super) async fn receive(&mut self, caller: &Location<'_>) -> Response {
         match timeout(SOON, self.responses.recv()).await {
             Ok(Some(Ok(message))) => self.take_in(message),
             Ok(Some(Err(status))) => panic!("{caller}: the stream ended with {status:?}"),
             Ok(None) => panic!("{caller}: the stream ended"),
-            Err(_) => panic!("{caller}: no response within {SOON:?}"),
+            Err(late) => panic!("{caller}: no response: {late}"),
         }
     }
 
@@ -234,61 +234,6 @@ impl<'s> Client<'s> {
         let response = self.receive(caller).await;
         assert_eq!(response.kind, kind, "{caller}: not expected: `{}`", response.in_short());
         response
-    }
-
-    /// Shows that the server has nothing to say: what [`Self::until_fence`] gives is nothing.
-    #[track_caller]
-    pub fn fence(&mut self) -> impl Future<Output = ()> {
-        let caller = Location::caller();
-        async move {
-            let came: Vec<_> = self.until_fence_of(caller).await.iter().map(Response::in_short).collect();
-            assert!(came.is_empty(), "{caller}: silence was expected, not {came:?}");
-        }
-    }
-
-    /// Accepts and gives what the server still has to say: asks for what must be answered (6, 10), which shows
-    /// that everything sent before was taken in and answered. Not to be used while clusters wait for their
-    /// acknowledgement, when repeated requests for endpoints have another meaning (8).
-    #[track_caller]
-    pub fn until_fence(&mut self) -> impl Future<Output = Vec<Response>> {
-        self.until_fence_of(Location::caller())
-    }
-
-    async fn until_fence_of(&mut self, caller: &Location<'_>) -> Vec<Response> {
-        let kind = match self.channel.service {
-            Service::Aggregated => Kind::Endpoints,
-            Service::Single(kind) => kind,
-        };
-        let whole = kind.is_whole() && self.channel.variant == Variant::Sotw;
-        let before = self.of(kind).names.clone();
-        let [first, _] = FENCES;
-        let fence = if whole {
-            let unused = FENCES.into_iter().find(|fence| !before.contains(*fence));
-            unused.expect("a fence that was not used yet")
-        } else {
-            first
-        };
-        if self.channel.variant == Variant::Sotw && !whole {
-            self.unsubscribe(kind, &[fence]).await;
-        }
-        // Names alone would end a legacy wildcard (7).
-        let all = whole && before.is_empty();
-        let names = ["*", fence];
-        self.subscribe(kind, names.get(usize::from(!all)..).unwrap_or_default()).await;
-        let mut came = Vec::new();
-        loop {
-            let response = self.receive(caller).await;
-            let answer = response.kind == kind && response.has(fence);
-            if answer && !whole {
-                assert!(response.names().is_empty(), "{caller}: more than a fence: {}", response.in_short());
-                self.of(kind).names.clone_from(&before);
-            }
-            self.ack(&response).await;
-            if answer {
-                return came;
-            }
-            came.push(response);
-        }
     }
 
     /// The end of the stream, after whatever else comes.
@@ -307,7 +252,7 @@ impl<'s> Client<'s> {
             };
             match timeout(within, end).await {
                 Ok(status) => status,
-                Err(_) => panic!("{caller}: the stream did not end within {within:?} over {}", self.channel),
+                Err(late) => panic!("{caller}: the stream did not end within {within:?}: {late}"),
             }
         }
     }

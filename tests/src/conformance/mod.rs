@@ -27,6 +27,7 @@
 //! next response ([`Client::fence`]).
 
 mod client;
+mod fence;
 mod proxy;
 mod response;
 pub mod scripts;

@@ -55,7 +55,7 @@ impl<'s> Proxy<'s> {
     /// The next response, not answered yet, and what there was of its type before.
     pub async fn next(&mut self) -> (Response, Held) {
         let clusters = self.client.held(Kind::Cluster);
-        let response = self.client.next().await;
+        let response = self.client.expect_any().await;
         (response, Held { clusters })
     }
 

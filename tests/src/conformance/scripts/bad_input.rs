@@ -47,7 +47,7 @@ pub async fn more_names_than_allowed_end_the_stream(suite: &Suite<'_>) {
     for run in runs(suite, &Variant::BOTH) {
         let mut bystander = Bystander::new(&run).await;
         let limits = run.subject.limits();
-        let long = vec!["x".repeat(limits.name_bytes + 1)];
+        let long = ["x".repeat(limits.name_bytes + 1)];
         let many: Vec<String> = (0..=limits.names).map(|n| format!("n{n}")).collect();
         let mut tries = vec![vec![&long[..]]];
         if run.channel.service == Service::Aggregated {

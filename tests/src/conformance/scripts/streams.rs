@@ -1,6 +1,8 @@
 //! (1) to (3): what a stream begins with, and what its nonces are about.
 
-use crate::conformance::{Kind, Memory, Proxy, Request, Suite, Variant, World, has_all};
+use crate::conformance::{
+    Client, Kind, Memory, Payload, Proxy, Request, Run, Suite, Variant, World, has_all,
+};
 
 /// (1) Only the first request surely carries the node; all others are answered without it, and with it.
 pub async fn s01_the_node_comes_with_the_first_request_alone(suite: &Suite<'_>) {
@@ -115,11 +117,7 @@ pub async fn s03_a_reconnect_is_told_what_changed_since(suite: &Suite<'_>) {
 }
 
 /// The resource `a` after a change that is shown now, whether or not the first request is answered before.
-async fn changed_after(
-    client: &mut crate::conformance::Client<'_>,
-    run: &crate::conformance::Run<'_>,
-    world: &mut World,
-) -> crate::conformance::Payload {
+async fn changed_after(client: &mut Client<'_>, run: &Run<'_>, world: &mut World) -> Payload {
     let before = client.held(run.kind);
     run.change(world, "a");
     loop {
