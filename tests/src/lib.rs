@@ -22,6 +22,7 @@
 pub mod address;
 pub mod bench;
 pub mod cast;
+pub mod conformance;
 pub mod control_plane;
 pub mod demo;
 pub mod envoy;

@@ -32,7 +32,6 @@ pub(super) enum Backlog {
 
 /// One type on one stream.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each tells of another thing")]
 pub(crate) struct Subscription {
     pub(super) kind: ResourceType,
     pub(super) variant: Variant,

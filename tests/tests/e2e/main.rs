@@ -12,6 +12,7 @@
 )]
 
 mod api;
+mod conformance;
 mod demo;
 mod edges;
 mod harness;
