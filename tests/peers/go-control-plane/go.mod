@@ -1,6 +1,6 @@
 module realmgate-peer-go-control-plane
 
-go 1.26.8
+go 1.24.0
 
 require (
 	github.com/envoyproxy/go-control-plane v0.14.0

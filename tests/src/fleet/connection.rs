@@ -70,7 +70,7 @@ impl Session {
     }
 
     /// Sends what the member has to say first, then answers what comes, until the connection is lost.
-    pub(super) async fn serve(mut self, member: &mut Member) -> Failure {
+    pub(super) async fn serve(&mut self, member: &mut Member) -> Failure {
         for request in member.hello() {
             if let Err(failure) = self.send(&request) {
                 return failure;
@@ -81,6 +81,11 @@ impl Session {
             Err(failure) => failure,
             Ok(never) => match never {},
         }
+    }
+
+    /// Whether the server has said anything; a full listening queue may break off what looked like a connection.
+    pub(super) const fn heard(&self) -> bool {
+        matches!(self.incoming, Incoming::Body(_))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, member: &mut Member) -> Poll<Result<Infallible, Failure>> {

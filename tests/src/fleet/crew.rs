@@ -20,6 +20,9 @@ use super::settings::Settings;
 use super::tally::{Acknowledged, Tally, Traffic, nanoseconds};
 use crate::Failure;
 
+/// Until a connection that could not be made is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// A fleet. Lives in a [`tokio::task::LocalSet`].
 #[derive(Debug)]
 pub struct Crew {
@@ -183,11 +186,22 @@ impl Member {
         }
     }
 
+    /// Connects, however often that takes, and serves; why the connection was lost.
     async fn connected(&mut self) -> Failure {
         let shared = Rc::clone(&self.shared);
-        match Session::open(shared.settings.address, self.number, shared.token.as_deref()).await {
-            Ok(session) => session.serve(self).await,
-            Err(failure) => failure,
+        loop {
+            match Session::open(shared.settings.address, self.number, shared.token.as_deref()).await {
+                Ok(mut session) => {
+                    let failure = session.serve(self).await;
+                    if session.heard() {
+                        return failure;
+                    }
+                    self.out_of_sync();
+                    shared.lost(&failure);
+                }
+                Err(failure) => shared.lost(&failure),
+            }
+            tokio::time::sleep(RETRY).await;
         }
     }
 

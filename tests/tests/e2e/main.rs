@@ -14,6 +14,7 @@
 mod api;
 mod demo;
 mod edges;
+mod fleet;
 mod harness;
 mod health_listener;
 mod live_sessions;

@@ -10,7 +10,7 @@ use crate::fleet::{Kind, moment};
 use crate::{Failure, Fleet};
 
 const RUNS: u32 = 5;
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// How many of ten thousand are on their way at a time; what a server needs to hold for those is not measured.
 const RAMP: usize = 100;
 
