@@ -15,6 +15,7 @@ const FOR_EVER: Duration = Duration::from_hours(7 * 24);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
+    fleet::raise_file_limit();
     match LocalSet::new().run_until(run(settings)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

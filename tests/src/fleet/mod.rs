@@ -21,6 +21,7 @@ mod tally;
 
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 pub use catalogue::Kind;
@@ -37,4 +38,12 @@ pub fn moment() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// Lets this process and the children that it starts have as many open files as the system allows it; often it
+/// begins with 1,024, and each proxy needs one at either end.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // What cannot be raised shows when connections fail.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

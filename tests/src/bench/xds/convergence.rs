@@ -6,7 +6,7 @@ use tokio::time::{sleep, timeout};
 
 use super::super::ms;
 use super::super::report::Samples;
-use super::realmgate::Realmgate;
+use super::realmgate::{BY_RULE, Realmgate};
 use super::server::{Server, Way};
 use super::{Rows, relay};
 use crate::stage::port;
@@ -41,8 +41,7 @@ pub(super) async fn run(clusters: u32, rows: &mut Rows) -> Result<(), Failure> {
             times.push(ms(seen.saturating_sub(change.sent)));
         }
     }
-    // Envoy replaces what of a name is behind its last dot or colon nowhere; slashes it keeps.
-    let updates = envoy.stat("cluster.game-gateway/rule/200/any.update_success");
+    let updates = envoy.stat(&format!("cluster.{BY_RULE}.update_success"));
     if updates < u64::from(CHANGES) {
         return Err(Failure::new(format!("the Envoy took only {updates} of {CHANGES} changes")));
     }

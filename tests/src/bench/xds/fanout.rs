@@ -63,8 +63,7 @@ pub(super) fn change(
         for run in 0..=RUNS {
             quiet(server.pid())?;
             let before = cpu_seconds(server.pid())?;
-            let cluster = if *way == Way::Api { "game-1" } else { "game-gateway/rule/200/any" };
-            fleet.watch(Kind::Eds, Some(cluster))?;
+            fleet.watch(Kind::Eds, Some(server.cluster(*way)))?;
             let change = server.change(*way)?;
             let seen = fleet.acknowledged(PATIENCE)?;
             let since = |ns: u64| ms(Duration::from_nanos(ns).saturating_sub(change.sent));

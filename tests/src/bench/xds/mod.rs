@@ -14,6 +14,7 @@ mod storm;
 use std::path::Path;
 
 use super::report::table;
+use crate::fleet::raise_file_limit;
 use crate::{Failure, Fleet};
 use peer::Peer;
 use realmgate::Realmgate;
@@ -40,6 +41,7 @@ impl Rows {
 
 /// Measures; gives the section of the report.
 pub(super) async fn run() -> String {
+    raise_file_limit();
     let mut rows = Rows::default();
     for clusters in [1, CLUSTERS] {
         let name = format!("a real Envoy, {clusters} clusters");
@@ -53,8 +55,8 @@ pub(super) async fn run() -> String {
         Ok(binary) => all(&mut |endpoints| start_peer(binary, endpoints), &mut of_peer),
         Err(why) => println!("go-control-plane: not measured: {why}"),
     }
-    let lacking = if peer.is_ok() { "" } else { "not measured: no Go here" };
-    section(&rows, &of_peer, lacking)
+    let lacking = peer.err().map(|why| format!("not measured: {}", first_line(&why)));
+    section(&rows, &of_peer, lacking.as_deref())
 }
 
 fn start_peer(binary: &Path, endpoints: u32) -> Result<Box<dyn Server>, Failure> {
@@ -87,18 +89,23 @@ type Measure<'a> = &'a dyn Fn(&mut dyn Server, &mut Fleet, &mut Rows) -> Result<
 fn note(part: &str, result: Result<(), Failure>, rows: &mut Rows) {
     if let Err(why) = result {
         println!("{part}: failed: {why}");
-        let why: String = why.to_string().lines().next().unwrap_or_default().chars().take(150).collect();
-        rows.add(part, format!("failed: {}", why.replace('|', "/")));
+        rows.add(part, format!("failed: {}", first_line(&why)));
     }
 }
 
-fn section(ours: &Rows, peer: &Rows, lacking: &str) -> String {
+/// As much of a reason as fits into a table.
+fn first_line(why: &Failure) -> String {
+    let why: String = why.to_string().lines().next().unwrap_or_default().chars().take(150).collect();
+    why.replace('|', "/")
+}
+
+fn section(ours: &Rows, peer: &Rows, lacking: Option<&str>) -> String {
     let names = ours.0.iter().map(|(name, _)| name);
     let names = names.chain(peer.0.iter().map(|(name, _)| name).filter(|name| ours.value(name).is_none()));
     let cell = |rows: &Rows, name: &str| rows.value(name).unwrap_or_default().to_owned();
     let rows: Vec<_> = names
         .map(|name| {
-            let of_peer = if lacking.is_empty() { cell(peer, name) } else { lacking.to_owned() };
+            let of_peer = lacking.map_or_else(|| cell(peer, name), str::to_owned);
             vec![name.clone(), cell(ours, name), of_peer]
         })
         .collect();

@@ -34,7 +34,7 @@ pub(super) fn build() -> Result<PathBuf, Failure> {
     if output.status.success() {
         return Ok(binary);
     }
-    Err(Failure::new(format!("go build: {}", String::from_utf8_lossy(&output.stderr))))
+    Err(Failure::new(format!("go build fails: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
 impl Peer {
@@ -63,20 +63,22 @@ impl Server for Peer {
         &[Way::Api]
     }
 
-    fn change(&mut self, _: Way) -> Result<Change, Failure> {
-        let sent = request::send(self.net.at(port::API), "POST", "/change", "")?;
-        Ok(Change { cluster: "game-1", sent: sent.at, answer: Some(sent) })
+    fn cluster(&self, _: Way) -> &'static str {
+        "game-1"
     }
 
-    fn restart_changed(&mut self) -> Result<&'static str, Failure> {
+    fn change(&mut self, _: Way) -> Result<Change, Failure> {
+        let sent = request::send(self.net.at(port::API), "POST", "/change", "")?;
+        Ok(Change { sent: sent.at, answer: Some(sent) })
+    }
+
+    fn restart_changed(&mut self) -> Result<Way, Failure> {
         // It forgets changes when it ends: what it had at first differs from what its proxies have.
-        let change = self.change(Way::Api)?;
-        let cluster = change.cluster;
-        change.finish()?;
+        self.change(Way::Api)?.finish()?;
         super::server::quiet(self.pid())?;
         self.process.kill9();
         self.process = run(&self.binary, &self.net, self.clusters, self.endpoints)?;
-        Ok(cluster)
+        Ok(Way::Api)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{ControlPlane, Failure, Redis, Stage, TestNet, wait_until};
 const READY: Duration = Duration::from_secs(30);
 /// The clusters whose endpoints change.
 const BY_POLICY: &str = "game-1";
-const BY_RULE: &str = "game-gateway/rule/200/any";
+pub(super) const BY_RULE: &str = "game-gateway/rule/200/any";
 
 /// The control plane; stops before its Redis, and its address goes last.
 pub(super) struct Realmgate {
@@ -89,12 +89,19 @@ impl Server for Realmgate {
         &[Way::Api, Way::Redis]
     }
 
+    fn cluster(&self, way: Way) -> &'static str {
+        match way {
+            Way::Api => BY_POLICY,
+            Way::Redis => BY_RULE,
+        }
+    }
+
     fn change(&mut self, way: Way) -> Result<Change, Failure> {
         self.version += 1;
         match way {
             Way::Api => {
                 let sent = request::send(self.control_plane.api(), "PUT", "/v1/policy", &self.policy())?;
-                Ok(Change { cluster: BY_POLICY, sent: sent.at, answer: Some(sent) })
+                Ok(Change { sent: sent.at, answer: Some(sent) })
             }
             Way::Redis => {
                 self.redis.set(RULES_KEY, &rule(self.version));
@@ -102,18 +109,18 @@ impl Server for Realmgate {
                 let published =
                     cmd("PUBLISH").arg(RULES_NOTIFY).arg("reload").query::<i64>(&mut self.notifier);
                 published.map_err(Failure::because("PUBLISH"))?;
-                Ok(Change { cluster: BY_RULE, sent, answer: None })
+                Ok(Change { sent, answer: None })
             }
         }
     }
 
-    fn restart_changed(&mut self) -> Result<&'static str, Failure> {
+    fn restart_changed(&mut self) -> Result<Way, Failure> {
         self.control_plane.kill9();
         self.version += 1;
         self.redis.set(RULES_KEY, &rule(self.version));
         self.control_plane.restart()?;
         self.wait_ready();
-        Ok(BY_RULE)
+        Ok(Way::Redis)
     }
 }
 

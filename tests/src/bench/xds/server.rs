@@ -33,16 +33,16 @@ pub(super) trait Server {
     fn pid(&mut self) -> u32;
     /// The ways of [`Server::change`] that it knows.
     fn ways(&self) -> &'static [Way];
-    /// Begins to change the endpoint of one cluster.
+    /// The cluster whose endpoints change so.
+    fn cluster(&self, way: Way) -> &'static str;
+    /// Begins to change an endpoint.
     fn change(&mut self, way: Way) -> Result<Change, Failure>;
-    /// Kills it, and starts it again with one endpoint changed; gives the cluster.
-    fn restart_changed(&mut self) -> Result<&'static str, Failure>;
+    /// Kills it, and starts it again with an endpoint changed in the way that is given back.
+    fn restart_changed(&mut self) -> Result<Way, Failure>;
 }
 
 /// A change that is under way.
 pub(super) struct Change {
-    /// The cluster whose endpoints change.
-    pub(super) cluster: &'static str,
     /// When it was sent.
     pub(super) sent: Duration,
     /// What is to be answered yet.

@@ -23,8 +23,8 @@ pub(super) fn run(
     let [mut seconds, mut bytes, mut resources] = <[Samples; 3]>::default();
     for run in 1..=RUNS {
         quiet(server.pid())?;
-        let cluster = server.restart_changed()?;
-        fleet.watch(Kind::Eds, Some(cluster))?;
+        let way = server.restart_changed()?;
+        fleet.watch(Kind::Eds, Some(server.cluster(way)))?;
         let start = moment();
         fleet.reconnect()?;
         let seen = fleet.acknowledged(PATIENCE)?;
