@@ -10,6 +10,10 @@ use super::command::{Command, Reply};
 use super::tally::{Acknowledged, Traffic};
 use crate::{Failure, parts};
 
+/// Longer than a server takes to be killed and started, so that a test decides when all come back; short enough
+/// that a connection lost otherwise does not end a measurement.
+const RECONNECT_AFTER_MS: &str = "10000";
+
 /// A running fleet. Ends with its guard, and by itself when we are gone, since its standard input ends then.
 #[derive(Debug)]
 pub struct Fleet {
@@ -19,12 +23,18 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts a fleet without proxies for the server at `address`. A connection that is lost stays lost until
-    /// [`Fleet::reconnect`].
+    /// Starts a fleet without proxies for the server at `address`. A connection that is lost is made anew by
+    /// [`Fleet::reconnect`], or by itself after ten seconds.
     pub fn start(address: SocketAddr) -> Result<Self, Failure> {
         let binary = parts::FLEET.find()?;
         let mut program = Program::new(&binary);
-        program.args(["--commands", "--reconnect-after", "0", "--address", &address.to_string()]);
+        program.args([
+            "--commands",
+            "--reconnect-after",
+            RECONNECT_AFTER_MS,
+            "--address",
+            &address.to_string(),
+        ]);
         let spawned = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.map_err(Failure::because(binary.display()))?;
         let (commands, replies) = (child.stdin.take(), child.stdout.take());

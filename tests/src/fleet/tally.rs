@@ -30,6 +30,8 @@ pub struct Acknowledged {
     pub median_ns: u64,
     /// The last of them.
     pub last_ns: u64,
+    /// Connections that were lost since the change was waited for.
+    pub losses: u64,
     /// Received since the change was waited for.
     pub traffic: Traffic,
 }
@@ -58,6 +60,7 @@ impl Tally {
         self.watched = Some(watched);
         self.watch += 1;
         self.moments.clear();
+        self.losses = 0;
         self.traffic = Traffic::default();
     }
 
@@ -70,6 +73,7 @@ impl Tally {
             first_ns: at(sorted.first()),
             median_ns: at(sorted.get(sorted.len() / 2)),
             last_ns: at(sorted.last()),
+            losses: self.losses,
             traffic: self.traffic,
         }
     }

@@ -10,7 +10,7 @@ use crate::fleet::{Kind, moment};
 use crate::{Failure, Fleet};
 
 const RUNS: u32 = 5;
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// How many of ten thousand are on their way at a time; what a server needs to hold for those is not measured.
 const RAMP: usize = 100;
 
@@ -74,8 +74,9 @@ pub(super) fn change(
             let each = fleet.traffic()?.bytes as f64 / f64::from(proxies);
             println!(
                 "{}: change by {way:?}, {run} of {RUNS}: {proxies} proxies, last after {took:.1} ms, half after \
-                {half:.1} ms, {each:.0} bytes each, {worked:.0} ms of processor",
-                server.name()
+                {half:.1} ms, {each:.0} bytes each, {worked:.0} ms of processor, {losses} connections lost",
+                server.name(),
+                losses = seen.losses,
             );
             if run > 0 {
                 last.push(took);
