@@ -50,9 +50,9 @@ pub(super) async fn run(clusters: u32, rows: &mut Rows) -> Result<(), Failure> {
         "{clusters} clusters: rule in Redis until Envoy has acknowledged: p50 {half:.2} ms, p99 {most:.2} ms"
     );
     rows.add(
-        format!("rule in Redis until a real Envoy has acknowledged, {clusters} clusters: p50 ms"),
+        format!("rule in Redis until a real Envoy has acknowledged, clusters: {clusters}, p50 ms"),
         format!("{half:.2}"),
     );
-    rows.add(format!("- p99 ms ({clusters} clusters)"), format!("{most:.2}"));
+    rows.add(format!("- p99 ms (clusters: {clusters})"), format!("{most:.2}"));
     Ok(())
 }

@@ -11,6 +11,7 @@ mod request;
 mod server;
 mod storm;
 
+use std::fs;
 use std::path::Path;
 
 use super::report::table;
@@ -42,6 +43,9 @@ impl Rows {
 /// Measures; gives the section of the report.
 pub(super) async fn run() -> String {
     raise_file_limit();
+    // One, five and fifteen minutes.
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or("unknown").to_owned();
     let mut rows = Rows::default();
     for clusters in [1, CLUSTERS] {
         let name = format!("a real Envoy, {clusters} clusters");
@@ -56,7 +60,7 @@ pub(super) async fn run() -> String {
         Err(why) => println!("go-control-plane: not measured: {why}"),
     }
     let lacking = peer.err().map(|why| format!("not measured: {}", first_line(&why)));
-    section(&rows, &of_peer, lacking.as_deref())
+    section(&rows, &of_peer, lacking.as_deref(), &load)
 }
 
 fn start_peer(binary: &Path, endpoints: u32) -> Result<Box<dyn Server>, Failure> {
@@ -99,7 +103,7 @@ fn first_line(why: &Failure) -> String {
     why.replace('|', "/")
 }
 
-fn section(ours: &Rows, peer: &Rows, lacking: Option<&str>) -> String {
+fn section(ours: &Rows, peer: &Rows, lacking: Option<&str>, load: &str) -> String {
     let names = ours.0.iter().map(|(name, _)| name);
     let names = names.chain(peer.0.iter().map(|(name, _)| name).filter(|name| ours.value(name).is_none()));
     let cell = |rows: &Rows, name: &str| rows.value(name).unwrap_or_default().to_owned();
@@ -122,7 +126,8 @@ has no filter configuration to send.
 
 The proxies are `realmgate-fleet`: one process with one thread, which shares the cores with the server. Each proxy has \
 a connection of its own (from 16 source addresses), speaks delta ADS in the order of an Envoy, and acknowledges \
-everything without looking into it. Five runs each.
+everything without looking into it. Five runs each. The load average was {load} before they began: where it is above \
+0.5 or so, others had a share of the cores, and of the times only the processor times say much.
 
 - One endpoint: from sending the request (`PUT /v1/policy` with all of the policy, or the notification in Redis, its \
 rule already written) until the last proxy has written its acknowledgement, on one clock. Bytes are those of gRPC \
