@@ -33,6 +33,13 @@ pub const REDIS: Part =
 /// The control plane and its command line.
 pub const REALMGATE: Part =
     Part { name: "realmgate", variable: "REALMGATE_BIN", brought_by: "make build", place: Place::Built };
+/// The simulated fleet.
+pub const FLEET: Part = Part {
+    name: "realmgate-fleet",
+    variable: "REALMGATE_FLEET_BIN",
+    brought_by: "make build",
+    place: Place::Built,
+};
 /// The filter that Envoy loads.
 pub const FILTER: Part = Part {
     name: "realmgate_filter.wasm",

@@ -1,12 +1,14 @@
-//! The benchmarks: what the edge costs, how fast a change acts, and what many worlds take.
+//! The benchmarks: what the edge costs, how fast a change acts, what many worlds take, and the xDS server.
 //!
 //! Each part starts its own cast and stops it before the next begins, so that none weighs on another.
+#![expect(clippy::cast_precision_loss, reason = "what is counted here stays far below 2^52")]
 
 mod change;
 mod echo;
 mod load;
 mod report;
 mod worlds;
+mod xds;
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -14,17 +16,35 @@ use std::time::{Duration, Instant};
 use crate::{Failure, parts};
 use report::{Machine, Report};
 
-/// Measures everything and writes the report.
-pub async fn run() -> Result<(), Failure> {
+/// Which benchmarks to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Everything.
+    All,
+    /// The xDS server alone; of the report only its section is rewritten.
+    Xds,
+}
+
+/// Measures, and writes the report.
+pub async fn run(part: Part) -> Result<(), Failure> {
     let start = Instant::now();
-    let mut report = Report::default();
-    let envoy = echo::run(&mut report).await?;
-    change::run(&mut report).await?;
-    worlds::by_ranges(&mut report).await?;
-    worlds::by_rules(&mut report).await?;
     let path = parts::workspace().join("docs/BENCHMARKS.md");
-    let text = report.text(&Machine::this(&envoy)?);
-    fs::write(&path, text).map_err(Failure::because("cannot write docs/BENCHMARKS.md"))?;
+    let because = Failure::because::<std::io::Error>;
+    let text = match part {
+        Part::All => {
+            let mut report = Report::default();
+            let envoy = echo::run(&mut report).await?;
+            change::run(&mut report).await?;
+            worlds::by_ranges(&mut report).await?;
+            worlds::by_rules(&mut report).await?;
+            format!("{}\n{}", report.text(&Machine::this(&envoy)?), xds::run().await)
+        }
+        Part::Xds => {
+            let before = fs::read_to_string(&path).map_err(because("cannot read docs/BENCHMARKS.md"))?;
+            report::with_section(&before, xds::HEADING, &xds::run().await)
+        }
+    };
+    fs::write(&path, text).map_err(because("cannot write docs/BENCHMARKS.md"))?;
     println!("wrote docs/BENCHMARKS.md after {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }

@@ -14,6 +14,15 @@ impl Samples {
         self.0.push(sample);
     }
 
+    /// The sample that this part of all are not above.
+    pub(super) fn quantile(&self, part: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let count =
+            sorted.iter().enumerate().filter(|(n, _)| (*n as f64) < part * sorted.len() as f64).count();
+        sorted.get(count.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    }
+
     /// `median (min-max)` with this many decimals.
     pub(super) fn spread(&self, decimals: usize) -> String {
         let mut sorted = self.0.clone();
@@ -115,7 +124,7 @@ its player saw. Memory is resident memory; what an Envoy frees it may keep.
     }
 }
 
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = format!("| {} |\n|{}\n", head.join(" | "), " --- |".repeat(head.len()));
     for row in rows {
         // Writing to a string cannot fail.
@@ -124,9 +133,30 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// The document with this section in the place of the one of the same heading, or at its end.
+pub(super) fn with_section(document: &str, heading: &str, section: &str) -> String {
+    let (before, old) = document.split_once(heading).unwrap_or((document, ""));
+    let after = old.split_once("\n## ").map(|(_, after)| format!("\n## {after}")).unwrap_or_default();
+    format!("{}\n\n{}\n{after}", before.trim_end(), section.trim_end())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Samples;
+    use super::{Samples, with_section};
+
+    #[test]
+    fn a_section_takes_the_place_of_its_predecessor() {
+        let once = with_section("# T\n\n## A\na\n", "## X", "## X\n1\n");
+        assert_eq!(once, "# T\n\n## A\na\n\n## X\n1\n");
+        assert_eq!(with_section(&once, "## X", "## X\n2\n"), "# T\n\n## A\na\n\n## X\n2\n");
+        assert_eq!(with_section(&once, "## A", "## A\nb\n"), "# T\n\n## A\nb\n\n## X\n1\n");
+    }
+
+    #[test]
+    fn quantiles_are_samples() {
+        let samples = Samples((1..=200_u8).rev().map(f64::from).collect());
+        assert_eq!([0.5, 0.99, 1.0].map(|part| format!("{}", samples.quantile(part))), ["100", "198", "200"]);
+    }
 
     #[test]
     fn the_median_of_an_even_number_lies_between() {

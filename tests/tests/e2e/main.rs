@@ -15,6 +15,7 @@ mod api;
 mod conformance;
 mod demo;
 mod edges;
+mod fleet;
 mod harness;
 mod health_listener;
 mod identity;

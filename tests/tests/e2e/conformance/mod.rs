@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use realmgate::Realmgate;
 
-/// The services under test: those that the control plane serves. `Service::ALL` names those of a single type, too.
+/// The services under test.
 const SERVICES: &[Service] = &Service::ALL;
 
 /// A test for each script. Its variants go side by side on control planes of their own, since half of the time is
