@@ -1,5 +1,11 @@
 //! Session ids: above 0, rising, and never twice; the same file runs natively and on wasm32 in Node.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code, of which clippy knows only the functions marked as tests"
+)]
 
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
