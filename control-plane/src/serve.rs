@@ -201,6 +201,7 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
         gateway: gateway
             .enabled
             .then(|| EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())),
+        gateway_framing: gateway.framing,
     }
 }
 

@@ -27,6 +27,7 @@ use realmgate_control_plane::mesh::{EdgeSettings, FilterModule, Mesh, ModuleLoca
 use realmgate_control_plane::model::{Limits, Strategy, parse};
 use realmgate_control_plane::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
 use realmgate_control_plane::xds::{Scope, Snapshot};
+use realmgate_filter::config::Framing;
 use realmgate_wire::ServerId;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -78,6 +79,7 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
         edge: Arc::new(EdgeSettings {
             health_listen: Some("127.0.0.1:9090".parse().unwrap()),
             gateway: Some(gateway),
+            gateway_framing: Framing::Server,
         }),
     }
 }
