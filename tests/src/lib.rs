@@ -27,6 +27,7 @@ pub mod demo;
 pub mod envoy;
 pub mod failure;
 pub mod frame;
+pub mod framing;
 pub mod game_client;
 pub mod game_server;
 pub mod http;

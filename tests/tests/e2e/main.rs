@@ -14,6 +14,7 @@
 mod api;
 mod demo;
 mod edges;
+mod framing;
 mod harness;
 mod health_listener;
 mod live_sessions;
