@@ -177,6 +177,32 @@ routes:
 }
 
 #[test]
+fn rules_have_the_framing_of_the_setting_and_services_their_own() {
+    let policy = r#"
+services:
+  - {name: old, endpoints: ["10.1.0.1:1"], framing: server-traced}
+  - {name: new, endpoints: ["10.1.0.2:1"]}
+routes:
+  - {name: split, server_type: 10, to: [{service: old}, {service: new}]}
+"#;
+    for framing in [Framing::Client, Framing::Server, Framing::ServerTraced] {
+        let mut mesh = mesh(policy, rules());
+        let edge = EdgeSettings { gateway_framing: framing, ..EdgeSettings::clone(&mesh.edge) };
+        mesh.edge = Arc::new(edge);
+        let table = RouteTable::new(&mesh, "game-gateway");
+        let of_type = |wanted| {
+            let routes = table.entries().iter().map(|entry| &entry.route);
+            let to = routes.filter(move |route| route.server_type == wanted).flat_map(|route| &route.to);
+            to.map(|to| to.framing).collect::<Vec<_>>()
+        };
+        assert_eq!(of_type(200), [framing; 7]);
+        assert_eq!(of_type(10), [Framing::ServerTraced, Framing::Client]);
+    }
+    let unknown = parse("services: [{name: a, endpoints: [\"10.0.0.1:1\"], framing: grpc}]").unwrap_err();
+    assert!(format!("{unknown:?}").contains("unknown variant `grpc`"), "{unknown:?}");
+}
+
+#[test]
 fn two_thousand_worlds_of_a_cluster_each_are_one_line() {
     let rules = (1..=2000).map(|w| rule(&w.to_string(), Some(w), Strategy::RoundRobin, &["10.0.0.1:1"]));
     let mesh = mesh("", GatewayRules { rules: rules.collect(), refused: Vec::new() });
