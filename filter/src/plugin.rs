@@ -112,6 +112,10 @@ impl Connection {
         }
     }
 
+    fn translates(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.translates())
+    }
+
     fn translate(&self, way: Way, size: usize) -> Action {
         let Some(session) = &self.session else { return Action::Pause };
         let Ok(mut shared) = self.shared.try_borrow_mut() else { return Action::Pause };
@@ -145,7 +149,7 @@ impl StreamContext for Connection {
     fn on_downstream_data(&mut self, size: usize, end_of_stream: bool) -> Action {
         let Some(session) = &self.session else { return Action::Pause };
         let verdict = match session.settled() {
-            Some(Verdict::Pass) if session.translates() => return self.translate(Way::ToServer, size),
+            Some(Verdict::Pass) if self.translates() => return self.translate(Way::ToServer, size),
             Some(verdict) => verdict,
             None if size < ClientHeader::LEN && !end_of_stream => Verdict::Wait,
             None => {
@@ -170,9 +174,11 @@ impl StreamContext for Connection {
     }
 
     fn on_upstream_data(&mut self, size: usize, _end_of_stream: bool) -> Action {
-        match &self.session {
-            Some(session) if session.translates() => self.translate(Way::ToClient, size),
-            _ => Action::Continue,
+        match self.session.as_ref().and_then(|session| session.settled()) {
+            Some(Verdict::Pass) if self.translates() => self.translate(Way::ToClient, size),
+            Some(Verdict::Pass) => Action::Continue,
+            // What a server sends after its session was closed must not reach the client untranslated.
+            _ => Action::Pause,
         }
     }
 

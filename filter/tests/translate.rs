@@ -105,15 +105,15 @@ impl Message {
         [&header.to_bytes()[..], &self.body].concat()
     }
 
-    fn from_client(&self) -> Vec<u8> {
+    fn sent_by_client(&self) -> Vec<u8> {
         self.client(ServerId::new(200, 7, 1, self.compressed))
     }
 
-    fn to_client(&self) -> Vec<u8> {
+    fn got_by_client(&self) -> Vec<u8> {
         self.client(ServerId::new(0, 0, 0, self.compressed))
     }
 
-    fn to_server(&self, framing: Framing) -> Vec<u8> {
+    fn got_by_server(&self, framing: Framing) -> Vec<u8> {
         let body_len = u16::try_from(self.body.len()).unwrap();
         let server_id = ServerId::new(200, 7, 1, self.compressed);
         let trace = (framing == Framing::ServerTraced).then(trace);
@@ -122,7 +122,7 @@ impl Message {
         [header, &self.body].concat()
     }
 
-    fn from_server(&self) -> Vec<u8> {
+    fn sent_by_server(&self) -> Vec<u8> {
         let body_len = u16::try_from(self.body.len()).unwrap();
         let server_id = ServerId::new(1, 2, 3, self.compressed);
         let header =
@@ -180,15 +180,15 @@ proptest! {
         let mut both = translation(framing, 65_535);
         let count = u64::try_from(messages.len()).unwrap();
 
-        let input = all(&Message::from_client);
+        let input = all(&Message::sent_by_client);
         let (out, host) = run(&mut both, Way::ToServer, &pieces(&input, &cuts)).unwrap();
-        prop_assert!(out == all(&|message| message.to_server(framing)), "other bytes to the server");
+        prop_assert!(out == all(&|message| message.got_by_server(framing)), "other bytes to the server");
         prop_assert!(host.most_read <= 65_535 + 8);
         prop_assert_eq!(both.messages(), Messages { to_server: count, to_client: 0 });
 
-        let input = all(&Message::from_server);
+        let input = all(&Message::sent_by_server);
         let (out, host) = run(&mut both, Way::ToClient, &pieces(&input, &cuts)).unwrap();
-        prop_assert!(out == all(&Message::to_client), "other bytes to the client");
+        prop_assert!(out == all(&Message::got_by_client), "other bytes to the client");
         prop_assert!(host.most_read <= 65_535 + 29);
         prop_assert_eq!(both.messages(), Messages { to_server: count, to_client: count });
     }
@@ -216,7 +216,9 @@ fn calls(way: Way, chunks: &[&[u8]]) -> usize {
 fn a_message_costs_two_calls_and_a_body_none() {
     for length in [0, 64, 2040, 16_384, 65_535] {
         let message = Message { id: 1, body: vec![0; length], compressed: false };
-        for (way, bytes) in [(Way::ToServer, message.from_client()), (Way::ToClient, message.from_server())] {
+        for (way, bytes) in
+            [(Way::ToServer, message.sent_by_client()), (Way::ToClient, message.sent_by_server())]
+        {
             assert_eq!(calls(way, &[&bytes]), 2, "{length} bytes in one piece");
             let (first, rest) = bytes.split_at(40.min(bytes.len()));
             let rest: Vec<_> = rest.chunks(100).collect();
@@ -229,7 +231,7 @@ fn a_message_costs_two_calls_and_a_body_none() {
             }
         }
     }
-    let sixteen = Message { id: 1, body: vec![0; 64], compressed: false }.from_client().repeat(16);
+    let sixteen = Message { id: 1, body: vec![0; 64], compressed: false }.sent_by_client().repeat(16);
     assert_eq!(calls(Way::ToServer, &[&sixteen]), 2, "pipelined by 16");
 }
 
@@ -249,7 +251,7 @@ fn lengths_that_no_message_may_have_end_the_session() {
         bytes[..4].copy_from_slice(&length.to_le_bytes());
         bytes
     };
-    let good = Message { id: 1, body: vec![7; 10], compressed: false }.from_server();
+    let good = Message { id: 1, body: vec![7; 10], compressed: false }.sent_by_server();
     for (length, fault) in [
         (i32::MIN, Fault::ReplyTooShort),
         (-1, Fault::ReplyTooShort),
@@ -274,7 +276,7 @@ fn lengths_that_no_message_may_have_end_the_session() {
 
 #[test]
 fn every_message_of_a_client_is_held_to_the_limit() {
-    let message = |length| Message { id: 1, body: vec![7; length], compressed: false }.from_client();
+    let message = |length| Message { id: 1, body: vec![7; length], compressed: false }.sent_by_client();
     let (fits, does_not) = (message(100), message(101));
     let mut session = translation(Framing::Server, 100);
     run(&mut session, Way::ToServer, &[&fits, &fits]).unwrap();

@@ -141,6 +141,27 @@ fn a_message_costs_two_calls_whatever_its_length() {
     assert_eq!(vm.metric("realmgate_messages_to_client_total"), 17);
 }
 
+#[test]
+fn nothing_follows_what_made_no_sense() {
+    let module = wasm_host::load().unwrap();
+    let mut vm = Vm::start(&module).unwrap();
+    vm.root(1).unwrap();
+    assert!(vm.configure(1, &FRAMED.parse().unwrap()).unwrap());
+    vm.open(2, 1).unwrap();
+    vm.send(2, &MESSAGE).unwrap();
+    vm.linger(2);
+    vm.reply(2, &[0xff; 100]).unwrap();
+    for _ in 0..3 {
+        vm.reply(2, &REPLY).unwrap();
+        vm.send(2, &MESSAGE).unwrap();
+    }
+    let Outcome { closed, to_backend, to_client, .. } = vm.outcome(2);
+    assert_eq!((closed.as_deref(), to_backend.len(), to_client.len()), (Some("reply_too_short"), 29, 0));
+    assert_eq!(vm.metric("realmgate_sessions_closed_reply_too_short_total"), 1);
+    vm.leave(2).unwrap();
+    assert_eq!(vm.metric("realmgate_sessions_active"), 0);
+}
+
 /// The id of a new session.
 fn session_id(vm: &mut Vm, connection: u32) -> i64 {
     vm.open(connection, 1).unwrap();

@@ -61,6 +61,8 @@ pub(super) struct Connection {
     pub(super) replied: Vec<u8>,
     pub(super) source: Option<String>,
     pub(super) to_close: bool,
+    /// Stays open for a while although it is to be closed, like one whose client is slow to read.
+    pub(super) lingers: bool,
     pub(super) gone: bool,
     pub(super) outcome: Outcome,
 }

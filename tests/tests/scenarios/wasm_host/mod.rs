@@ -156,6 +156,11 @@ impl Vm {
         self.close_those_to_close()
     }
 
+    /// From now on it stays open although the filter closes it.
+    pub(crate) fn linger(&mut self, id: u32) {
+        self.connection(id).lingers = true;
+    }
+
     /// Its client leaves.
     pub(crate) fn leave(&mut self, id: u32) -> Result<(), Failure> {
         self.end(id, CLOSED_THERE)
@@ -209,7 +214,7 @@ impl Vm {
     fn close_those_to_close(&mut self) -> Result<(), Failure> {
         let connections = self.store.data().connections.iter();
         let closing: Vec<u32> =
-            connections.filter(|(_, connection)| connection.to_close).map(|(&id, _)| id).collect();
+            connections.filter(|(_, it)| it.to_close && !it.lingers).map(|(&id, _)| id).collect();
         closing.into_iter().try_for_each(|id| self.end(id, CLOSED_HERE))
     }
 
