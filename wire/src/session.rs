@@ -7,9 +7,9 @@
 //! - A **block** belongs to one VM of one proxy. The first VM of a process draws a random base; the n-th block that any
 //!   VM of that process takes is base + n. Within a process no block is given out twice, for certain: the number n
 //!   is a counter that all its VMs share.
-//! - **Between processes** blocks overlap by chance alone. With P processes (pods, and each restart is another) that
-//!   take b blocks each (one for each worker, and one more for every million sessions), the odds that any two of
-//!   them ever share a block are about P² b / 2^43:
+//! - **Between processes** blocks overlap by chance alone. With P processes (pods; each restart and each new filter
+//!   module is another) that take b blocks each (one for each worker, and one more for every million sessions), the
+//!   odds that any two of them ever share a block are about P² b / 2^43:
 //!
 //!   | processes | blocks each | odds |
 //!   |---|---|---|
