@@ -230,7 +230,11 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
         clusters: gateway.clusters,
         ..EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())
     };
-    EdgeSettings { health_listen: settings.edge.health_listen, gateway: gateway.enabled.then(listener) }
+    EdgeSettings {
+        health_listen: settings.edge.health_listen,
+        gateway: gateway.enabled.then(listener),
+        gateway_framing: gateway.framing,
+    }
 }
 
 fn start_gateway(

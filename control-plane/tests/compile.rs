@@ -28,6 +28,7 @@ use realmgate_control_plane::mesh::{EdgeSettings, FilterModule, Mesh, ModuleLoca
 use realmgate_control_plane::model::{Limits, Strategy, parse};
 use realmgate_control_plane::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
 use realmgate_control_plane::xds::{ResourceType, Scope, Snapshot};
+use realmgate_filter::config::Framing;
 use realmgate_filter::route::Router;
 use realmgate_wire::ServerId;
 
@@ -80,6 +81,7 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
         edge: Arc::new(EdgeSettings {
             health_listen: Some("127.0.0.1:9090".parse().unwrap()),
             gateway: Some(gateway),
+            gateway_framing: Framing::Server,
         }),
     }
 }
@@ -246,6 +248,32 @@ routes:
     assert_eq!(winner(9), ("9".to_owned(), "game-gateway/realm/9".to_owned()));
     assert_eq!(winner(50), ("many".to_owned(), "blue".to_owned()));
     assert_eq!(winner(500), ("6".to_owned(), "game-gateway/game%2Eeu/200/any".to_owned()));
+}
+
+#[test]
+fn rules_have_the_framing_of_the_setting_and_services_their_own() {
+    let policy = r#"
+services:
+  - {name: old, endpoints: ["10.1.0.1:1"], framing: server-traced}
+  - {name: new, endpoints: ["10.1.0.2:1"]}
+routes:
+  - {name: split, server_type: 10, to: [{service: old}, {service: new}]}
+"#;
+    for framing in [Framing::Client, Framing::Server, Framing::ServerTraced] {
+        let mut mesh = mesh(policy, rules());
+        let edge = EdgeSettings { gateway_framing: framing, ..EdgeSettings::clone(&mesh.edge) };
+        mesh.edge = Arc::new(edge);
+        let table = RouteTable::new(&mesh, "game-gateway");
+        let of_type = |wanted| {
+            let routes = table.entries().iter().map(|entry| &entry.route);
+            let to = routes.filter(move |route| route.server_type == wanted).flat_map(|route| &route.to);
+            to.map(|to| to.framing).collect::<Vec<_>>()
+        };
+        assert_eq!(of_type(200), [framing; 7]);
+        assert_eq!(of_type(10), [Framing::ServerTraced, Framing::Client]);
+    }
+    let unknown = parse("services: [{name: a, endpoints: [\"10.0.0.1:1\"], framing: grpc}]").unwrap_err();
+    assert!(format!("{unknown:?}").contains("unknown variant `grpc`"), "{unknown:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //!     {"server_type": 200, "worlds": "17", "to": [{"cluster": "game/{world}"}]},
 //!     {"server_type": 200, "worlds": "1-20000", "hash_key": "instance",
 //!      "to": [{"cluster": "game-blue", "weight": 90}, {"cluster": "game-green", "weight": 10}]},
-//!     {"server_type": 200, "to": [{"cluster": "lobby"}]}
+//!     {"server_type": 200, "to": [{"cluster": "lobby", "framing": "server"}]}
 //!   ]
 //! }
 //! ```
@@ -25,8 +25,8 @@ use crate::ranges::NumberSet;
 pub struct FilterConfig {
     /// A connection whose first header is not whole after this many milliseconds is closed; 0 = never.
     pub header_timeout_ms: u32,
-    /// A first message whose header announces a longer body is refused; 0 = no limit. Later messages of a
-    /// passing connection are not read.
+    /// A message whose header announces a longer body is refused; 0 = no limit. Where the framing is `client`
+    /// only the first message is read.
     pub max_message_bytes: u32,
     /// Routes in order; the first that matches wins.
     pub routes: Vec<RouteConfig>,
@@ -73,6 +73,31 @@ pub struct Destination {
     /// A hash of the old gateway that names one endpoint's own cluster instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pick: Option<Pick>,
+    /// What the game servers of the cluster speak.
+    #[serde(default, skip_serializing_if = "Framing::is_client")]
+    pub framing: Framing,
+}
+
+/// How messages are framed on the way to the game servers and back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Framing {
+    /// As the client sends them; bytes pass unread.
+    #[default]
+    Client,
+    /// 20 + 9 bytes in front of each body, both ways.
+    Server,
+    /// 20 + 33 bytes, the last 24 a trace; replies as in `server`.
+    ServerTraced,
+}
+
+impl Framing {
+    /// Whether nothing is translated.
+    #[must_use]
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde hands a reference
+    pub fn is_client(&self) -> bool {
+        *self == Self::Client
+    }
 }
 
 /// The endpoint choice of the old gateway: `hash % of`, or the destination's own cluster (round robin)

@@ -22,6 +22,18 @@ pub trait Host {
     /// Replaces what `out` holds by the client's address, `ip:port` or `[ip]:port`.
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError>;
 
+    /// A session id that no other session has, of any worker or pod; above 0.
+    fn session_id(&mut self) -> Result<i64, HostError>;
+
+    /// The first `len` bytes of the data that is on its way, at most all of it.
+    fn read(&mut self, way: Way, len: usize) -> Result<Vec<u8>, HostError>;
+
+    /// Replaces the first `len` bytes of the data that is on its way, at most all of it.
+    fn replace(&mut self, way: Way, len: usize, by: &[u8]) -> Result<(), HostError>;
+
+    /// Adds to the end of the data that is on its way.
+    fn append(&mut self, way: Way, bytes: &[u8]) -> Result<(), HostError>;
+
     /// Closes the connection.
     fn close(&mut self) -> Result<(), HostError>;
 
@@ -34,6 +46,15 @@ pub trait Host {
 
     /// Writes a warning to the proxy's log.
     fn warn(&mut self, message: &str);
+}
+
+/// Which way data is going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Way {
+    /// From the client to the game server.
+    ToServer,
+    /// From the game server to the client.
+    ToClient,
 }
 
 /// A call that the host refused.

@@ -1,5 +1,6 @@
 //! Realmgate's Envoy filter: reads the first 8 bytes of a game connection, chooses the upstream cluster by
-//! the realm they name, and stays out of the way from then on.
+//! the realm they name, and stays out of the way from then on, but for exchanging headers where the game servers do
+//! not speak the client's framing.
 //!
 //! ```text
 //!   Envoy  <->  plugin   the only part that knows proxy-wasm
@@ -7,8 +8,8 @@
 //!               gateway  a configuration and its connections     telemetry  what is counted
 //!              /   |   \
 //!        limits session route -> segments, template
-//!                          |
-//!                        config, validate, ranges                host       what the core asks of a proxy
+//!                  |       |
+//!           translate    config, validate, ranges                host       what the core asks of a proxy
 //! ```
 //! Everything but `plugin` also runs natively: in tests, and in the control plane's `explain`.
 
@@ -24,6 +25,7 @@ pub mod segments;
 pub mod session;
 pub mod telemetry;
 pub mod template;
+pub mod translate;
 pub mod validate;
 
 pub use config::FilterConfig;

@@ -1,11 +1,12 @@
-//! The rim to Envoy: the only file that knows `proxy_wasm`.
+//! The rim to Envoy: the only module that knows `proxy_wasm`.
 //!
 //! Calls go through `proxy_wasm::hostcalls`, whose results are handled; the SDK's trait helpers unwrap them.
+
+mod vm;
 
 use std::cell::{OnceCell, RefCell};
 use std::net::Ipv4Addr;
 use std::rc::Rc;
-use std::time::UNIX_EPOCH;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, RootContext, StreamContext};
@@ -13,7 +14,7 @@ use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MetricType, P
 use realmgate_wire::ClientHeader;
 
 use crate::gateway::Gateway;
-use crate::host::{Host, HostError};
+use crate::host::{Host, HostError, Way};
 use crate::route::sticky_point;
 use crate::session::{Session, Verdict};
 use crate::telemetry::Metric;
@@ -55,10 +56,8 @@ struct Shared {
 
 impl Root {
     fn new(context: u32) -> Self {
-        let now = hostcalls::get_current_time().ok().and_then(|now| now.duration_since(UNIX_EPOCH).ok());
-        // Workers start at different nanoseconds, root contexts of one worker have different ids.
-        let seed = now.map_or(0, |now| u64::from(now.subsec_nanos()) << 32 | now.as_secs() & 0xffff_ffff);
-        let envoy = Envoy { random: seed ^ u64::from(context), message: Vec::new(), lacks_key: false };
+        let envoy =
+            Envoy { random: vm::entropy() ^ u64::from(context), message: Vec::new(), lacks_key: false };
         Self { shared: Rc::new(RefCell::new(Shared { gateway: Gateway::new().ok(), envoy, tick_ms: 0 })) }
     }
 }
@@ -112,6 +111,21 @@ impl Connection {
             gateway.end(&session, by_client, envoy);
         }
     }
+
+    fn translates(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.translates())
+    }
+
+    fn translate(&self, way: Way, size: usize) -> Action {
+        let Some(session) = &self.session else { return Action::Pause };
+        let Ok(mut shared) = self.shared.try_borrow_mut() else { return Action::Pause };
+        let Shared { gateway: Some(gateway), envoy, .. } = &mut *shared else { return Action::Pause };
+        match gateway.translate(session, way, size, envoy) {
+            // Even where nothing is left of a chunk: it may be the last.
+            Verdict::Pass => Action::Continue,
+            Verdict::Wait | Verdict::Closed => Action::Pause,
+        }
+    }
 }
 
 impl Context for Connection {
@@ -135,6 +149,7 @@ impl StreamContext for Connection {
     fn on_downstream_data(&mut self, size: usize, end_of_stream: bool) -> Action {
         let Some(session) = &self.session else { return Action::Pause };
         let verdict = match session.settled() {
+            Some(Verdict::Pass) if self.translates() => return self.translate(Way::ToServer, size),
             Some(verdict) => verdict,
             None if size < ClientHeader::LEN && !end_of_stream => Verdict::Wait,
             None => {
@@ -144,12 +159,26 @@ impl StreamContext for Connection {
                 };
                 let input = hostcalls::get_buffer(BufferType::DownstreamData, 0, ClientHeader::LEN);
                 let input = input.ok().flatten().unwrap_or_default();
-                gateway.data(session, &input, end_of_stream, envoy)
+                match gateway.data(session, &input, end_of_stream, envoy) {
+                    Verdict::Pass if session.translates() => {
+                        gateway.translate(session, Way::ToServer, size, envoy)
+                    }
+                    verdict => verdict,
+                }
             }
         };
         match verdict {
             Verdict::Pass => Action::Continue,
             Verdict::Wait | Verdict::Closed => Action::Pause,
+        }
+    }
+
+    fn on_upstream_data(&mut self, size: usize, _end_of_stream: bool) -> Action {
+        match self.session.as_ref().and_then(|session| session.settled()) {
+            Some(Verdict::Pass) if self.translates() => self.translate(Way::ToClient, size),
+            Some(Verdict::Pass) => Action::Continue,
+            // What a server sends after its session was closed must not reach the client untranslated.
+            _ => Action::Pause,
         }
     }
 
@@ -211,6 +240,13 @@ fn put_string(out: &mut Vec<u8>, field: u8, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
+const fn buffer(way: Way) -> BufferType {
+    match way {
+        Way::ToServer => BufferType::DownstreamData,
+        Way::ToClient => BufferType::UpstreamData,
+    }
+}
+
 fn refused<T: std::fmt::Debug>(call: &'static str) -> impl FnOnce(T) -> HostError {
     move |status| HostError { call, reason: format!("{status:?}") }
 }
@@ -245,6 +281,24 @@ impl Host for Envoy {
         out.clear();
         out.push_str(text.ok_or_else(|| refused(CALL)("none"))?);
         Ok(())
+    }
+
+    fn session_id(&mut self) -> Result<i64, HostError> {
+        vm::session_id()
+    }
+
+    fn read(&mut self, way: Way, len: usize) -> Result<Vec<u8>, HostError> {
+        let bytes = hostcalls::get_buffer(buffer(way), 0, len).map_err(refused("get_buffer"))?;
+        Ok(bytes.unwrap_or_default())
+    }
+
+    fn replace(&mut self, way: Way, len: usize, by: &[u8]) -> Result<(), HostError> {
+        hostcalls::set_buffer(buffer(way), 0, len, by).map_err(refused("set_buffer"))
+    }
+
+    fn append(&mut self, way: Way, bytes: &[u8]) -> Result<(), HostError> {
+        // Envoy knows two places: 0, and whatever is behind the end.
+        hostcalls::set_buffer(buffer(way), usize::MAX, 0, bytes).map_err(refused("set_buffer"))
     }
 
     fn close(&mut self) -> Result<(), HostError> {

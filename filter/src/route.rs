@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use realmgate_wire::{ServerId, consistent_hash, realm_based};
 
-use crate::config::{FilterConfig, HashKey, PickStrategy, Split};
+use crate::config::{FilterConfig, Framing, HashKey, PickStrategy, Split};
 use crate::host::{Host, HostError};
 use crate::ranges::NumberSet;
 use crate::segments::{Claim, Segments};
@@ -24,6 +24,8 @@ pub struct Decision {
     pub pick: Option<u32>,
     /// Name of the cluster.
     pub cluster: String,
+    /// What its game servers speak.
+    pub framing: Framing,
     /// Meaningful only when `has_key`; apart from it to keep the allocation.
     key: String,
     has_key: bool,
@@ -72,6 +74,7 @@ struct Destination {
     /// Sum of the weights up to and including this one.
     below: u64,
     pick: Option<Pick>,
+    framing: Framing,
 }
 
 #[derive(Debug)]
@@ -108,7 +111,7 @@ impl Router {
                     }),
                 };
                 let cluster = template(&to.cluster, Allowed::Header, "cluster")?;
-                destinations.push(Destination { cluster, below: total_weight, pick });
+                destinations.push(Destination { cluster, below: total_weight, pick, framing: to.framing });
             }
             if let (Some(of_type), Ok(index)) =
                 (claims.get_mut(usize::from(route.server_type)), u32::try_from(i))
@@ -142,6 +145,12 @@ impl Router {
     #[must_use]
     pub const fn header_timeout_ms(&self) -> u32 {
         self.header_timeout_ms
+    }
+
+    /// Whether any destination speaks another framing than the client's.
+    #[must_use]
+    pub fn translates(&self) -> bool {
+        self.routes.iter().flat_map(|route| &route.destinations).any(|to| !to.framing.is_client())
     }
 
     /// The first route that takes this server id. Two binary searches, no allocation.
@@ -202,6 +211,7 @@ impl Router {
         decision.pick = None;
         // A validated route has a destination, and `share` is below the total weight.
         let Some(destination) = route.destinations.get(decision.destination) else { return };
+        decision.framing = destination.framing;
         if let Some(pick) = &destination.pick {
             decision.pick = match pick.strategy {
                 PickStrategy::ConsistentHash => consistent_hash(id.instance(), pick.of),

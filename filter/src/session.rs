@@ -1,24 +1,35 @@
 //! One connection: `AwaitHeader -> Routed | Closed`.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 
-use realmgate_wire::{ClientHeader, Parsed};
+use realmgate_wire::{ClientHeader, Parsed, TraceContext};
 
-use crate::host::{Host, HostError};
+use crate::host::{Host, HostError, Way};
 use crate::route::{Decision, Router};
 use crate::telemetry::Metric;
+use crate::translate::{Fault, Messages, Translation};
 
-/// Property that says why the filter closed a connection, as a [label](Refusal::label) or `client_gone`.
+/// Property that says why the filter closed a connection, as a label of a [`Refusal`] or [`Fault`], or `client_gone`.
 pub const CLOSE_REASON: &str = "realmgate.close_reason";
 
 /// Property that holds the first header as `type/world/instance`, in decimal.
 pub const HEADER: &str = "realmgate.header";
 
+/// Property that holds the session id in decimal, where the framing carries one.
+pub const SESSION_ID: &str = "realmgate.session_id";
+
+/// Property that holds the trace id in hexadecimal, where the framing carries one.
+pub const TRACE_ID: &str = "realmgate.trace_id";
+
+/// Property that holds the numbers of messages `to the server/to the client` when the session ends, where its
+/// framing is not the client's.
+pub const MESSAGES: &str = "realmgate.messages";
+
 /// Label of a client that left before its header was whole. Not a refusal: nobody was turned away.
 pub const CLIENT_GONE: &str = "client_gone";
 
-/// Why a connection was closed by the filter.
+/// Why a connection was closed by the filter before it had a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Refusal {
     /// No route takes this server type, world and instance.
@@ -49,7 +60,7 @@ impl Refusal {
 pub enum Verdict {
     /// Keep them and wait for more.
     Wait,
-    /// Let them, and all that follow, through.
+    /// Let them, and all that follow, through; [translated](Session::translate) where the session says so.
     Pass,
     /// Keep them: the connection is being closed.
     Closed,
@@ -67,6 +78,8 @@ enum State {
 #[derive(Debug, Default)]
 pub struct Session {
     state: Cell<State>,
+    /// Only where the framing is not the client's: others have no memory to spare for it.
+    translation: RefCell<Option<Box<Translation>>>,
 }
 
 impl Session {
@@ -84,6 +97,12 @@ impl Session {
             State::Routed => Some(Verdict::Pass),
             State::Closed => Some(Verdict::Closed),
         }
+    }
+
+    /// Whether data has to be [translated](Self::translate) before it passes.
+    #[must_use]
+    pub fn translates(&self) -> bool {
+        self.translation.try_borrow().is_ok_and(|translation| translation.is_some())
     }
 
     /// Looks at `input`, all bytes since the connection began or the first [`ClientHeader::LEN`] of them.
@@ -120,17 +139,76 @@ impl Session {
         if limit > 0 && u32::from(header.body_len) > limit {
             return self.refuse(Refusal::MessageTooLarge, host);
         }
-        match decide(header, router, decision, host) {
+        match decide(header, router, decision, host).and_then(|found| {
+            if found {
+                self.begin(router, decision, host)?;
+            }
+            Ok(found)
+        }) {
             Ok(true) => {
                 self.state.set(State::Routed);
                 host.count(Metric::AwaitingHeader, -1);
                 host.count(Metric::Routed, 1);
+                host.count(Metric::SessionsActive, 1);
                 Verdict::Pass
             }
             Ok(false) => self.refuse(Refusal::NoRoute, host),
             Err(error) => {
                 router.warn_once(&error, host);
                 self.refuse(Refusal::HostError, host)
+            }
+        }
+    }
+
+    /// Makes the translation that the destination needs, if any.
+    fn begin(&self, router: &Router, decision: &Decision, host: &mut impl Host) -> Result<(), HostError> {
+        if decision.framing.is_client() {
+            return Ok(());
+        }
+        let session_id = host.session_id()?;
+        // Neither is worth a player: the access log would miss it.
+        let _ = host.set_property(SESSION_ID, &session_id.to_string());
+        let trace = || {
+            let trace = TraceContext::of_session(session_id, host.random(), host.random());
+            let _ = host.set_property(TRACE_ID, &format!("{:032x}", u128::from_be_bytes(trace.trace_id)));
+            trace
+        };
+        let translation = Translation::new(decision.framing, router.max_message_bytes(), session_id, trace);
+        if let Ok(mut place) = self.translation.try_borrow_mut() {
+            *place = translation.map(Box::new);
+        }
+        Ok(())
+    }
+
+    /// Translates the data that the host has on its way, `size` bytes, and adds its messages to `messages`. `out` is
+    /// scratch space. The verdict is [`Verdict::Pass`], or [`Verdict::Closed`] where the data makes no sense.
+    pub fn translate(
+        &self,
+        way: Way,
+        size: usize,
+        out: &mut Vec<u8>,
+        messages: &mut Messages,
+        host: &mut impl Host,
+    ) -> Verdict {
+        if self.state.get() != State::Routed {
+            return Verdict::Closed;
+        }
+        // Nobody else has it borrowed: the host's calls do not come back here.
+        let passed = match self.translation.try_borrow_mut() {
+            Ok(mut place) => {
+                place.as_mut().map_or(Ok(0), |translation| translation.pass(way, size, out, host))
+            }
+            Err(_) => Err(Fault::HostError),
+        };
+        match passed {
+            Ok(count) => {
+                messages.add(way, count);
+                Verdict::Pass
+            }
+            Err(fault) => {
+                host.count(Metric::SessionClosed(fault), 1);
+                self.on_end(host);
+                self.close(fault.label(), host)
             }
         }
     }
@@ -152,10 +230,19 @@ impl Session {
 
     /// Notes that the connection ended, whoever ended it.
     pub fn on_end(&self, host: &mut impl Host) {
-        if self.is_waiting() {
-            host.count(Metric::AwaitingHeader, -1);
+        match self.state.replace(State::Closed) {
+            State::AwaitHeader => host.count(Metric::AwaitingHeader, -1),
+            State::Routed => {
+                host.count(Metric::SessionsActive, -1);
+                // Taken, so that a connection that is slow to go keeps no memory.
+                if let Ok(Some(translation)) = self.translation.try_borrow_mut().map(|mut place| place.take())
+                {
+                    let Messages { to_server, to_client } = translation.messages();
+                    let _ = host.set_property(MESSAGES, &format!("{to_server}/{to_client}"));
+                }
+            }
+            State::Closed => {}
         }
-        self.state.set(State::Closed);
     }
 
     fn refuse(&self, reason: Refusal, host: &mut impl Host) -> Verdict {

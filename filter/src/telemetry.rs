@@ -4,13 +4,14 @@
 //! are, without `envoy_`, too. The ABI knows no labels, so a reason is part of the name.
 
 use crate::session::Refusal;
+use crate::translate::Fault;
 
 /// A counter or gauge of the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Metric {
     /// Connections given a cluster.
     Routed,
-    /// Connections closed by the filter, by reason.
+    /// Connections closed by the filter before they had a cluster, by reason.
     Refused(Refusal),
     /// Clients that left before their header was whole: port scans, health probes, lost players.
     ClientGone,
@@ -18,11 +19,19 @@ pub enum Metric {
     AwaitingHeader,
     /// Configurations that were not taken.
     ConfigRejected,
+    /// Gauge: connections that have a cluster and are open.
+    SessionsActive,
+    /// Sessions closed by the filter, by reason.
+    SessionClosed(Fault),
+    /// Messages to game servers, where their framing is not the client's.
+    MessagesToServer,
+    /// Messages to clients, likewise.
+    MessagesToClient,
 }
 
 impl Metric {
     /// Every metric, in the order of [`Metric::index`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::Routed,
         Self::Refused(Refusal::NoRoute),
         Self::Refused(Refusal::MessageTooLarge),
@@ -31,6 +40,13 @@ impl Metric {
         Self::ClientGone,
         Self::AwaitingHeader,
         Self::ConfigRejected,
+        Self::SessionsActive,
+        Self::SessionClosed(Fault::MessageTooLarge),
+        Self::SessionClosed(Fault::ReplyTooShort),
+        Self::SessionClosed(Fault::ReplyTooLarge),
+        Self::SessionClosed(Fault::HostError),
+        Self::MessagesToServer,
+        Self::MessagesToClient,
     ];
 
     /// Place in [`Metric::ALL`].
@@ -45,6 +61,13 @@ impl Metric {
             Self::ClientGone => 5,
             Self::AwaitingHeader => 6,
             Self::ConfigRejected => 7,
+            Self::SessionsActive => 8,
+            Self::SessionClosed(Fault::MessageTooLarge) => 9,
+            Self::SessionClosed(Fault::ReplyTooShort) => 10,
+            Self::SessionClosed(Fault::ReplyTooLarge) => 11,
+            Self::SessionClosed(Fault::HostError) => 12,
+            Self::MessagesToServer => 13,
+            Self::MessagesToClient => 14,
         }
     }
 
@@ -62,13 +85,22 @@ impl Metric {
             Self::ClientGone => "realmgate_connections_client_gone_total",
             Self::AwaitingHeader => "realmgate_connections_awaiting_header",
             Self::ConfigRejected => "realmgate_config_rejected_total",
+            Self::SessionsActive => "realmgate_sessions_active",
+            Self::SessionClosed(Fault::MessageTooLarge) => {
+                "realmgate_sessions_closed_message_too_large_total"
+            }
+            Self::SessionClosed(Fault::ReplyTooShort) => "realmgate_sessions_closed_reply_too_short_total",
+            Self::SessionClosed(Fault::ReplyTooLarge) => "realmgate_sessions_closed_reply_too_large_total",
+            Self::SessionClosed(Fault::HostError) => "realmgate_sessions_closed_host_error_total",
+            Self::MessagesToServer => "realmgate_messages_to_server_total",
+            Self::MessagesToClient => "realmgate_messages_to_client_total",
         }
     }
 
     /// Whether it goes up and down.
     #[must_use]
     pub const fn is_gauge(self) -> bool {
-        matches!(self, Self::AwaitingHeader)
+        matches!(self, Self::AwaitingHeader | Self::SessionsActive)
     }
 }
 
@@ -83,6 +115,9 @@ mod tests {
             assert_ne!(metric.is_gauge(), metric.name().ends_with("_total"));
             if let Metric::Refused(reason) = metric {
                 assert_eq!(metric.name(), format!("realmgate_connections_refused_{}_total", reason.label()));
+            }
+            if let Metric::SessionClosed(reason) = metric {
+                assert_eq!(metric.name(), format!("realmgate_sessions_closed_{}_total", reason.label()));
             }
         }
     }

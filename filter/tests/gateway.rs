@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use realmgate_filter::Gateway;
-use realmgate_filter::host::{Host, HostError};
+use realmgate_filter::host::{Host, HostError, Way};
 use realmgate_filter::session::{Refusal, Session, Verdict};
 use realmgate_filter::telemetry::Metric;
+use realmgate_filter::translate::Fault;
 use realmgate_wire::{ClientHeader, ServerId};
 
 #[derive(Default)]
@@ -17,6 +18,7 @@ struct Recorder {
     counts: BTreeMap<Metric, i64>,
     failing: Option<&'static str>,
     gone: Vec<u32>,
+    data: Vec<u8>,
 }
 
 impl Recorder {
@@ -56,6 +58,24 @@ impl Host for Recorder {
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
         self.call("address", "")?;
         "[2001:db8::1]:4711".clone_into(out);
+        Ok(())
+    }
+    fn session_id(&mut self) -> Result<i64, HostError> {
+        self.call("session_id", "")?;
+        Ok(0x0102_0304_0506_0708)
+    }
+    fn read(&mut self, way: Way, len: usize) -> Result<Vec<u8>, HostError> {
+        self.call("read", &format!("{way:?} {len}"))?;
+        Ok(self.data.iter().copied().take(len).collect())
+    }
+    fn replace(&mut self, way: Way, len: usize, by: &[u8]) -> Result<(), HostError> {
+        self.call("replace", &format!("{way:?} {len} by {}", by.len()))?;
+        self.data.splice(..len, by.iter().copied());
+        Ok(())
+    }
+    fn append(&mut self, way: Way, bytes: &[u8]) -> Result<(), HostError> {
+        self.call("append", &format!("{way:?} {}", bytes.len()))?;
+        self.data.extend_from_slice(bytes);
         Ok(())
     }
     fn close(&mut self) -> Result<(), HostError> {
@@ -102,7 +122,8 @@ fn a_header_routes_once() {
     gateway.end(&session, true, &mut host);
     gateway.tick(10_000, &mut host);
     assert!(host.take().is_empty());
-    assert_eq!(host.counts, BTreeMap::from([(Metric::Routed, 1), (Metric::AwaitingHeader, 0)]));
+    let expected = [(Metric::Routed, 1), (Metric::AwaitingHeader, 0), (Metric::SessionsActive, 0)];
+    assert_eq!(host.counts, BTreeMap::from(expected));
 }
 
 #[test]
@@ -253,4 +274,116 @@ fn memory_follows_the_connections_that_wait() {
         assert!(gateway.remembered() <= 2 * (open.len() + 1) + 1, "{}", gateway.remembered());
     }
     assert_eq!(host.counted(Metric::AwaitingHeader), 51);
+}
+
+const SERVER: &str = r#"{"header_timeout_ms": 0, "max_message_bytes": 100, "routes": [
+    {"server_type": 200, "worlds": "1", "to": [{"cluster": "plain", "framing": "server"}]},
+    {"server_type": 200, "worlds": "2", "to": [{"cluster": "traced", "framing": "server-traced"}]},
+    {"server_type": 200, "to": [{"cluster": "client"}]}
+]}"#;
+
+/// A connection that has sent its first header, under [`SERVER`].
+fn routed(world: u16) -> (Gateway, Recorder, Rc<Session>) {
+    let (mut gateway, mut host) = (Gateway::new().unwrap(), Recorder::default());
+    gateway.configure(SERVER.as_bytes(), &mut host).unwrap();
+    let session = gateway.open(1, &mut host);
+    assert_eq!(gateway.data(&session, &header(world, 2), false, &mut host), Verdict::Pass);
+    (gateway, host, session)
+}
+
+#[test]
+fn a_session_has_an_id_and_exchanges_headers() {
+    let (mut gateway, mut host, session) = routed(1);
+    let calls =
+        ["realmgate.header 200/1/2", "cluster plain", "session_id", "realmgate.session_id 72623859790382856"];
+    assert_eq!(host.take(), calls);
+    assert!(session.translates());
+    host.data = [&header(1, 2)[..], b"ab"].concat();
+    assert_eq!(gateway.translate(&session, Way::ToServer, 10, &mut host), Verdict::Pass);
+    assert_eq!(host.take(), ["read ToServer 10", "replace ToServer 8 by 29"]);
+    assert_eq!(host.data.len(), 31);
+    // Chunks of body alone, and chunks that the proxy has not even told of.
+    host.data = [&header(1, 100)[..], b"c"].concat();
+    assert_eq!(gateway.translate(&session, Way::ToServer, 9, &mut host), Verdict::Pass);
+    host.take();
+    assert_eq!(gateway.translate(&session, Way::ToServer, 99, &mut host), Verdict::Pass);
+    assert_eq!(gateway.translate(&session, Way::ToServer, 0, &mut host), Verdict::Pass);
+    assert!(host.take().is_empty());
+
+    assert_eq!(host.counted(Metric::SessionsActive), 1);
+    assert_eq!(host.counted(Metric::MessagesToServer), 0, "a call for each would be too dear");
+    assert_eq!(gateway.tick_period_ms(), Some(1000));
+    gateway.tick(1000, &mut host);
+    gateway.tick(1000, &mut host);
+    assert_eq!(host.counted(Metric::MessagesToServer), 2);
+    host.data = vec![9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(gateway.translate(&session, Way::ToClient, 29, &mut host), Verdict::Pass);
+    assert_eq!(host.data, [0, 0, 1, 0, 0, 0, 0, 0]);
+    host.take();
+    gateway.end(&session, true, &mut host);
+    gateway.end(&session, true, &mut host);
+    assert_eq!(host.take(), ["realmgate.messages 2/1"]);
+    let counts = [
+        (Metric::Routed, 1),
+        (Metric::AwaitingHeader, 0),
+        (Metric::SessionsActive, 0),
+        (Metric::MessagesToServer, 2),
+        (Metric::MessagesToClient, 1),
+    ];
+    assert_eq!(host.counts, BTreeMap::from(counts));
+}
+
+#[test]
+fn a_traced_session_tells_its_trace() {
+    let (_, mut host, session) = routed(2);
+    assert!(session.translates());
+    let calls = host.take();
+    assert_eq!(calls[4], "realmgate.trace_id 01020304050607080000000000000000");
+}
+
+#[test]
+fn the_clients_framing_costs_nothing() {
+    let (mut gateway, mut host, session) = routed(3);
+    assert!(!session.translates());
+    assert_eq!(host.take(), ["realmgate.header 200/3/2", "cluster client"]);
+    gateway.end(&session, true, &mut host);
+    assert!(host.take().is_empty());
+}
+
+#[test]
+fn a_session_that_makes_no_sense_is_closed_and_counted_once() {
+    let bad_reply = vec![0xff; 29];
+    let large_message = header(1, 101).to_vec();
+    for (way, data, reason) in [
+        (Way::ToClient, bad_reply, Fault::ReplyTooShort),
+        (Way::ToServer, large_message, Fault::MessageTooLarge),
+    ] {
+        let (mut gateway, mut host, session) = routed(1);
+        host.take();
+        let size = data.len();
+        host.data = data;
+        assert_eq!(gateway.translate(&session, way, size, &mut host), Verdict::Closed);
+        let calls = host.take();
+        let closed = [
+            "realmgate.messages 0/0".to_owned(),
+            format!("realmgate.close_reason {}", reason.label()),
+            "close".to_owned(),
+        ];
+        assert_eq!(calls[1..], closed);
+        assert_eq!(gateway.translate(&session, way, size, &mut host), Verdict::Closed);
+        gateway.end(&session, true, &mut host);
+        assert_eq!(host.counted(Metric::SessionClosed(reason)), 1);
+        assert_eq!(host.counted(Metric::SessionsActive), 0);
+    }
+}
+
+#[test]
+fn a_player_without_a_session_id_is_refused() {
+    let (mut gateway, mut host) = (Gateway::new().unwrap(), Recorder::default());
+    gateway.configure(SERVER.as_bytes(), &mut host).unwrap();
+    host.failing = Some("session_id");
+    let session = gateway.open(1, &mut host);
+    assert_eq!(gateway.data(&session, &header(1, 2), false, &mut host), Verdict::Closed);
+    assert_eq!(host.counted(Metric::Refused(Refusal::HostError)), 1);
+    assert_eq!(host.counted(Metric::SessionsActive), 0);
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use proptest::prelude::*;
-use realmgate_filter::config::{Destination, RouteConfig, Split};
+use realmgate_filter::config::{Destination, Framing, RouteConfig, Split};
 use realmgate_filter::ranges::NumberSet;
 use realmgate_filter::{Decision, FilterConfig, Router};
 use realmgate_wire::ServerId;
@@ -161,7 +161,8 @@ fn number_set(max: u16) -> impl Strategy<Value = NumberSet> {
 fn routes() -> impl Strategy<Value = Vec<RouteConfig>> {
     // Few numbers, so that routes meet.
     let route = (1..=2_u8, number_set(12), number_set(4)).prop_map(|(server_type, worlds, instances)| {
-        let to = vec![Destination { cluster: "c".to_owned(), weight: 1, pick: None }];
+        let to =
+            vec![Destination { cluster: "c".to_owned(), weight: 1, pick: None, framing: Framing::Client }];
         RouteConfig { server_type, worlds, instances, hash_key: None, to, split: Split::Sticky }
     });
     prop::collection::vec(route, 0..12)
@@ -197,7 +198,12 @@ fn large_configurations_stay_n_log_n() {
         worlds,
         instances: NumberSet::Any,
         hash_key: None,
-        to: vec![Destination { cluster: "game-{world}".to_owned(), weight: 1, pick: None }],
+        to: vec![Destination {
+            cluster: "game-{world}".to_owned(),
+            weight: 1,
+            pick: None,
+            framing: Framing::Client,
+        }],
         split: Split::Sticky,
     };
     let each_world = (1..=32_767).map(|world| route(NumberSet::Ranges(vec![(world, world)])));

@@ -9,14 +9,15 @@ use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
 use realmgate_filter::Gateway;
-use realmgate_filter::host::{Host, HostError};
+use realmgate_filter::host::{Host, HostError, Way};
 use realmgate_filter::session::{Session, Verdict};
 use realmgate_filter::telemetry::Metric;
 
 const CONFIGS: [&[u8]; 4] = [
     br#"{"header_timeout_ms": 80, "max_message_bytes": 1000, "routes": [
         {"server_type": 200, "worlds": "1-9", "hash_key": "source_ip",
-         "to": [{"cluster": "a-{world}"}, {"cluster": "b"}]},
+         "to": [{"cluster": "a-{world}"}, {"cluster": "b", "framing": "server"}]},
+        {"server_type": 200, "instances": "8-99", "to": [{"cluster": "d", "framing": "server-traced"}]},
         {"server_type": 200, "instances": "7", "to": [{"cluster": "c", "pick":
          {"strategy": "realm_based", "of": 3, "cluster": "c-{pick}"}}]}]}"#,
     br#"{"header_timeout_ms": 0, "routes": [{"server_type": 0, "to": [{"cluster": "zero"}]}]}"#,
@@ -29,6 +30,7 @@ struct Counting {
     metrics: BTreeMap<Metric, i64>,
     clusters: i64,
     failing: bool,
+    data: Vec<u8>,
 }
 
 impl Counting {
@@ -57,6 +59,20 @@ impl Host for Counting {
     }
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
         "192.0.2.1:1234".clone_into(out);
+        self.answer()
+    }
+    fn session_id(&mut self) -> Result<i64, HostError> {
+        self.answer().map(|()| 7)
+    }
+    fn read(&mut self, _: Way, len: usize) -> Result<Vec<u8>, HostError> {
+        self.answer().map(|()| self.data[..len].to_vec())
+    }
+    fn replace(&mut self, _: Way, len: usize, by: &[u8]) -> Result<(), HostError> {
+        self.data.splice(..len, by.iter().copied());
+        self.answer()
+    }
+    fn append(&mut self, _: Way, bytes: &[u8]) -> Result<(), HostError> {
+        self.data.extend_from_slice(bytes);
         self.answer()
     }
     fn close(&mut self) -> Result<(), HostError> {
@@ -101,9 +117,17 @@ fuzz_target!(|script: &[u8]| {
                 connection.held.extend_from_slice(bytes);
                 let end = action & 7 == 3;
                 let verdict = gateway.data(&connection.session, &connection.held, end, &mut host);
-                // Once let through, always let through.
+                // Once let through, always let through, unless a message makes no sense.
                 assert!(!connection.passed || verdict == Verdict::Pass);
                 connection.passed = verdict == Verdict::Pass;
+                if connection.passed && connection.session.translates() {
+                    host.data = std::mem::take(&mut connection.held);
+                    // What a client sends will do for a server's replies.
+                    let way = if action & 7 == 2 { Way::ToClient } else { Way::ToServer };
+                    let size = host.data.len();
+                    connection.passed =
+                        gateway.translate(&connection.session, way, size, &mut host) == Verdict::Pass;
+                }
             }
             4 if which < open.len() => {
                 let connection = open.swap_remove(which);
@@ -115,12 +139,15 @@ fuzz_target!(|script: &[u8]| {
             6 => drop(gateway.configure(CONFIGS[usize::from(action >> 3) % CONFIGS.len()], &mut host)),
             _ => host.failing = !host.failing,
         }
+        let routed = open.iter().filter(|connection| connection.passed).count();
         let waiting = open.iter().filter(|connection| connection.session.is_waiting()).count();
         let count = |metric| host.metrics.get(&metric).copied().unwrap_or(0);
         assert_eq!(count(Metric::AwaitingHeader), i64::try_from(waiting).expect("few"));
+        assert_eq!(count(Metric::SessionsActive), i64::try_from(routed).expect("few"));
         assert_eq!(count(Metric::Routed), host.clusters);
         assert!((waiting..=2 * waiting + 1).contains(&gateway.remembered()));
-        let settled = |metric: &&Metric| !matches!(metric, Metric::AwaitingHeader | Metric::ConfigRejected);
+        let settled =
+            |metric: &&Metric| matches!(metric, Metric::Routed | Metric::Refused(_) | Metric::ClientGone);
         let ended: i64 = host.metrics.iter().filter(|(metric, _)| settled(metric)).map(|(_, n)| n).sum();
         // One that the host had forgotten when its time was up counts nowhere.
         let unaccounted = i64::from(opened) - i64::try_from(waiting).expect("few") - ended - ended_by_proxy;

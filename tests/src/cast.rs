@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::stage::port;
 use crate::{GameClient, GameServer, TestNet};
+use realmgate_filter::config::Framing;
 use realmgate_wire::ServerId;
 use serde_json::{Value, json};
 
@@ -16,10 +17,15 @@ pub const GAME: u8 = 200;
 
 /// Game servers `game-1`, `game-2`, ..., each of which keeps the first `keep` frames of each connection.
 pub async fn servers(net: &TestNet, count: u16, keep: usize) -> Vec<GameServer> {
+    servers_speaking(Framing::Client, net, count, keep).await
+}
+
+/// The same in another framing than the client's.
+pub async fn servers_speaking(framing: Framing, net: &TestNet, count: u16, keep: usize) -> Vec<GameServer> {
     let mut servers = Vec::new();
     for number in 0..count {
         let name = format!("game-{}", number + 1);
-        let server = GameServer::recording(&name, net.at(port::GAME + number), keep).await;
+        let server = GameServer::speaking(framing, &name, net.at(port::GAME + number), keep).await;
         servers.push(server.expect("a port on an address of our own is free"));
     }
     servers

@@ -11,7 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use realmgate_filter::config::Framing;
+
 use crate::frame::{Frame, WHO_ARE_YOU};
+use crate::framing::{self, SessionOf};
 
 /// What a server does with its connections, live ones included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Its first frames, as many as the server was told to keep.
     pub frames: Vec<Frame>,
+    /// The session of those frames, where the framing tells.
+    pub session: Option<SessionOf>,
     /// How many frames came.
     pub frame_count: u64,
     /// Whether it is still open.
@@ -51,6 +56,7 @@ pub struct GameServer {
 #[derive(Debug)]
 struct Shared {
     name: Bytes,
+    framing: Framing,
     keep: usize,
     live: AtomicUsize,
     total: AtomicU64,
@@ -66,10 +72,21 @@ impl GameServer {
 
     /// Serves on `address` and keeps a record of every connection with its first `keep` frames; 0 = none.
     pub async fn recording(name: &str, address: SocketAddr, keep: usize) -> io::Result<Self> {
+        Self::speaking(Framing::Client, name, address, keep).await
+    }
+
+    /// The same in another framing than the client's. A connection that does not speak it is closed.
+    pub async fn speaking(
+        framing: Framing,
+        name: &str,
+        address: SocketAddr,
+        keep: usize,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             name: Bytes::copy_from_slice(name.as_bytes()),
+            framing,
             keep,
             live: AtomicUsize::new(0),
             total: AtomicU64::new(0),
@@ -167,10 +184,10 @@ async fn exchange(
             Conduct::Close => return Ok(()),
             Conduct::Hold => {}
             Conduct::Echo | Conduct::Silent => {
-                while let Some(frame) = Frame::take(&mut input) {
-                    open.note(&frame);
+                while let Some((frame, session)) = framing::take(open.shared.framing, &mut input)? {
+                    open.note(&frame, session)?;
                     if conduct == Conduct::Echo {
-                        open.shared.answer(frame).encode(&mut output)?;
+                        framing::reply(&open.shared.answer(frame), session, &mut output)?;
                     }
                 }
                 stream.write_all_buf(&mut output).await?;
@@ -213,7 +230,8 @@ impl<'a> Open<'a> {
         shared.total.fetch_add(1, Ordering::SeqCst);
         shared.live.fetch_add(1, Ordering::SeqCst);
         let record = (shared.keep > 0).then(|| {
-            let connection = Connection { peer, frames: Vec::new(), frame_count: 0, open: true };
+            let connection =
+                Connection { peer, frames: Vec::new(), session: None, frame_count: 0, open: true };
             let record = Arc::new(Mutex::new(connection));
             lock(&shared.connections).push(Arc::clone(&record));
             record
@@ -221,15 +239,22 @@ impl<'a> Open<'a> {
         Self { shared, record }
     }
 
-    fn note(&self, frame: &Frame) {
+    /// A connection has one session: another's message would be a gateway's gravest fault.
+    fn note(&self, frame: &Frame, session: Option<SessionOf>) -> io::Result<()> {
         self.shared.frames.fetch_add(1, Ordering::SeqCst);
         if let Some(record) = &self.record {
             let mut record = lock(record);
             record.frame_count += 1;
+            if record.frame_count == 1 {
+                record.session = session;
+            } else if record.session != session {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of another session"));
+            }
             if record.frames.len() < self.shared.keep {
                 record.frames.push(frame.clone());
             }
         }
+        Ok(())
     }
 }
 

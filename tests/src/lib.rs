@@ -29,6 +29,7 @@ pub mod envoy;
 pub mod failure;
 pub mod fleet;
 pub mod frame;
+pub mod framing;
 pub mod game_client;
 pub mod game_server;
 pub mod http;

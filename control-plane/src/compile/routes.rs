@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use realmgate_filter::config::{Destination, HashKey, Pick, PickStrategy, RouteConfig, Split};
+use realmgate_filter::config::{Destination, Framing, HashKey, Pick, PickStrategy, RouteConfig, Split};
 use realmgate_filter::ranges::NumberSet;
 use realmgate_wire::ServerId;
 
@@ -91,7 +91,7 @@ impl<'a> RouteTable<'a> {
                 policy_entries(mesh, route, &mut entries);
             }
         }
-        entries.extend(mesh.rules.rules.iter().map(rule_entry));
+        entries.extend(mesh.rules.rules.iter().map(|rule| rule_entry(rule, mesh.edge.gateway_framing)));
         entries.sort_by_key(|entry| entry.rank);
         Self { entries }
     }
@@ -184,7 +184,7 @@ fn destination(mesh: &Mesh, route: &Route, service: &str, weight: u32) -> Option
     let service = mesh.policy.services.iter().find(|s| s.name == service)?;
     let cluster = names::policy_cluster(service, route.strategy);
     let pick = pick(route.strategy, &cluster, endpoint_count(service));
-    Some(Destination { cluster, weight, pick })
+    Some(Destination { cluster, weight, pick, framing: service.framing })
 }
 
 fn endpoint_count(service: &Service) -> usize {
@@ -202,7 +202,7 @@ fn pick(strategy: Strategy, cluster: &str, endpoints: usize) -> Option<Pick> {
     Some(Pick { strategy, of, cluster: names::pick_cluster(cluster, "{pick}") })
 }
 
-fn rule_entry(rule: &GatewayRule) -> Entry<'_> {
+fn rule_entry(rule: &GatewayRule, framing: Framing) -> Entry<'_> {
     let rank = match (rule.origin, rule.world) {
         (RuleOrigin::RealmMapping, _) => Rank::RealmMapping,
         (RuleOrigin::Rules, Some(_)) => Rank::GatewayWorld,
@@ -215,7 +215,7 @@ fn rule_entry(rule: &GatewayRule) -> Entry<'_> {
         worlds: rule.world.map_or(NumberSet::Any, |w| NumberSet::Ranges(vec![(w, w)])),
         instances: NumberSet::Any,
         hash_key: None,
-        to: vec![Destination { cluster, weight: 1, pick }],
+        to: vec![Destination { cluster, weight: 1, pick, framing }],
         split: Split::default(),
     };
     Entry { origin: Origin::Rule(rule), rank, route }

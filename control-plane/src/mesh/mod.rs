@@ -7,6 +7,8 @@ pub use join::{GatewayStatus, Sources, join};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use realmgate_filter::config::Framing;
+
 use crate::model::{ClusterDelivery, Limits, Listener, Policy};
 use crate::source::gateway_rules::GatewayRules;
 
@@ -30,6 +32,8 @@ pub struct EdgeSettings {
     pub health_listen: Option<SocketAddr>,
     /// The listener of the old gateway's rules; `None` = that source is off.
     pub gateway: Option<Listener>,
+    /// What the game servers of those rules speak.
+    pub gateway_framing: Framing,
 }
 
 impl EdgeSettings {

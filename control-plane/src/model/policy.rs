@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use realmgate_filter::config::{HashKey, Split};
+use realmgate_filter::config::{Framing, HashKey, Split};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +82,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Time without a byte in either direction.
     pub idle_timeout: Duration,
-    /// Longest body that the first message may announce.
+    /// Longest body that a message may announce. Towards services whose framing is `client`, only the first message
+    /// is read.
     pub max_message_bytes: u32,
 }
 
@@ -108,6 +109,10 @@ pub struct Service {
     /// A name that is resolved again and again; every address it gives is an endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
+    /// What its game servers speak.
+    #[serde(default, skip_serializing_if = "Framing::is_client")]
+    #[schemars(with = "schema::Framing")]
+    pub framing: Framing,
     /// Connecting to one endpoint.
     #[serde(default)]
     pub connections: Connections,
@@ -246,6 +251,17 @@ mod schema {
         Instance,
         WorldInstance,
         SourceIp,
+    }
+
+    #[derive(JsonSchema)]
+    #[schemars(rename_all = "kebab-case")]
+    pub(super) enum Framing {
+        /// As the client sends: 8 bytes in front of each body.
+        Client,
+        /// 20 + 9 bytes in front of each body, both ways.
+        Server,
+        /// 20 + 33 bytes in front of each body, the last 24 a trace; 20 + 9 in replies.
+        ServerTraced,
     }
 
     #[derive(JsonSchema)]

@@ -18,6 +18,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use realmgate_filter::config::Framing;
+
 use crate::model::{ClusterDelivery, Duration, Endpoint, Limits};
 use crate::xds::ListenerConfig;
 
@@ -171,6 +173,10 @@ pub struct GameGateway {
     #[serde(with = "text::address")]
     #[schemars(with = "String")]
     pub listen: SocketAddr,
+    /// What the game servers of its rules speak: `server` (20 + 9 bytes in front of each body), `server-traced` (20 +
+    /// 33) or `client` (8, as received).
+    #[schemars(with = "String")]
+    pub framing: Framing,
     /// How often the rules are read again.
     pub refresh_interval: Duration,
     /// Bounds on one connection to `game_gateway.listen`; 0 = no limit.
@@ -293,11 +299,12 @@ impl Default for Redis {
 
 impl Default for GameGateway {
     fn default() -> Self {
-        // The port, prefix and interval of the gateway that this source stands in for.
+        // The port, prefix, framing and interval of the gateway that this source stands in for.
         Self {
             enabled: false,
             key_prefix: "game-gateway:".to_owned(),
             listen: (Ipv4Addr::UNSPECIFIED, 8080).into(),
+            framing: Framing::Server,
             refresh_interval: Duration::from_secs(10),
             limits: Limits::default(),
             clusters: ClusterDelivery::default(),

@@ -47,6 +47,7 @@ fn a_flag_beats_the_environment_which_beats_the_file() {
 fn text_from_the_environment_gets_the_types_of_the_settings() {
     let env = [
         ("REALMGATE_GAME_GATEWAY_ENABLED", "true"),
+        ("REALMGATE_GAME_GATEWAY_FRAMING", "server-traced"),
         ("REALMGATE_GAME_GATEWAY_REFRESH_INTERVAL", "250ms"),
         ("REALMGATE_GAME_GATEWAY_LIMITS_MAX_MESSAGE_BYTES", "4096"),
         ("REALMGATE_REDIS_KEY_PREFIX", "123"),
@@ -56,6 +57,7 @@ fn text_from_the_environment_gets_the_types_of_the_settings() {
     ];
     let got = settings("", &env, &[]).unwrap();
     assert!(got.game_gateway.enabled);
+    assert_eq!(got.game_gateway.framing, Framing::ServerTraced);
     assert_eq!(got.game_gateway.refresh_interval, Duration::from_millis(250));
     assert_eq!(got.game_gateway.limits.max_message_bytes, 4096);
     assert_eq!(got.redis.key_prefix, "123");
@@ -89,6 +91,7 @@ fn values_that_do_not_fit_are_refused() {
     for (file, expected) in [
         ("redis: {url: 'redis://:s3cret@'}", "realmgate.yaml:1:14: redis.url: not a Redis URL"),
         ("log: {format: xml}", "log.format: unknown variant `xml`"),
+        ("game_gateway: {framing: grpc}", "game_gateway.framing: unknown variant `grpc`"),
         ("filter: {delivery: ftp}", "filter.delivery: unknown variant `ftp`"),
         ("filter: {advertise: nowhere}", "filter.advertise: `nowhere` is not host:port"),
         ("edge: {health_listen: 9090}", "edge.health_listen: "),

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use super::ms;
 use super::report::{Report, Samples};
 use super::worlds::{RULES_KEY, RULES_NOTIFY};
-use crate::cast::{game, route, servers, services, until_lands};
+use crate::cast::{game, route, servers, servers_speaking, services, until_lands};
 use crate::stage::port;
 use crate::{Failure, GameServer, Redis, Stage, TestNet};
+use realmgate_filter::config::Framing;
 
 /// Of each kind.
 const CHANGES: usize = 20;
@@ -50,7 +51,7 @@ async fn policies() -> Result<Samples, Failure> {
 async fn rules() -> Result<Samples, Failure> {
     let net = TestNet::alone();
     let redis = Redis::start(net.dir(), net.at(port::REDIS))?;
-    let servers = servers(&net, 2, 0).await;
+    let servers = servers_speaking(Framing::Server, &net, 2, 0).await;
     let rule = |server: &GameServer| -> Value {
         json!({"1": {"server_type": 200, "service_name": "fleet", "world_id": 7,
             "strategy": "round_robin", "endpoints": [server.address().to_string()]}})

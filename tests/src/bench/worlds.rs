@@ -8,9 +8,10 @@ use tokio::sync::watch;
 
 use super::ms;
 use super::report::Report;
-use crate::cast::{game, route, servers, services, until_lands};
+use crate::cast::{game, route, servers, servers_speaking, services, until_lands};
 use crate::stage::port;
 use crate::{Failure, Frame, GameClient, GameServer, Redis, Stage, TestNet};
+use realmgate_filter::config::Framing;
 
 pub(super) const RULES_KEY: &str = "game-gateway:routing:rules";
 pub(super) const RULES_NOTIFY: &str = "game-gateway:routing:rules:notify";
@@ -64,7 +65,7 @@ pub(super) async fn by_ranges(report: &mut Report) -> Result<(), Failure> {
 pub(super) async fn by_rules(report: &mut Report) -> Result<(), Failure> {
     let net = TestNet::alone();
     let redis = Redis::start(net.dir(), net.at(port::REDIS))?;
-    let servers = servers(&net, 4, 0).await;
+    let servers = servers_speaking(Framing::Server, &net, 4, 0).await;
     redis.set(RULES_KEY, "{}");
     let settings = json!({"redis": {"url": redis.url()}, "game_gateway": {"enabled": true}});
     let mut stage = Stage::start(net, &settings)?;

@@ -12,8 +12,20 @@
 //!    "steps": [{"send": "04000110"}, {"wait_ms": 6000}], "expect": {"closed": "header_timeout"}}]}
 //! ```
 //! Bytes are hexadecimal, in groups as they read best; `61*2` stands for `61 61`.
+//!
+//! Where a service has a framing of its own, `{"reply": "..."}` is a step of its server, and what is to arrive is written
+//! out. The session id is written as 0x0102030405060708 and stands for whichever the session has, see [`session`].
+//! ```json
+//! {"name": "a message and its echo",
+//!  "steps": [{"send": "02003412 02c80100 aabb"},
+//!            {"reply": "0b000000 34120000 00000000 0807060504030201 01 0807060504030201 aabb"}],
+//!  "expect": {"cluster": "server",
+//!             "to_backend": "0b000000 34120000 00000000 0807060504030201 01 0807060504030201 aabb",
+//!             "to_client": "02003412 00000000 aabb"}}
+//! ```
 
 mod native;
+pub mod session;
 
 use std::path::Path;
 use std::{fs, iter};
@@ -46,6 +58,8 @@ pub struct Scenario {
 pub enum Step {
     /// The client sends this in one piece.
     Send(Vec<u8>),
+    /// The server sends this in one piece.
+    Reply(Vec<u8>),
     /// The client closes its sending side.
     EndStream,
     /// Nothing happens for so many milliseconds.
@@ -59,14 +73,20 @@ pub enum Step {
 /// What is to come of a scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// Routed to one of these clusters, with this hash key; all bytes sent reach the backend, in order.
+    /// Routed to one of these clusters, with this hash key.
     Routed {
         /// More than one only where chance decides.
         clusters: Vec<String>,
         /// `None` = no key is set.
         hash_key: Option<String>,
+        /// What the backend receives; `None` = what the client sends.
+        to_backend: Option<Vec<u8>>,
+        /// What the client receives; `None` = what the server sends.
+        to_client: Option<Vec<u8>>,
+        /// The reason with which the filter closes the session in the end; `None` = it does not.
+        closed: Option<String>,
     },
-    /// Closed by the filter with this reason; no byte reaches a backend.
+    /// Closed by the filter with this reason, unrouted; no byte reaches a backend.
     Closed(String),
     /// Neither: the connection is open and no byte has reached a backend.
     Waiting,
@@ -87,6 +107,8 @@ pub struct Outcome {
     pub closed: Option<String>,
     /// What was let through to the backend.
     pub to_backend: Vec<u8>,
+    /// What was let through to the client.
+    pub to_client: Vec<u8>,
 }
 
 impl Scenario {
@@ -106,11 +128,30 @@ impl Scenario {
         sent.collect::<Vec<_>>().concat()
     }
 
+    /// Everything that the server sends.
+    #[must_use]
+    pub fn replied(&self) -> Vec<u8> {
+        let replied = self.steps.iter().filter_map(|step| match step {
+            Step::Reply(bytes) => Some(bytes.as_slice()),
+            _ => None,
+        });
+        replied.collect::<Vec<_>>().concat()
+    }
+
     /// What the backend is to receive.
     #[must_use]
     pub fn expected_at_backend(&self) -> Vec<u8> {
-        match self.expect {
-            Expect::Routed { .. } => self.sent(),
+        match &self.expect {
+            Expect::Routed { to_backend, .. } => to_backend.clone().unwrap_or_else(|| self.sent()),
+            Expect::Closed(_) | Expect::Waiting | Expect::ConfigRefused(_) => Vec::new(),
+        }
+    }
+
+    /// What the client is to receive.
+    #[must_use]
+    pub fn expected_at_client(&self) -> Vec<u8> {
+        match &self.expect {
+            Expect::Routed { to_client, .. } => to_client.clone().unwrap_or_else(|| self.replied()),
             Expect::Closed(_) | Expect::Waiting | Expect::ConfigRefused(_) => Vec::new(),
         }
     }
@@ -120,12 +161,12 @@ impl Scenario {
     /// # Errors
     /// Names the scenario, what was expected and what came.
     pub fn check(&self, outcome: &Outcome) -> Result<(), Failure> {
-        let Outcome { config_refused, cluster, hash_key, closed, to_backend } = outcome;
+        let Outcome { config_refused, cluster, hash_key, closed, to_backend, to_client } = outcome;
         let as_expected = match &self.expect {
-            Expect::Routed { clusters, hash_key: key } => {
+            Expect::Routed { clusters, hash_key: key, closed: reason, .. } => {
                 cluster.as_ref().is_some_and(|cluster| clusters.contains(cluster))
                     && hash_key == key
-                    && closed.is_none()
+                    && closed == reason
             }
             Expect::Closed(reason) => cluster.is_none() && closed.as_ref() == Some(reason),
             Expect::Waiting => cluster.is_none() && closed.is_none() && config_refused.is_none(),
@@ -133,19 +174,16 @@ impl Scenario {
                 config_refused.as_ref().is_some_and(|told| told.starts_with(text.as_str()))
             }
         };
-        let expected = self.expected_at_backend();
-        if as_expected && *to_backend == expected {
-            return Ok(());
+        if !as_expected {
+            return Err(Failure::new(format!(
+                "{}: expected {:?}; got cluster {cluster:?}, hash key {hash_key:?}, closed {closed:?}, configuration \
+                 refused {config_refused:?}",
+                self.name, self.expect,
+            )));
         }
-        let bytes = to_backend.len();
-        Err(Failure::new(format!(
-            "{}: expected {:?} with {} bytes at the backend; got cluster {cluster:?}, hash key {hash_key:?}, closed \
-             {closed:?}, configuration refused {config_refused:?}, {bytes} bytes at the backend{}",
-            self.name,
-            self.expect,
-            expected.len(),
-            if *to_backend == expected || bytes != expected.len() { "" } else { ", other ones" },
-        )))
+        session::compare(&self.expected_at_backend(), to_backend)
+            .and_then(|()| session::compare(&self.expected_at_client(), to_client))
+            .map_err(Failure::because(&self.name))
     }
 }
 
@@ -194,6 +232,7 @@ struct Written {
 #[serde(rename_all = "snake_case")]
 enum WrittenStep {
     Send(String),
+    Reply(String),
     EndStream,
     WaitMs(u32),
     Configure(Value),
@@ -206,6 +245,8 @@ struct WrittenExpect {
     cluster: Option<String>,
     one_of: Option<Vec<String>>,
     hash_key: Option<String>,
+    to_backend: Option<String>,
+    to_client: Option<String>,
     closed: Option<String>,
     config_refused: Option<String>,
 }
@@ -236,6 +277,7 @@ fn read_file(path: &Path) -> Result<Vec<Scenario>, Failure> {
 fn step(step: WrittenStep) -> Result<Step, Failure> {
     Ok(match step {
         WrittenStep::Send(text) => Step::Send(bytes(&text)?),
+        WrittenStep::Reply(text) => Step::Reply(bytes(&text)?),
         WrittenStep::EndStream => Step::EndStream,
         WrittenStep::WaitMs(ms) => Step::WaitMs(ms),
         WrittenStep::Configure(config) => Step::Configure(config),
@@ -244,10 +286,16 @@ fn step(step: WrittenStep) -> Result<Step, Failure> {
 }
 
 fn expect(written: WrittenExpect) -> Result<Expect, Failure> {
-    let WrittenExpect { cluster, one_of, hash_key, closed, config_refused } = written;
+    let WrittenExpect { cluster, one_of, hash_key, to_backend, to_client, closed, config_refused } = written;
+    let to_backend = to_backend.map(|text| bytes(&text)).transpose()?;
+    let to_client = to_client.map(|text| bytes(&text)).transpose()?;
     match (cluster, one_of, closed, config_refused) {
-        (Some(cluster), None, None, None) => Ok(Expect::Routed { clusters: vec![cluster], hash_key }),
-        (None, Some(clusters), None, None) => Ok(Expect::Routed { clusters, hash_key }),
+        (Some(cluster), None, closed, None) => {
+            Ok(Expect::Routed { clusters: vec![cluster], hash_key, to_backend, to_client, closed })
+        }
+        (None, Some(clusters), closed, None) => {
+            Ok(Expect::Routed { clusters, hash_key, to_backend, to_client, closed })
+        }
         (None, None, Some(reason), None) => Ok(Expect::Closed(reason)),
         (None, None, None, Some(text)) => Ok(Expect::ConfigRefused(text)),
         (None, None, None, None) => Ok(Expect::Waiting),
@@ -274,18 +322,32 @@ fn bytes(text: &str) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// The scenario with its first bytes sent in other pieces: cut in two at each place up to behind the header,
-/// and each byte by itself.
+/// The scenario with its first bytes, and those of its first reply, sent in other pieces: cut in two at each place up to
+/// behind the header, and each byte by itself.
 fn chopped(scenario: &Scenario) -> Vec<Scenario> {
-    let Some((Step::Send(first), rest)) = scenario.steps.split_first() else { return Vec::new() };
-    let variant = |name: String, pieces: Vec<&[u8]>| {
-        let pieces = pieces.into_iter().map(|piece| Step::Send(piece.to_vec()));
-        Scenario { name, steps: pieces.chain(rest.iter().cloned()).collect(), ..scenario.clone() }
+    let is_reply = |step: &Step| matches!(step, Step::Reply(_));
+    let first_reply = scenario.steps.iter().position(is_reply);
+    let of_client = chopped_at(scenario, 0, 10);
+    of_client.into_iter().chain(first_reply.into_iter().flat_map(|at| chopped_at(scenario, at, 31))).collect()
+}
+
+fn chopped_at(scenario: &Scenario, step: usize, cuts: usize) -> Vec<Scenario> {
+    let (before, rest) = scenario.steps.split_at(step);
+    let Some((chopped, rest)) = rest.split_first() else { return Vec::new() };
+    let (bytes, what, make): (_, _, fn(Vec<u8>) -> Step) = match chopped {
+        Step::Send(bytes) => (bytes, "", Step::Send),
+        Step::Reply(bytes) => (bytes, "reply ", Step::Reply),
+        _ => return Vec::new(),
     };
-    let cuts = (1..first.len().min(10)).map(|at| {
-        let (left, right) = first.split_at(at);
-        variant(format!("{}, cut at {at}", scenario.name), vec![left, right])
+    let variant = |name: String, pieces: Vec<&[u8]>| {
+        let pieces = pieces.into_iter().map(|piece| make(piece.to_vec()));
+        let steps = before.iter().cloned().chain(pieces).chain(rest.iter().cloned()).collect();
+        Scenario { name, steps, ..scenario.clone() }
+    };
+    let cuts = (1..bytes.len().min(cuts)).map(|at| {
+        let (left, right) = bytes.split_at(at);
+        variant(format!("{}, {what}cut at {at}", scenario.name), vec![left, right])
     });
-    let single = variant(format!("{}, byte by byte", scenario.name), first.chunks(1).collect());
+    let single = variant(format!("{}, {what}byte by byte", scenario.name), bytes.chunks(1).collect());
     cuts.chain(iter::once(single)).collect()
 }

@@ -1,11 +1,11 @@
 //! Runs a scenario against the filter's core, with a host that writes down what it is told.
 
 use realmgate_filter::Gateway;
-use realmgate_filter::host::{Host, HostError};
-use realmgate_filter::session::{CLOSE_REASON, Verdict};
+use realmgate_filter::host::{Host, HostError, Way};
+use realmgate_filter::session::{CLOSE_REASON, Session, Verdict};
 use realmgate_filter::telemetry::Metric;
 
-use super::{Outcome, Scenario, Step};
+use super::{Outcome, Scenario, Step, session};
 use crate::Failure;
 
 /// The only connection's id.
@@ -20,13 +20,17 @@ pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
         return Ok(host.outcome);
     }
     let session = gateway.open(CONNECTION, &mut host);
-    let mut held = Vec::new();
     for step in &scenario.steps {
         if host.closed {
             break;
         }
         match step {
-            Step::Send(bytes) => held.extend_from_slice(bytes),
+            Step::Send(bytes) => host.on_its_way(Way::ToServer).extend_from_slice(bytes),
+            Step::Reply(bytes) => {
+                host.to_client.extend_from_slice(bytes);
+                relay(&mut gateway, &session, Way::ToClient, &mut host);
+                continue;
+            }
             Step::EndStream => {}
             Step::WaitMs(ms) => {
                 let period = gateway.tick_period_ms().unwrap_or(*ms).max(1);
@@ -44,26 +48,50 @@ pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
             }
         }
         let end_of_stream = matches!(step, Step::EndStream);
+        let held = host.to_server.clone();
         if gateway.data(&session, &held, end_of_stream, &mut host) == Verdict::Pass {
-            host.outcome.to_backend.append(&mut held);
+            relay(&mut gateway, &session, Way::ToServer, &mut host);
         }
     }
     gateway.end(&session, true, &mut host);
-    if host.awaiting != 0 {
+    if host.left != 0 {
         return Err(Failure::new(format!(
-            "{}: {} connections are left waiting",
-            scenario.name, host.awaiting
+            "{}: {} connections are left in a gauge",
+            scenario.name, host.left
         )));
     }
     Ok(host.outcome)
 }
 
+/// Lets the data that is on its way through, translated where the session wants it.
+fn relay(gateway: &mut Gateway, session: &Session, way: Way, host: &mut Recorder) {
+    let size = host.on_its_way(way).len();
+    if !session.translates() || gateway.translate(session, way, size, host) == Verdict::Pass {
+        let mut data = std::mem::take(host.on_its_way(way));
+        match way {
+            Way::ToServer => host.outcome.to_backend.append(&mut data),
+            Way::ToClient => host.outcome.to_client.append(&mut data),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Recorder {
     outcome: Outcome,
+    to_server: Vec<u8>,
+    to_client: Vec<u8>,
     source: Option<String>,
     closed: bool,
-    awaiting: i64,
+    left: i64,
+}
+
+impl Recorder {
+    fn on_its_way(&mut self, way: Way) -> &mut Vec<u8> {
+        match way {
+            Way::ToServer => &mut self.to_server,
+            Way::ToClient => &mut self.to_client,
+        }
+    }
 }
 
 impl Host for Recorder {
@@ -88,13 +116,27 @@ impl Host for Recorder {
         self.source.as_ref().ok_or_else(|| refused("source_address"))?.clone_into(out);
         Ok(())
     }
+    fn session_id(&mut self) -> Result<i64, HostError> {
+        Ok(session::ID)
+    }
+    fn read(&mut self, way: Way, len: usize) -> Result<Vec<u8>, HostError> {
+        Ok(self.on_its_way(way).iter().copied().take(len).collect())
+    }
+    fn replace(&mut self, way: Way, len: usize, by: &[u8]) -> Result<(), HostError> {
+        self.on_its_way(way).splice(..len, by.iter().copied());
+        Ok(())
+    }
+    fn append(&mut self, way: Way, bytes: &[u8]) -> Result<(), HostError> {
+        self.on_its_way(way).extend_from_slice(bytes);
+        Ok(())
+    }
     fn close(&mut self) -> Result<(), HostError> {
         self.closed = true;
         Ok(())
     }
     fn count(&mut self, metric: Metric, by: i64) {
-        if metric == Metric::AwaitingHeader {
-            self.awaiting += by;
+        if matches!(metric, Metric::AwaitingHeader | Metric::SessionsActive) {
+            self.left += by;
         }
     }
     fn random(&mut self) -> u64 {

@@ -40,7 +40,7 @@ async fn sessions_survive_a_hundred_changes_a_filter_update_and_a_restart() {
     let servers = servers(&net, 3, 0).await;
     let module = net.dir().join("filter.wasm");
     std::fs::copy(parts::FILTER.find().unwrap(), &module).unwrap();
-    let settings = json!({"redis": {"url": redis.url()}, "game_gateway": {"enabled": true},
+    let settings = json!({"redis": {"url": redis.url()}, "game_gateway": {"enabled": true, "framing": "client"},
         "filter": {"path": module}});
     let mut stage = Stage::start(net, &settings).unwrap();
     let policy = |stage: &Stage, timeout: &str, routes: Value| {

@@ -16,6 +16,7 @@ mod conformance;
 mod demo;
 mod edges;
 mod fleet;
+mod framing;
 mod harness;
 mod health_listener;
 mod identity;

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use realmgate_filter::config::Framing;
 use realmgate_tests::stage::port;
 use realmgate_tests::{Frame, GameClient, GameServer, Redis, Stage, TestNet};
 use realmgate_wire::ServerId;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use crate::cast::{game, lands, route, servers, services, until_lands};
+use crate::cast::{game, lands, route, servers, servers_speaking, services, until_lands};
 
 /// The filter's configuration as Envoy shows it: the longest text with routes that it holds.
 fn filter_config(dump: &Value) -> String {
@@ -92,7 +93,7 @@ async fn two_thousand_rules_of_a_world_each_are_reachable() {
     const RULES: u16 = 2000;
     let net = TestNet::alone();
     let redis = Redis::start(net.dir(), net.at(port::REDIS)).unwrap();
-    let servers = servers(&net, 4, 0).await;
+    let servers = servers_speaking(Framing::Server, &net, 4, 0).await;
     let serving = |world: u16| -> &GameServer { &servers[usize::from(world % 4)] };
     let rule = |world: u16| {
         let rule = json!({"server_type": 200, "service_name": format!("world-{world}"), "world_id": world,

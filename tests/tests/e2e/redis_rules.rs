@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
+use realmgate_filter::config::Framing;
 use realmgate_tests::stage::port;
 use realmgate_tests::{Frame, GameClient, GameServer, Redis, Stage, TestNet, wait_until};
 use realmgate_wire::ServerId;
 use serde_json::{Value, json};
 
-use crate::cast::{LIMIT, game, lands, servers, until_lands};
+use crate::cast::{LIMIT, game, lands, servers_speaking, until_lands};
 
 const RULES: &str = "game-gateway:routing:rules";
 const RULES_NOTIFY: &str = "game-gateway:routing:rules:notify";
@@ -25,7 +26,8 @@ impl Fleet {
     async fn start(net: TestNet) -> Self {
         let redis = Redis::start(net.dir(), net.at(port::REDIS)).unwrap();
         redis.set(RULES, "{}");
-        let servers = servers(&net, 3, 0).await;
+        // As the servers of such a fleet do, and as rules mean unless told otherwise.
+        let servers = servers_speaking(Framing::Server, &net, 3, 0).await;
         // Polls so seldom that only a notification can explain a quick change.
         let gateway = json!({"enabled": true, "refresh_interval": "1h"});
         let settings = json!({"redis": {"url": redis.url()}, "game_gateway": gateway});
@@ -167,7 +169,8 @@ async fn a_lost_key_or_a_lost_redis_takes_no_route_away() {
     until_lands(edge, game(7, 1), Some("game-2"), start).await;
     let mut client = GameClient::connect(edge).await.unwrap();
     let frame = Frame::to_world(7, 3, "still unchanged");
-    assert_eq!(client.exchange(&frame).await.unwrap(), frame);
+    let answer = Frame { server_id: ServerId(0), ..frame.clone() };
+    assert_eq!(client.exchange(&frame).await.unwrap(), answer);
 }
 
 #[tokio::test(flavor = "multi_thread")]

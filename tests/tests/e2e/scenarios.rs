@@ -8,12 +8,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use realmgate_tests::scenario::{Expect, Scenario, Step};
+use realmgate_tests::scenario::{Expect, Scenario, Step, session};
 use realmgate_tests::stage::port;
 use realmgate_tests::{Envoy, TestNet, load_scenarios, parts, wait_until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::cast::LIMIT;
@@ -21,28 +23,51 @@ use crate::cast::LIMIT;
 /// Scenarios tell seconds; a fifth of them shows the same, timeouts included.
 const FASTER: u64 = 5;
 
-/// What has reached the backends: by connection, the cluster and the bytes so far.
-type Received = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+/// What has reached the backends, by connection.
+type Received = Arc<Mutex<Vec<Backend>>>;
 
-/// A backend that keeps what it gets.
+/// One connection to a backend.
+struct Backend {
+    cluster: String,
+    /// The bytes so far.
+    bytes: Vec<u8>,
+    /// What it is to say.
+    reply: mpsc::UnboundedSender<Vec<u8>>,
+}
+
+/// A backend that keeps what it gets and says what it is told.
 async fn backend(cluster: String, address: SocketAddr, received: Received) {
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        while let Ok((stream, _)) = listener.accept().await {
             let (received, cluster) = (Arc::clone(&received), cluster.clone());
+            stream.set_nodelay(true).unwrap();
+            let (mut stream, writer) = stream.into_split();
+            let (reply, replies) = mpsc::unbounded_channel();
+            let talking = tokio::spawn(talk(writer, replies));
             tokio::spawn(async move {
                 let index = {
                     let mut received = received.lock().unwrap();
-                    received.push((cluster, Vec::new()));
+                    received.push(Backend { cluster, bytes: Vec::new(), reply });
                     received.len() - 1
                 };
                 let mut buffer = vec![0; 65_536];
                 while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-                    received.lock().unwrap()[index].1.extend_from_slice(&buffer[..count]);
+                    received.lock().unwrap()[index].bytes.extend_from_slice(&buffer[..count]);
                 }
+                // Its client has left, so it does, too.
+                talking.abort();
             });
         }
     });
+}
+
+async fn talk(mut writer: OwnedWriteHalf, mut replies: mpsc::UnboundedReceiver<Vec<u8>>) {
+    while let Some(reply) = replies.recv().await {
+        let _ = writer.write_all(&reply).await;
+        // Long enough for Envoy to take it before the next piece.
+        sleep(Duration::from_millis(2)).await;
+    }
 }
 
 fn bootstrap(net: &TestNet, config: &Value, clusters: &BTreeMap<String, SocketAddr>) -> String {
@@ -87,12 +112,18 @@ fn bootstrap(net: &TestNet, config: &Value, clusters: &BTreeMap<String, SocketAd
 }
 
 /// The bytes as told, each piece by itself; a connection that the filter has closed takes no more.
-async fn act(client: &mut TcpStream, steps: &[Step]) {
+async fn act(client: &mut TcpStream, steps: &[Step], backend: usize, received: &Received) {
     for step in steps {
         match step {
             Step::Send(bytes) => {
                 let _ = client.write_all(bytes).await;
                 // Long enough for Envoy to take it before the next piece.
+                sleep(Duration::from_millis(2)).await;
+            }
+            Step::Reply(bytes) => {
+                wait_until("there is a backend to reply", LIMIT, || received.lock().unwrap().len() > backend);
+                // A backend that the filter has cut off has nobody to talk to.
+                let _ = received.lock().unwrap()[backend].reply.send(bytes.clone());
                 sleep(Duration::from_millis(2)).await;
             }
             Step::EndStream => client.shutdown().await.unwrap_or_default(),
@@ -102,34 +133,56 @@ async fn act(client: &mut TcpStream, steps: &[Step]) {
     }
 }
 
+/// The filter's counters and gauges, by the part of the name behind `realmgate_`.
+fn stat(envoy: &Envoy, name: &str) -> u64 {
+    envoy.stat(&format!("wasmcustom.realmgate_{name}"))
+}
+
+/// What counts the scenario's end.
+fn counter(expect: &Expect) -> String {
+    match expect {
+        Expect::Routed { closed: None, .. } => "connections_routed_total".to_owned(),
+        Expect::Routed { closed: Some(reason), .. } => format!("sessions_closed_{reason}_total"),
+        Expect::Closed(reason) if reason == "client_gone" => "connections_client_gone_total".to_owned(),
+        Expect::Closed(reason) => format!("connections_refused_{reason}_total"),
+        Expect::Waiting => "connections_awaiting_header".to_owned(),
+        Expect::ConfigRefused(_) => panic!("left out"),
+    }
+}
+
 /// Plays one scenario and checks what came of it.
 async fn play(scenario: &Scenario, edge: SocketAddr, envoy: &Envoy, received: &Received) {
     let name = &scenario.name;
-    let stat = |name: &str| envoy.stat(&format!("wasmcustom.realmgate_connections_{name}"));
-    let counter = match &scenario.expect {
-        Expect::Routed { .. } => "routed_total".to_owned(),
-        Expect::Closed(reason) if reason == "client_gone" => "client_gone_total".to_owned(),
-        Expect::Closed(reason) => format!("refused_{reason}_total"),
-        Expect::Waiting => "awaiting_header".to_owned(),
-        Expect::ConfigRefused(_) => panic!("left out"),
-    };
-    let before = stat(&counter);
+    let counter = counter(&scenario.expect);
+    let before = stat(envoy, &counter);
     let connections = received.lock().unwrap().len();
     let mut client = TcpStream::connect(edge).await.unwrap();
     client.set_nodelay(true).unwrap();
-    act(&mut client, &scenario.steps).await;
-    wait_until(&format!("{name}: {counter} counts it"), LIMIT, || stat(&counter) == before + 1);
+    act(&mut client, &scenario.steps, connections, received).await;
+    wait_until(&format!("{name}: {counter} counts it"), LIMIT, || stat(envoy, &counter) == before + 1);
     match &scenario.expect {
-        Expect::Routed { clusters, .. } => {
+        Expect::Routed { clusters, closed, .. } => {
             let expected = scenario.expected_at_backend();
             wait_until(&format!("{name}: all bytes reach their backend"), LIMIT, || {
                 let received = received.lock().unwrap();
-                received.get(connections).is_some_and(|(_, bytes)| bytes.len() >= expected.len())
+                received.get(connections).is_some_and(|backend| backend.bytes.len() >= expected.len())
             });
+            let mut came = vec![0; scenario.expected_at_client().len()];
+            timeout(LIMIT, client.read_exact(&mut came)).await.expect("all bytes reach the client").unwrap();
+            if closed.is_none() {
+                // Its backend closes when it does, so what comes until then is all.
+                client.shutdown().await.unwrap();
+            }
+            timeout(LIMIT, client.read_to_end(&mut came))
+                .await
+                .expect("the session ends")
+                .unwrap_or_default();
             let received = received.lock().unwrap();
-            let (cluster, bytes) = &received[connections];
-            assert!(clusters.contains(cluster), "{name}: went to {cluster}");
-            assert!(*bytes == expected, "{name}: other bytes");
+            let backend = &received[connections];
+            assert!(clusters.contains(&backend.cluster), "{name}: went to {}", backend.cluster);
+            let same = session::compare(&expected, &backend.bytes)
+                .and_then(|()| session::compare(&scenario.expected_at_client(), &came));
+            assert!(same.is_ok(), "{name}: {same:?}");
         }
         Expect::Closed(_) => {
             let end = timeout(LIMIT, client.read(&mut [0])).await.expect("the connection is closed");
@@ -140,7 +193,9 @@ async fn play(scenario: &Scenario, edge: SocketAddr, envoy: &Envoy, received: &R
     let more = usize::from(matches!(scenario.expect, Expect::Routed { .. }));
     assert_eq!(received.lock().unwrap().len(), connections + more, "{name}: connections to backends");
     drop(client);
-    wait_until(&format!("{name}: nothing is left behind"), LIMIT, || stat("awaiting_header") == 0);
+    wait_until(&format!("{name}: nothing is left behind"), LIMIT, || {
+        stat(envoy, "connections_awaiting_header") == 0 && stat(envoy, "sessions_active") == 0
+    });
 }
 
 /// Why a scenario cannot be played here, if so.

@@ -2,17 +2,18 @@
 
 use std::time::Instant;
 
+use realmgate_filter::config::Framing;
 use realmgate_tests::control_plane::merge_settings;
 use realmgate_tests::stage::port;
 use realmgate_tests::{ControlPlane, Envoy, Redis, Stage, TestNet, wait_until};
 use serde_json::{Value, json};
 
-use crate::cast::{LIMIT, game, lands, route, servers, services, until_lands};
+use crate::cast::{LIMIT, game, lands, route, servers, servers_speaking, services, until_lands};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn starts_without_redis_and_takes_its_rules_when_it_comes() {
     let net = TestNet::new();
-    let servers = servers(&net, 1, 0).await;
+    let servers = servers_speaking(Framing::Server, &net, 1, 0).await;
     let redis_at = net.at(port::REDIS);
     let settings =
         json!({"redis": {"url": format!("redis://{redis_at}/")}, "game_gateway": {"enabled": true}});

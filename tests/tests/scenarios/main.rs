@@ -10,7 +10,7 @@ mod wasm_host;
 use realmgate_tests::scenario::{Outcome, Scenario, run_natively};
 use realmgate_tests::{Failure, load_scenarios};
 use serde_json::json;
-use wasm_host::Vm;
+use wasm_host::{Process, Vm, process};
 
 /// Runs all and reports all that failed: one at a time would be slow to mend.
 fn run_all(run: impl Fn(&Scenario) -> Result<Outcome, Failure>) {
@@ -88,11 +88,137 @@ fn a_connection_costs_few_calls() {
     // One counter.
     assert_eq!(vm.calls() - before, 1);
     vm.send(2, &[0]).unwrap();
-    // The bytes, the property, the cluster, two counters.
-    assert_eq!(vm.calls() - before, 6);
+    // The bytes, the property, the cluster, three counters.
+    assert_eq!(vm.calls() - before, 7);
     for _ in 0..100 {
         vm.send(2, b"anything").unwrap();
     }
+    for _ in 0..100 {
+        vm.reply(2, b"anything").unwrap();
+    }
+    assert_eq!(vm.calls() - before, 7, "a routed connection is left alone");
     vm.leave(2).unwrap();
-    assert_eq!(vm.calls() - before, 6, "a routed connection is left alone");
+    // One counter.
+    assert_eq!(vm.calls() - before, 8);
+}
+
+const FRAMED: &str =
+    r#"{"routes": [{"server_type": 200, "to": [{"cluster": "game", "framing": "server"}]}]}"#;
+
+/// A message without a body, and the same from a server.
+const MESSAGE: [u8; 8] = [0, 0, 1, 0, 1, 200, 1, 0];
+const REPLY: [u8; 29] =
+    [9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1, 2, 3, 4, 5, 6, 7, 8];
+
+#[test]
+fn a_message_costs_two_calls_whatever_its_length() {
+    let module = wasm_host::load().unwrap();
+    let mut vm = Vm::start(&module).unwrap();
+    vm.root(1).unwrap();
+    assert!(vm.configure(1, &FRAMED.parse().unwrap()).unwrap());
+    vm.open(2, 1).unwrap();
+    vm.send(2, &MESSAGE).unwrap();
+    let before = vm.calls();
+    for length in [0, 1000, 60_000_u16] {
+        let body = vec![7; usize::from(length)];
+        let [low, high] = length.to_le_bytes();
+        vm.send(2, &[&[low, high, 1, 0, 0, 0, 0, 0], &body[..]].concat()).unwrap();
+    }
+    assert_eq!(vm.calls() - before, 6, "a read and a replacement each");
+    vm.send(2, &[0xff, 0xff, 1, 0, 0, 0, 0, 0]).unwrap();
+    for _ in 0..65 {
+        vm.send(2, &[7; 1000]).unwrap();
+    }
+    assert_eq!(vm.calls() - before, 8, "a body alone is left alone");
+    vm.reply(2, &REPLY).unwrap();
+    vm.reply(2, &REPLY.repeat(16)).unwrap();
+    assert_eq!(vm.calls() - before, 12, "pipelined messages go together");
+    let Outcome { to_backend, to_client, .. } = vm.outcome(2);
+    assert_eq!((to_backend.len(), to_client.len()), (5 * 29 + 61_000 + 65_000, 17 * 8));
+    assert_eq!(vm.metric("realmgate_messages_to_server_total"), 0, "a call for each would be too dear");
+    vm.wait(1, 1000).unwrap();
+    assert_eq!(vm.metric("realmgate_messages_to_server_total"), 5);
+    assert_eq!(vm.metric("realmgate_messages_to_client_total"), 17);
+}
+
+#[test]
+fn nothing_follows_what_made_no_sense() {
+    let module = wasm_host::load().unwrap();
+    let mut vm = Vm::start(&module).unwrap();
+    vm.root(1).unwrap();
+    assert!(vm.configure(1, &FRAMED.parse().unwrap()).unwrap());
+    vm.open(2, 1).unwrap();
+    vm.send(2, &MESSAGE).unwrap();
+    vm.linger(2);
+    vm.reply(2, &[0xff; 100]).unwrap();
+    for _ in 0..3 {
+        vm.reply(2, &REPLY).unwrap();
+        vm.send(2, &MESSAGE).unwrap();
+    }
+    let Outcome { closed, to_backend, to_client, .. } = vm.outcome(2);
+    assert_eq!((closed.as_deref(), to_backend.len(), to_client.len()), (Some("reply_too_short"), 29, 0));
+    assert_eq!(vm.metric("realmgate_sessions_closed_reply_too_short_total"), 1);
+    vm.leave(2).unwrap();
+    assert_eq!(vm.metric("realmgate_sessions_active"), 0);
+}
+
+/// The id of a new session.
+fn session_id(vm: &mut Vm, connection: u32) -> i64 {
+    vm.open(connection, 1).unwrap();
+    vm.send(connection, &MESSAGE).unwrap();
+    vm.leave(connection).unwrap();
+    let bytes = vm.take(connection).to_backend;
+    let (object, session) = (&bytes[12..20], &bytes[21..29]);
+    assert_eq!(object, session);
+    i64::from_le_bytes(object.try_into().unwrap())
+}
+
+#[test]
+fn the_workers_of_a_process_share_no_session_id_and_neither_do_processes() {
+    const EACH: u32 = 2000;
+    let module = wasm_host::load().unwrap();
+    let worker = |process: &Process| {
+        let mut vm = Vm::start_in(&module, process.clone()).unwrap();
+        vm.root(1).unwrap();
+        assert!(vm.configure(1, &FRAMED.parse().unwrap()).unwrap());
+        vm
+    };
+    let mut ids = Vec::new();
+    // All their workers draw at the same time; the clock of this host stands still.
+    std::thread::scope(|scope| {
+        let mut workers = Vec::new();
+        for process in [1, 2].map(process) {
+            for _ in 0..4 {
+                let process = process.clone();
+                workers.push(scope.spawn(move || {
+                    let mut vm = worker(&process);
+                    (2..EACH + 2).map(|connection| session_id(&mut vm, connection)).collect::<Vec<_>>()
+                }));
+            }
+        }
+        for worker in workers {
+            let drawn = worker.join().unwrap();
+            assert!(drawn.is_sorted(), "ids of a worker rise");
+            ids.extend(drawn);
+        }
+    });
+    assert!(ids.iter().all(|&id| id > 0));
+    let total = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((total, ids.len()), (8 * 2000, 8 * 2000));
+}
+
+#[test]
+fn a_new_configuration_takes_no_block_of_ids() {
+    let module = wasm_host::load().unwrap();
+    let mut vm = Vm::start(&module).unwrap();
+    vm.root(1).unwrap();
+    let mut last = None;
+    for connection in 2..100 {
+        assert!(vm.configure(1, &FRAMED.parse().unwrap()).unwrap());
+        let id = session_id(&mut vm, connection);
+        assert_eq!(*last.get_or_insert(id - 1) + 1, id);
+        last = Some(id);
+    }
 }

@@ -1,6 +1,7 @@
 //! The host side of the ABI: what the module can call.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use realmgate_tests::scenario::Outcome;
 use wasmtime::{Caller, Extern, Linker, Memory};
@@ -11,6 +12,32 @@ type Called<'a> = Caller<'a, Host>;
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const BAD_ARGUMENT: u32 = 2;
+const CAS_MISMATCH: u32 = 8;
+
+/// Buffers of the ABI.
+const DOWNSTREAM_DATA: u32 = 2;
+const UPSTREAM_DATA: u32 = 3;
+const PLUGIN_CONFIGURATION: u32 = 7;
+
+/// Shared by the VMs of a process: values and the numbers of their last writes.
+#[derive(Default)]
+pub(crate) struct Shared {
+    values: BTreeMap<String, (Vec<u8>, u32)>,
+    writes: u32,
+    random: u64,
+}
+
+impl Shared {
+    pub(super) fn of_chance(seed: u64) -> Self {
+        Self { random: seed, ..Self::default() }
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random
+    }
+}
 
 /// What the host holds; by context id where it belongs to a connection.
 #[derive(Default)]
@@ -24,13 +51,18 @@ pub(super) struct Host {
     pub(super) tick_ms: BTreeMap<u32, u32>,
     pub(super) log: Vec<String>,
     pub(super) calls: usize,
+    pub(super) shared: Arc<Mutex<Shared>>,
 }
 
 #[derive(Default)]
 pub(super) struct Connection {
     pub(super) held: Vec<u8>,
+    /// From the server, on its way to the client.
+    pub(super) replied: Vec<u8>,
     pub(super) source: Option<String>,
     pub(super) to_close: bool,
+    /// Stays open for a while although it is to be closed, like one whose client is slow to read.
+    pub(super) lingers: bool,
     pub(super) gone: bool,
     pub(super) outcome: Outcome,
 }
@@ -59,6 +91,10 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         OK
     })?;
     linker.func_wrap(env, "proxy_get_buffer_bytes", get_buffer)?;
+    linker.func_wrap(env, "proxy_set_buffer_bytes", set_buffer)?;
+    linker.func_wrap(env, "proxy_get_shared_data", get_shared_data)?;
+    linker.func_wrap(env, "proxy_set_shared_data", set_shared_data)?;
+    linker.func_wrap("wasi_snapshot_preview1", "random_get", random_get)?;
     linker.func_wrap(env, "proxy_get_property", get_property)?;
     linker.func_wrap(env, "proxy_set_property", set_property)?;
     linker.func_wrap(env, "proxy_call_foreign_function", foreign)?;
@@ -94,12 +130,63 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
+/// The two extremes that Envoy knows: data in front, instead of so many bytes, or data behind the end.
+fn set_buffer(mut caller: Called<'_>, kind: u32, start: u32, size: u32, at: u32, len: u32) -> u32 {
+    caller.data_mut().calls += 1;
+    let bytes = read(&mut caller, at, len);
+    let Some(connection) = caller.data_mut().connection() else { return NOT_FOUND };
+    let buffer = match kind {
+        DOWNSTREAM_DATA => &mut connection.held,
+        UPSTREAM_DATA => &mut connection.replied,
+        _ => return NOT_FOUND,
+    };
+    let (start, size) = (usize::try_from(start).unwrap(), usize::try_from(size).unwrap());
+    if start == 0 {
+        buffer.splice(..size, bytes);
+    } else if start >= buffer.len() {
+        buffer.extend(bytes);
+    } else {
+        return BAD_ARGUMENT;
+    }
+    OK
+}
+
+fn get_shared_data(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size: u32, to_cas: u32) -> u32 {
+    let key = text(&mut caller, at, size);
+    let found = caller.data().shared.lock().unwrap().values.get(&key).cloned();
+    let Some((value, cas)) = found else { return NOT_FOUND };
+    give(&mut caller, &value, to, to_size);
+    write(&mut caller, to_cas, &cas.to_le_bytes());
+    OK
+}
+
+fn set_shared_data(mut caller: Called<'_>, at: u32, size: u32, value: u32, value_size: u32, cas: u32) -> u32 {
+    let key = text(&mut caller, at, size);
+    let value = read(&mut caller, value, value_size);
+    let mut shared = caller.data().shared.lock().unwrap();
+    if shared.values.get(&key).is_some_and(|(_, last)| cas != 0 && cas != *last) {
+        return CAS_MISMATCH;
+    }
+    shared.writes += 1;
+    let writes = shared.writes;
+    shared.values.insert(key, (value, writes));
+    OK
+}
+
+/// Not random, but never the same.
+fn random_get(mut caller: Called<'_>, to: u32, len: u32) -> u32 {
+    for i in 0..len {
+        let [byte, ..] = caller.data().shared.lock().unwrap().draw().to_be_bytes();
+        write(&mut caller, to + i, &[byte]);
+    }
+    OK
+}
+
 fn get_buffer(mut caller: Called<'_>, kind: u32, start: u32, size: u32, to: u32, to_size: u32) -> u32 {
-    const DOWNSTREAM_DATA: u32 = 2;
-    const PLUGIN_CONFIGURATION: u32 = 7;
     caller.data_mut().calls += 1;
     let bytes = match kind {
         DOWNSTREAM_DATA => caller.data_mut().connection().map(|connection| connection.held.clone()),
+        UPSTREAM_DATA => caller.data_mut().connection().map(|connection| connection.replied.clone()),
         PLUGIN_CONFIGURATION => Some(caller.data().configuration.clone()),
         _ => None,
     };
@@ -117,6 +204,10 @@ fn get_property(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size: u3
     match source {
         Some(source) if path == "source\0address" => {
             give(&mut caller, source.as_bytes(), to, to_size);
+            OK
+        }
+        _ if path == "node\0id" => {
+            give(&mut caller, b"edge-1", to, to_size);
             OK
         }
         _ => NOT_FOUND,

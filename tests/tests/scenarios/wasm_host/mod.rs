@@ -4,9 +4,9 @@
 
 mod imports;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 
-use imports::{Connection, Host, link};
+use imports::{Connection, Host, Shared, link};
 use realmgate_tests::scenario::{Outcome, Scenario, Step};
 use realmgate_tests::{Failure, parts};
 use serde_json::Value;
@@ -42,6 +42,7 @@ pub(crate) fn run(module: &Module, scenario: &Scenario) -> Result<Outcome, Failu
     for step in &scenario.steps {
         match step {
             Step::Send(bytes) => vm.send(CONNECTION, bytes)?,
+            Step::Reply(bytes) => vm.reply(CONNECTION, bytes)?,
             Step::EndStream => vm.data(CONNECTION, true)?,
             Step::WaitMs(ms) => vm.wait(ROOT, *ms)?,
             Step::Configure(config) | Step::ConfigureBad(config) => {
@@ -54,10 +55,20 @@ pub(crate) fn run(module: &Module, scenario: &Scenario) -> Result<Outcome, Failu
     }
     let outcome = vm.outcome(CONNECTION);
     vm.leave(CONNECTION)?;
-    if vm.metric("realmgate_connections_awaiting_header") != 0 {
-        return Err(Failure::new(format!("{}: a connection is left waiting", scenario.name)));
+    for gauge in ["realmgate_connections_awaiting_header", "realmgate_sessions_active"] {
+        if vm.metric(gauge) != 0 {
+            return Err(Failure::new(format!("{}: a connection is left in {gauge}", scenario.name)));
+        }
     }
     Ok(outcome)
+}
+
+/// What the VMs of a process share.
+pub(crate) type Process = Arc<Mutex<Shared>>;
+
+/// A process with such chance: what it draws follows from `seed`.
+pub(crate) fn process(seed: u64) -> Process {
+    Arc::new(Mutex::new(Shared::of_chance(seed)))
 }
 
 /// A VM with the filter in it.
@@ -67,9 +78,14 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Instantiates the module.
+    /// Instantiates the module in a process of its own.
     pub(crate) fn start(module: &Module) -> Result<Self, Failure> {
-        let mut store = Store::new(module.engine(), Host::default());
+        Self::start_in(module, Arc::default())
+    }
+
+    /// Instantiates the module beside others of a process.
+    pub(crate) fn start_in(module: &Module, process: Process) -> Result<Self, Failure> {
+        let mut store = Store::new(module.engine(), Host { shared: process, ..Host::default() });
         let mut linker = Linker::new(module.engine());
         link(&mut linker).map_err(Failure::because("linking"))?;
         linker.define_unknown_imports_as_traps(module).map_err(Failure::because("linking"))?;
@@ -123,6 +139,28 @@ impl Vm {
         self.close_those_to_close()
     }
 
+    /// Its server sends bytes.
+    pub(crate) fn reply(&mut self, id: u32, bytes: &[u8]) -> Result<(), Failure> {
+        if self.connection(id).gone {
+            return Ok(());
+        }
+        self.connection(id).replied.extend_from_slice(bytes);
+        let size = u32::try_from(bytes.len()).map_err(Failure::because("size"))?;
+        let action = self.call::<(u32, u32, u32), u32>(id, "proxy_on_upstream_data", (id, size, 0))?;
+        let connection = self.connection(id);
+        let mut data = std::mem::take(&mut connection.replied);
+        // Envoy keeps nothing that is held back on this way.
+        if action != PAUSE {
+            connection.outcome.to_client.append(&mut data);
+        }
+        self.close_those_to_close()
+    }
+
+    /// From now on it stays open although the filter closes it.
+    pub(crate) fn linger(&mut self, id: u32) {
+        self.connection(id).lingers = true;
+    }
+
     /// Its client leaves.
     pub(crate) fn leave(&mut self, id: u32) -> Result<(), Failure> {
         self.end(id, CLOSED_THERE)
@@ -141,6 +179,11 @@ impl Vm {
     /// What came of a connection.
     pub(crate) fn outcome(&mut self, id: u32) -> Outcome {
         self.connection(id).outcome.clone()
+    }
+
+    /// What came of a connection, which is forgotten.
+    pub(crate) fn take(&mut self, id: u32) -> Outcome {
+        self.store.data_mut().connections.remove(&id).unwrap_or_default().outcome
     }
 
     /// The value of a metric.
@@ -171,7 +214,7 @@ impl Vm {
     fn close_those_to_close(&mut self) -> Result<(), Failure> {
         let connections = self.store.data().connections.iter();
         let closing: Vec<u32> =
-            connections.filter(|(_, connection)| connection.to_close).map(|(&id, _)| id).collect();
+            connections.filter(|(_, it)| it.to_close && !it.lingers).map(|(&id, _)| id).collect();
         closing.into_iter().try_for_each(|id| self.end(id, CLOSED_HERE))
     }
 
