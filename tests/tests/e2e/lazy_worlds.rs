@@ -35,7 +35,8 @@ impl Worlds {
         let redis = Redis::start(net.dir(), net.at(port::REDIS)).unwrap();
         let servers = servers(&net, 4, 0).await;
         redis.set(RULES, &rules(&servers, worlds, &[]));
-        let gateway = json!({"enabled": true, "clusters": "on_demand", "refresh_interval": "1h"});
+        let gateway =
+            json!({"enabled": true, "clusters": "on_demand", "framing": "client", "refresh_interval": "1h"});
         let settings = json!({"redis": {"url": redis.url()}, "game_gateway": gateway});
         let stage = Stage::start(net, &settings).unwrap();
         let worlds = Self { servers, redis, stage };
