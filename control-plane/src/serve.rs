@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::TryFutureExt;
-use tokio::net::TcpListener;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -92,11 +93,12 @@ impl ServeError {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+    raise_file_limit();
     let metrics = prometheus::Registry::new();
     let drain = settings.xds.drain.get();
     let listener = Listener::open(listener_config(&settings.xds), &metrics)?;
-    let xds_listener = bind("xds.listen", settings.xds.listen).await?;
-    let api_listener = bind("api.listen", settings.api.listen).await?;
+    let xds_listener = bind("xds.listen", settings.xds.listen)?;
+    let api_listener = bind("api.listen", settings.api.listen)?;
     let data_dir = settings.data_dir.clone();
     std::fs::create_dir_all(&data_dir)
         .map_err(|source| ServeError::DataDir { path: data_dir.clone(), source })?;
@@ -117,7 +119,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     let compiler = Arc::new(Compiler::new());
     let mut tasks = JoinSet::new();
-    tasks.spawn(mesh::join(sources, publish));
+    tasks.spawn(mesh::join(sources, settings.xds.debounce.get(), publish));
     tasks.spawn(Arc::clone(&compiler).run(mesh));
     tasks.spawn({
         let module = Arc::clone(&module);
@@ -175,8 +177,27 @@ fn internal(error: impl std::fmt::Display) -> ServeError {
     ServeError::Internal(error.to_string())
 }
 
-async fn bind(setting: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { setting, address, source })
+fn bind(setting: &'static str, address: std::net::SocketAddr) -> Result<TcpListener, ServeError> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart must not wait for the connections of the process before to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| ServeError::Bind { setting, address, source })
+}
+
+/// A whole fleet that comes back at once waits to be accepted; at the usual 128 the system resets the rest.
+const BACKLOG: u32 = 4096;
+
+/// Each proxy is a file descriptor, and the usual soft limit of 1,024 is for programs that use `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, ?limit, "cannot raise the limit of open files");
+    }
 }
 
 /// How versions that came from `policy.file` are signed.

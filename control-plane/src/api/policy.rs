@@ -16,6 +16,9 @@ use super::error::ApiError;
 use crate::model::{self, Duration, Policy};
 use crate::source::policy_store::{NewPolicy, Precondition};
 
+/// Changes that are named in the log.
+const MAX_LOGGED: usize = 20;
+
 /// `GET /v1/policy`.
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -152,7 +155,10 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome,
         applied: None,
     };
     if !answer.dry_run {
-        tracing::info!(version = answer.version, changes = ?answer.changes, "policy applied");
+        // The answer has them all; a first policy of thousands of services would be a line of its own kind.
+        let shown = answer.changes.get(..MAX_LOGGED).unwrap_or(&answer.changes);
+        let more = answer.changes.len() - shown.len();
+        tracing::info!(version = answer.version, changes = ?shown, more, "policy applied");
     }
     Ok(answer)
 }

@@ -11,10 +11,6 @@ use crate::source::Health;
 use crate::source::gateway_rules::GatewayRules;
 use crate::source::policy::LoadedPolicy;
 
-/// At most a hundred meshes a second. A change after a quiet time goes out at once; in a storm proxies get
-/// the latest of each 10 ms, which is a tenth of what Envoy needs for a hundred clusters.
-const SPACING: Duration = Duration::from_millis(10);
-
 /// What is joined.
 pub struct Sources {
     /// The policy store's latest document.
@@ -85,22 +81,68 @@ impl Sources {
     }
 }
 
-/// Publishes a mesh whenever a source changes; ends with the sources.
-pub async fn join(mut sources: Sources, publish: watch::Sender<Option<Arc<Mesh>>>) {
+/// Publishes a mesh whenever a source changes; ends with the sources. A change after a quiet time goes out at
+/// once; those that come within `debounce` after it go out together.
+pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Sender<Option<Arc<Mesh>>>) {
+    let mut quiet_from = Instant::now();
     loop {
-        let next_turn = Instant::now() + SPACING;
         if let Some(mesh) = sources.latest() {
-            publish.send_if_modified(|current| {
+            let published = publish.send_if_modified(|current| {
                 let changed = current.as_deref() != Some(&mesh);
                 if changed {
                     *current = Some(Arc::new(mesh));
                 }
                 changed
             });
+            if published {
+                quiet_from = Instant::now() + debounce;
+            }
         }
         if !sources.changed().await {
             return;
         }
-        sleep_until(next_turn).await;
+        sleep_until(quiet_from).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::ModuleLocation;
+
+    fn module(number: u32) -> FilterModule {
+        FilterModule { sha256: number.to_string(), location: ModuleLocation::Path(String::new()) }
+    }
+
+    #[tokio::test]
+    async fn a_change_after_quiet_goes_out_at_once_and_a_storm_together() {
+        const DEBOUNCE: Duration = Duration::from_secs(1);
+        let (_policy, policies) =
+            watch::channel(Arc::new(LoadedPolicy { stored: None, policy: Arc::default() }));
+        let (change, modules) = watch::channel(module(0));
+        let sources = Sources { policy: policies, gateway: None, module: modules, edge: Arc::default() };
+        let (publish, mut meshes) = watch::channel(None);
+        let running = tokio::spawn(join(sources, DEBOUNCE, publish));
+        let start = Instant::now();
+        meshes.changed().await.unwrap();
+        let mut published = 1;
+        for number in 1..=300 {
+            change.send_replace(module(number));
+            tokio::task::yield_now().await;
+            published += u32::from(meshes.has_changed().unwrap());
+            meshes.mark_unchanged();
+        }
+        let latest = |mesh: &Option<Arc<Mesh>>| mesh.as_ref().is_some_and(|m| m.module == module(300));
+        meshes.wait_for(latest).await.unwrap();
+        let most = start.elapsed().as_millis() / DEBOUNCE.as_millis() + 1;
+        assert!(u128::from(published) <= most, "{published} meshes of 300 changes, {most} turns");
+        // After a quiet time the next one waits for nothing.
+        tokio::time::sleep(DEBOUNCE).await;
+        let start = Instant::now();
+        change.send_replace(module(301));
+        meshes.changed().await.unwrap();
+        assert!(start.elapsed() < DEBOUNCE, "{:?}", start.elapsed());
+        drop(change);
+        running.await.unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! What changes between two policies, and what each change does to live connections.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use super::Policy;
@@ -27,22 +29,24 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
     changes
 }
 
-fn section<T: PartialEq + Serialize>(
+fn section<'a, T: PartialEq + Serialize>(
     kind: &str,
-    old: &[T],
-    new: &[T],
+    old: &'a [T],
+    new: &'a [T],
     name: impl Fn(&T) -> &String,
     changes: &mut Vec<String>,
     effect: impl Fn(&T, &T) -> &'static str,
 ) {
-    for item in old.iter().filter(|o| !new.iter().any(|n| name(n) == name(o))) {
+    let by_name = |items: &'a [T]| items.iter().map(|item| (name(item), item)).collect::<HashMap<_, _>>();
+    let (before, after) = (by_name(old), by_name(new));
+    for item in old.iter().filter(|item| !after.contains_key(name(item))) {
         let effect = if kind == "listener" { " (its live connections drain)" } else { "" };
         changes.push(format!("- {kind} {}{effect}", name(item)));
     }
     for item in new {
-        match old.iter().find(|o| name(o) == name(item)) {
+        match before.get(name(item)) {
             None => changes.push(format!("+ {kind} {}", name(item))),
-            Some(before) if before != item => {
+            Some(before) if *before != item => {
                 let fields = changed_fields(before, item).join(", ");
                 changes.push(format!("~ {kind} {}: {fields}{}", name(item), effect(before, item)));
             }

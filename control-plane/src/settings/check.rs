@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{Delivery, Settings, Xds};
+use crate::model::Duration;
 
 /// Something wrong with a setting.
 pub(super) struct Finding {
@@ -53,6 +54,9 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
 }
 
 fn check_xds(xds: &Xds, refuse: &mut impl FnMut(&'static str, String)) {
+    if xds.debounce > Duration::from_secs(10) {
+        refuse("xds.debounce", "it is longer than 10s; changes would seem lost".to_owned());
+    }
     let tls = &xds.tls;
     let authenticates = tls.client_ca_file.is_some() || xds.token_file.is_some();
     if !xds.listen.ip().is_loopback() && !xds.insecure {

@@ -157,6 +157,7 @@ fn settings_of_the_xds_listener_fit_together() {
         ("xds: {tls: {key_file: k}}", "xds.tls.key_file: it needs `xds.tls.cert_file`"),
         ("xds: {tls: {client_ca_file: a}}", "xds.tls.client_ca_file: it needs `xds.tls.cert_file`"),
         ("xds: {tls: {edge_service: ''}}", "xds.tls.edge_service: it is empty"),
+        ("xds: {debounce: 11s}", "xds.debounce: it is longer than 10s"),
         ("xds: {max_connections: 0}", "xds.max_connections: it must be more than 0"),
     ] {
         let message = refusal(file);

@@ -31,8 +31,8 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
     let mut code = BTreeSet::new();
     defined(&Path::new(ROOT).join("control-plane/src"), "metrics.rs", &mut code);
     defined(&Path::new(ROOT).join("filter/src"), "telemetry.rs", &mut code);
-    // Made of parts in a test.
-    code.remove("realmgate_connections_refused_");
+    // The beginnings of names that a test puts together.
+    code.retain(|name| !name.ends_with('_'));
     let text = fs::read_to_string(Path::new(ROOT).join("docs/metrics.md")).unwrap();
     let documented: BTreeSet<String> =
         names(&text, "\n| `").filter(|name| name.starts_with("realmgate_")).collect();

@@ -8,7 +8,7 @@ use futures::{FutureExt, StreamExt};
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult};
 use tokio::task::JoinError;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::RuleOrigin;
 use super::entry::{Flaw, Reason};
@@ -20,8 +20,9 @@ const STEP: Duration = Duration::from_secs(2);
 /// Bound on fetching a value: the largest document over a link of 20 Mbit/s.
 const FETCH: Duration = Duration::from_secs(8);
 
-/// How long notifications are gathered: tools write several keys and notify for each.
-const COALESCE: Duration = Duration::from_millis(20);
+/// Least time between two readings. What is notified after a quiet time is read at once; what follows close behind,
+/// from tools that write several keys and notify for each, is read together.
+const SPACING: Duration = Duration::from_millis(20);
 
 /// Why a connection is given up. None of the texts holds credentials.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,7 @@ pub(super) struct Connection {
     commands: MultiplexedConnection,
     subscription: PubSubSink,
     notifications: PubSubStream,
+    last_read: Instant,
 }
 
 impl Connection {
@@ -72,12 +74,13 @@ impl Connection {
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let commands =
             within(STEP, "connect", client.get_multiplexed_async_connection_with_config(&config)).await?;
-        Ok(Self { commands, subscription, notifications })
+        Ok(Self { commands, subscription, notifications, last_read: Instant::now() })
     }
 
     /// Reads both keys. Not one transaction: a change in between sends a notification, or is seen by the
     /// next refresh.
     pub(super) async fn read(&mut self, keys: &Keys) -> Result<Reading, Lost> {
+        self.last_read = Instant::now();
         // The type first, for it tells a missing key from an empty one and spares us an error for a list.
         let mut types = redis::pipe();
         types.cmd("TYPE").arg(&keys.rules).cmd("TYPE").arg(&keys.mapping);
@@ -124,7 +127,7 @@ impl Connection {
         match timeout(refresh, self.notifications.next()).await {
             Ok(None) => Err(Lost::Closed),
             Ok(Some(_)) => {
-                sleep(COALESCE).await;
+                sleep_until(self.last_read + SPACING).await;
                 while let Some(message) = self.notifications.next().now_or_never() {
                     message.ok_or(Lost::Closed)?;
                 }
