@@ -1,6 +1,6 @@
 //! What commands print: the server's document as it is, or a table made of it.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
@@ -29,8 +29,23 @@ impl Output {
 
     /// Prints a document, by `table` if people read it.
     pub(super) fn print(self, document: &Value, table: impl FnOnce(&Value) -> String) -> Result<(), Failure> {
+        self.print_painted(document, table, str::to_owned)
+    }
+
+    /// The same; `paint` puts colours into a table that goes to a terminal, when all that could steer it is out.
+    pub(super) fn print_painted(
+        self,
+        document: &Value,
+        table: impl FnOnce(&Value) -> String,
+        paint: impl FnOnce(&str) -> String,
+    ) -> Result<(), Failure> {
         match self {
-            Self::Table => print(&printable(&table(document))),
+            Self::Table => {
+                let text = printable(&table(document));
+                // https://no-color.org
+                let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+                if plain || !io::stdout().is_terminal() { print(&text) } else { print(&paint(&text)) }
+            }
             Self::Json => print(&format!("{document:#}")),
             Self::Yaml => {
                 let yaml = serde_saphyr::to_string(document);

@@ -43,7 +43,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 fn show(api: &Api) -> Result<(), Failure> {
     let answer = api.get("/v1/proxies", &[])?;
-    api.output.print(&answer, describe)
+    api.output.print_painted(&answer, describe, paint)
+}
+
+/// Colours each proxy's state, the last word of its line.
+fn paint(text: &str) -> String {
+    let paint = |line: &str| {
+        let at = line.trim_end().rfind(' ').map_or(0, |at| at + 1);
+        let (rest, state) = line.split_at(at);
+        let colour = match state.trim_end() {
+            "synced" => "32",
+            "pending" => "33",
+            "rejecting" => "31",
+            _ => return line.to_owned(),
+        };
+        format!("{rest}\x1b[{colour}m{state}\x1b[0m")
+    };
+    text.lines().map(paint).collect::<Vec<_>>().join("\n")
 }
 
 fn describe(answer: &Value) -> String {
@@ -91,7 +107,7 @@ fn rejections(proxy: &Value) -> impl Iterator<Item = String> {
 mod tests {
     use serde_json::json;
 
-    use super::describe;
+    use super::{describe, paint};
     use crate::xds::{ProxyStatus, Rejection, Scope, SyncState, TypeStatus};
 
     fn proxy(id: &str, sync: SyncState, rejections: Vec<Rejection>) -> ProxyStatus {
@@ -136,6 +152,13 @@ mod tests {
         assert_eq!(words[..7], ["edge-1", "edge", "-", "10.0.0.1:4", "envoy", "1.40.0", "delta"], "{text}");
         assert_eq!(words.last(), Some(&"synced"), "{text}");
         assert_eq!(lines[3], "edge-2 rejects eds game: bad port");
+    }
+
+    #[test]
+    fn states_are_coloured_and_nothing_else() {
+        let text = "ID  SYNC\na   synced\nb   rejecting\nc rejects eds game: not synced yet";
+        let painted = "ID  SYNC\na   \x1b[32msynced\x1b[0m\nb   \x1b[31mrejecting\x1b[0m\nc rejects eds game: not synced yet";
+        assert_eq!(paint(text), painted);
     }
 
     #[test]
