@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use super::super::worlds::{RULES_KEY, RULES_NOTIFY};
 use super::request;
 use super::server::{Change, Server, Way};
+use crate::control_plane::merge_settings;
 use crate::fleet::moment;
 use crate::stage::port;
 use crate::{ControlPlane, Failure, Redis, Stage, TestNet, wait_until};
 
 const READY: Duration = Duration::from_secs(30);
 /// The clusters whose endpoints change.
-const BY_POLICY: &str = "game-1";
+pub(super) const BY_POLICY: &str = "game-1";
 pub(super) const BY_RULE: &str = "game-gateway/rule/200/any";
 
 /// The control plane; stops before its Redis, and its address goes last.
@@ -33,12 +34,18 @@ pub(super) struct Realmgate {
 impl Realmgate {
     /// So many clusters with so many endpoints each.
     pub(super) fn start(clusters: u32, endpoints: u32) -> Result<Self, Failure> {
+        Self::with_settings(clusters, endpoints, &json!({}))
+    }
+
+    /// The same with more settings.
+    pub(super) fn with_settings(clusters: u32, endpoints: u32, more: &Value) -> Result<Self, Failure> {
         let net = TestNet::alone();
         let redis = Redis::start(net.dir(), net.at(port::REDIS))?;
         redis.set(RULES_KEY, &rule(0));
         // Polls so seldom that only a notification can explain a quick change.
         let gateway = json!({"enabled": true, "refresh_interval": "1h"});
-        let settings = json!({"redis": {"url": redis.url()}, "game_gateway": gateway});
+        let mut settings = json!({"redis": {"url": redis.url()}, "game_gateway": gateway});
+        merge_settings(&mut settings, more);
         let control_plane = Stage::control_plane(&net, &settings)?;
         let client = redis::Client::open(redis.url()).and_then(|client| client.get_connection());
         let notifier = client.map_err(Failure::because("Redis"))?;
