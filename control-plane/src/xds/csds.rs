@@ -97,7 +97,7 @@ fn resources(stream: &Stream, contents: bool) -> Vec<GenericXdsConfig> {
                 (pb::ConfigStatus::Error, ClientResourceStatus::Nacked)
             } else if waiting.contains(name) {
                 (pb::ConfigStatus::Stale, ClientResourceStatus::Requested)
-            } else if subscription.behind.contains_key(name) {
+            } else if subscription.behind.contains(name) {
                 (pb::ConfigStatus::NotSent, ClientResourceStatus::Requested)
             } else {
                 (pb::ConfigStatus::Synced, ClientResourceStatus::Acked)

@@ -1,10 +1,10 @@
 //! Which resources of one type a proxy asks for: the wildcard, and names.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::name_map::join;
 use super::names::{NamePool, Names};
-use super::{Resource, ResourceType};
+use super::{Resource, ResourceSet, ResourceType};
 
 /// The name that stands for all resources.
 const WILDCARD: &str = "*";
@@ -61,17 +61,29 @@ impl Interest {
     }
 
     /// State of the world: the whole list. New names are answered even if unchanged (6).
-    pub(crate) fn replace(&mut self, kind: ResourceType, list: Vec<String>, pool: &NamePool) -> Asked {
+    pub(crate) fn replace(
+        &mut self,
+        kind: ResourceType,
+        list: Vec<String>,
+        wanted: &ResourceSet,
+        pool: &NamePool,
+    ) -> Asked {
         let first = !std::mem::replace(&mut self.asked, true);
         let legacy = list.is_empty() && !self.named && has_legacy_wildcard(kind);
         self.named |= !list.is_empty();
-        let mut names: BTreeSet<String> = list.into_iter().collect();
-        let wildcard = names.remove(WILDCARD) || legacy;
+        let (names, star) = read(list, wanted);
+        let wildcard = star || legacy;
         let everything = wildcard && !self.wildcard;
-        let remove: Vec<_> = self.names.iter().filter(|name| !names.contains(&***name)).cloned().collect();
+        let had = self.names.iter().map(|name| (Arc::clone(name), ()));
+        let (mut answer, mut remove) = (Vec::new(), Vec::new());
+        for joined in join(had, names.into_iter().map(|name| (name, ()))) {
+            match joined {
+                (name, Some(()), None) => remove.push(name),
+                (name, None, Some(())) => answer.push(name),
+                _ => {}
+            }
+        }
         let dropped = self.wildcard && !wildcard || !remove.is_empty();
-        let answer: Vec<Arc<str>> =
-            names.into_iter().filter(|name| !self.names.contains(name)).map(Into::into).collect();
         self.wildcard = wildcard;
         self.names.change(&answer, &remove, pool);
         Asked { first, everything, added: answer.clone(), answer, dropped }
@@ -84,6 +96,7 @@ impl Interest {
         kind: ResourceType,
         add: Vec<String>,
         remove: Vec<String>,
+        wanted: &ResourceSet,
         pool: &NamePool,
     ) -> Asked {
         let first = !std::mem::replace(&mut self.asked, true);
@@ -91,17 +104,16 @@ impl Interest {
         let mut asked = Asked { first, ..Asked::default() };
         // Envoy later adds names without `*` and still relies on this wildcard, unlike in state of the world.
         self.wildcard |= first && add.is_empty() && has_legacy_wildcard(kind);
-        let mut add: BTreeSet<String> = add.into_iter().collect();
-        let remove: BTreeSet<String> = remove.into_iter().collect();
-        self.wildcard |= add.remove(WILDCARD);
-        asked.answer = add.into_iter().map(Into::into).collect();
-        asked.added = asked.answer.iter().filter(|name| !self.names.contains(name)).cloned().collect();
+        let (add, star) = read(add, wanted);
+        self.wildcard |= star;
+        asked.added = add.iter().filter(|name| !self.names.contains(name)).cloned().collect();
+        asked.answer = add;
         self.names.change(&asked.added, &[], pool);
-        if remove.contains(WILDCARD) {
+        let (mut gone, star) = read(remove, wanted);
+        if star {
             asked.dropped |= std::mem::take(&mut self.wildcard);
         }
-        let gone: Vec<Arc<str>> =
-            remove.into_iter().filter(|name| self.names.contains(name)).map(Into::into).collect();
+        gone.retain(|name| self.names.contains(name));
         self.names.change(&[], &gone, pool);
         asked.dropped |= !gone.is_empty();
         if self.wildcard {
@@ -110,6 +122,14 @@ impl Interest {
         asked.everything = self.wildcard && !had_wildcard;
         asked
     }
+}
+
+/// Names as they are kept, in order and each once, and whether the wildcard was among them.
+fn read(mut list: Vec<String>, wanted: &ResourceSet) -> (Vec<Arc<str>>, bool) {
+    let count = list.len();
+    list.retain(|name| name != WILDCARD);
+    let star = list.len() != count;
+    (wanted.in_order(list), star)
 }
 
 /// CDS and LDS alone are asked for by an empty first request.
@@ -127,11 +147,11 @@ mod tests {
     }
 
     fn replace(interest: &mut Interest, kind: ResourceType, names: &[&str]) -> Asked {
-        interest.replace(kind, list(names), &NamePool::default())
+        interest.replace(kind, list(names), &ResourceSet::default(), &NamePool::default())
     }
 
     fn change(interest: &mut Interest, kind: ResourceType, add: &[&str], remove: &[&str]) -> Asked {
-        interest.change(kind, list(add), list(remove), &NamePool::default())
+        interest.change(kind, list(add), list(remove), &ResourceSet::default(), &NamePool::default())
     }
 
     #[test]

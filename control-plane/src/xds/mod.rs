@@ -14,6 +14,7 @@ mod interest;
 mod listener;
 mod message;
 mod metrics;
+mod name_map;
 mod names;
 mod node;
 mod plan;

@@ -1,12 +1,15 @@
 //! Sets of names, shared by all streams that ask for the same: ten thousand proxies of one scope keep one
 //! list of their thousand clusters, not ten thousand.
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-type Set = BTreeSet<Arc<str>>;
+use super::name_map::{NameMap, join};
+
+/// In order.
+type Set = Vec<Arc<str>>;
 
 /// A set of names. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -29,18 +32,33 @@ const SMALL: usize = 8;
 
 impl Names {
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.set.contains(name)
+        self.set.binary_search_by(|of| (**of).cmp(name)).is_ok()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
         self.set.iter()
     }
 
+    /// Takes these names out of `map`.
+    pub(super) fn remove_from<V>(&self, map: &mut NameMap<V>) {
+        // A walk, unless a few are looked for among very many.
+        if map.len() < self.len() / 16 {
+            return map.retain(|name, _| !self.contains(name));
+        }
+        let names = self.set.iter().map(|name| (Arc::clone(name), ()));
+        let rest = join(map.take(), names).filter_map(|(name, value, asked)| match asked {
+            Some(()) => None,
+            None => Some((name, value?)),
+        });
+        *map = rest.collect();
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.set.len()
     }
 
-    /// Takes `add` in (none of which it has) and `remove` out (all of which it has), each named once.
+    /// Takes `add` in (none of which it has) and `remove` out (all of which it has), each in order and without
+    /// repetition.
     pub(crate) fn change(&mut self, add: &[Arc<str>], remove: &[Arc<str>], pool: &NamePool) {
         if add.is_empty() && remove.is_empty() {
             return;
@@ -59,9 +77,17 @@ impl Names {
             return;
         }
         let set = Arc::make_mut(&mut self.set);
-        set.extend(add.iter().cloned());
-        for name in remove {
-            set.remove(name);
+        if let [name] = add {
+            // Worlds on demand come one by one.
+            let at = set.partition_point(|of| of < name);
+            set.insert(at, Arc::clone(name));
+        } else if !add.is_empty() {
+            let named =
+                |names: &[Arc<str>]| names.iter().map(|name| (Arc::clone(name), ())).collect::<Vec<_>>();
+            *set = join(named(set), named(add)).map(|(name, ..)| name).collect();
+        }
+        if !remove.is_empty() {
+            set.retain(|name| remove.binary_search(name).is_err());
         }
         if !small {
             pool.keep(mark, &self.set);
@@ -99,7 +125,7 @@ mod tests {
     use super::*;
 
     fn names(range: std::ops::Range<usize>) -> Vec<Arc<str>> {
-        range.map(|i| format!("world-{i}").into()).collect()
+        range.map(|i| format!("world-{i:05}").into()).collect()
     }
 
     #[test]
@@ -111,7 +137,7 @@ mod tests {
         two.change(&names(0..50), &names(100..120), &pool);
         assert!(Arc::ptr_eq(&one.set, &two.set));
         two.change(&[], &names(0..1), &pool);
-        assert!(one.contains("world-0") && !two.contains("world-0"));
+        assert!(one.contains("world-00000") && !two.contains("world-00000"));
         assert_eq!((one.len(), two.len()), (100, 99));
     }
 

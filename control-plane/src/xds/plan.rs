@@ -1,11 +1,11 @@
 //! What one type of one stream should be sent next: differences, answers, removals.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::in_flight::{InFlight, Sent};
 use super::message::{Response, Variant};
+use super::name_map::join;
 use super::subscription::{Backlog, MAX_IN_FLIGHT, PATIENCE, Subscription};
 use super::{Resource, ResourceSet, ResourceType, content_hash};
 
@@ -40,7 +40,7 @@ struct Plan {
     removed: Vec<Arc<str>>,
     /// Whether something stays back: because of the gate, a removal that comes later, or the response's size.
     withheld: bool,
-    still_due: BTreeSet<Arc<str>>,
+    still_due: Vec<Arc<str>>,
 }
 
 impl Subscription {
@@ -66,7 +66,7 @@ impl Subscription {
         }
         if !something {
             self.dirty = plan.withheld;
-            self.due = plan.still_due;
+            self.due = plan.still_due.into_iter().map(|name| (name, ())).collect();
             return None;
         }
         if self.waits(urgent, now) {
@@ -95,7 +95,7 @@ impl Subscription {
     fn accept_claim(&mut self, wanted: &ResourceSet) {
         let Some(version) = self.claimed.take() else { return };
         if self.full_state() && self.interest.wildcard() && version == **wanted.version() {
-            self.behind.clear();
+            self.behind.take();
             self.owes_answer = false;
         }
     }
@@ -103,12 +103,15 @@ impl Subscription {
     /// Whether this wanted resource is to be said: it is asked for again, or the proxy has another. After a
     /// refusal we do not know which version runs: only the refused one is not sent.
     fn differs(&self, resource: &Resource) -> bool {
-        let name = &**resource.name();
-        match self.rejected.get(name) {
-            _ if self.due.contains(name) => true,
-            Some(rejected) => *rejected.version != *resource.version(),
-            None => self.behind.contains_key(name),
-        }
+        let name = resource.name();
+        (self.due.contains(name) || self.behind.contains(name)) && !self.is_refused(resource)
+    }
+
+    /// Whether just this was refused, and nobody asks for it again.
+    fn is_refused(&self, resource: &Resource) -> bool {
+        let refused = self.rejected.get(resource.name());
+        refused.is_some_and(|refused| *refused.version == *resource.version())
+            && !self.due.contains(resource.name())
     }
 
     /// Whether the proxy never had any version of it in force.
@@ -119,54 +122,50 @@ impl Subscription {
 
     fn plan(&self, wanted: &ResourceSet, gate: Gate, removal: &dyn Fn(&str) -> Removal) -> Plan {
         let mut plan = Plan::default();
-        for (name, has) in &self.behind {
-            match self.covered(name, wanted) {
-                Some(resource) => self.plan_change(resource, gate, &mut plan),
-                None if has.is_some() => match removal(name) {
-                    Removal::Now if gate == Gate::Open => plan.removed.push(Arc::clone(name)),
+        let behind = self.behind.iter().map(|(name, has)| (Arc::clone(name), has));
+        let due = self.due.iter().map(|(name, ())| (Arc::clone(name), ()));
+        for (name, has, due) in join(behind, due) {
+            match (self.covered(&name, wanted), has) {
+                (Some(resource), _) => self.plan_change(resource, due.is_some(), gate, &mut plan),
+                (None, Some(Some(_))) => match removal(&name) {
+                    Removal::Now if gate == Gate::Open => plan.removed.push(name),
                     Removal::Now | Removal::Later => plan.withheld = true,
                     Removal::Never => {}
                 },
-                None => {}
+                (None, _) if due.is_some() => self.plan_absence(name, gate, &mut plan),
+                (None, _) => {}
             }
         }
-        for name in self.due.iter().filter(|name| !self.behind.contains_key(*name)) {
-            match self.covered(name, wanted) {
-                Some(resource) => self.plan_change(resource, gate, &mut plan),
-                None => self.plan_absence(name, gate, &mut plan),
-            }
-        }
-        plan.changes.sort_by(|a, b| a.name().cmp(b.name()));
         if !self.full_state() {
             self.cut(&mut plan);
         }
         plan
     }
 
-    fn plan_change(&self, resource: &Arc<Resource>, gate: Gate, plan: &mut Plan) {
-        if !self.differs(resource) {
+    fn plan_change(&self, resource: &Arc<Resource>, due: bool, gate: Gate, plan: &mut Plan) {
+        if !self.rejected.is_empty() && self.is_refused(resource) {
             return;
         }
         if gate == Gate::Open || gate == Gate::NewOnly && self.is_new(resource.name()) {
             plan.changes.push(Arc::clone(resource));
         } else {
             plan.withheld = true;
-            if self.due.contains(resource.name()) {
-                plan.still_due.insert(Arc::clone(resource.name()));
+            if due {
+                plan.still_due.push(Arc::clone(resource.name()));
             }
         }
     }
 
     /// A name that does not exist is answered as such, and stays subscribed (11). Never for ECDS: taking a
     /// filter's configuration away breaks live traffic (16).
-    fn plan_absence(&self, name: &Arc<str>, gate: Gate, plan: &mut Plan) {
+    fn plan_absence(&self, name: Arc<str>, gate: Gate, plan: &mut Plan) {
         if self.variant == Variant::Sotw || self.kind == ResourceType::Extension {
             return;
         }
         if gate == Gate::Closed {
-            plan.still_due.insert(Arc::clone(name));
+            plan.still_due.push(name);
         } else {
-            plan.removed.push(Arc::clone(name));
+            plan.removed.push(name);
         }
     }
 
@@ -186,7 +185,7 @@ impl Subscription {
             return;
         }
         let rest = plan.changes.split_off(count);
-        let due = rest.iter().map(|resource| resource.name()).filter(|name| self.due.contains(*name));
+        let due = rest.iter().map(|resource| resource.name()).filter(|name| self.due.contains(name));
         plan.still_due.extend(due.cloned());
         plan.withheld = true;
     }
@@ -206,12 +205,8 @@ impl Subscription {
         } else {
             (plan.changes.clone(), Arc::clone(wanted.version()))
         };
-        let changes = plan.changes.into_iter().map(|sent| self.sent(sent)).collect();
-        for name in &plan.removed {
-            self.behind.remove(name);
-            self.rejected.remove(name);
-        }
-        self.due = plan.still_due;
+        let changes = self.note_sent(plan.changes, &plan.removed);
+        self.due = plan.still_due.into_iter().map(|name| (name, ())).collect();
         if !self.due.is_empty() {
             self.trust_no_exclusion();
         }
@@ -224,14 +219,29 @@ impl Subscription {
         Response { kind: self.kind, version, nonce: self.sent.to_string(), resources, removed }
     }
 
-    /// Notes that the proxy is sent this version, and what it falls back to when it refuses.
-    fn sent(&mut self, sent: Arc<Resource>) -> Sent {
-        let has = self.behind.remove(sent.name());
-        let last_good = match self.rejected.remove(sent.name()) {
-            Some(rejected) => rejected.last_good,
-            None => has.unwrap_or_else(|| Some(Arc::clone(&sent))),
-        };
-        Sent { sent, last_good }
+    /// Notes that the proxy is sent these versions, both in order, and what it falls back to when it refuses.
+    fn note_sent(&mut self, changes: Vec<Arc<Resource>>, removed: &[Arc<str>]) -> Vec<Sent> {
+        let (mut sent, mut behind) = (Vec::with_capacity(changes.len()), Vec::new());
+        let changes = changes.into_iter().map(|resource| (Arc::clone(resource.name()), resource));
+        for (name, has, change) in join(self.behind.take(), changes) {
+            match (change, has) {
+                (Some(resource), has) => {
+                    let refused = if self.rejected.is_empty() { None } else { self.rejected.remove(&name) };
+                    let last_good = match refused {
+                        Some(refused) => refused.last_good,
+                        None => has.unwrap_or_else(|| Some(Arc::clone(&resource))),
+                    };
+                    sent.push(Sent { sent: resource, last_good });
+                }
+                (None, Some(has)) if removed.binary_search(&name).is_err() => behind.push((name, has)),
+                (None, _) => {}
+            }
+        }
+        for name in removed {
+            self.rejected.remove(name);
+        }
+        self.behind = behind.into_iter().collect();
+        sent
     }
 
     /// The full list of a state-of-the-world response: what is wanted, the last good version of what was
@@ -251,7 +261,7 @@ impl Subscription {
                 _ => list.push(Arc::clone(resource)),
             }
         }
-        for (name, has) in &self.behind {
+        for (name, has) in self.behind.iter() {
             let kept =
                 self.covered(name, wanted).is_none() && (gate != Gate::Open || removal(name) != Removal::Now);
             list.extend(has.clone().filter(|_| kept));

@@ -75,7 +75,7 @@ impl Subscription {
         }
         self.nack = Some(nack);
         // Depending on where Envoy found the fault the others went live or not (18): say them again.
-        self.due.extend(innocent.into_iter().map(|change| Arc::clone(change.sent.name())));
+        self.due.extend(innocent.into_iter().map(|change| (Arc::clone(change.sent.name()), ())));
         self.trust_no_exclusion();
         if named || names.len() < 2 {
             self.resume_suspended(answered.sequence, false);
@@ -89,7 +89,7 @@ impl Subscription {
     fn try_half(&mut self, mut names: Vec<Arc<str>>) {
         let second = names.split_off(names.len() / 2);
         self.suspended.push(Suspended { names: second, guilty_by_exclusion: true });
-        self.due.extend(names);
+        self.due.extend(names.into_iter().map(|name| (name, ())));
         self.trial = self.sent + 1;
     }
 
@@ -105,7 +105,7 @@ impl Subscription {
                 (_, 0) | (true, 1) => {}
                 (true, _) => return self.try_half(names),
                 (false, _) => {
-                    self.due.extend(names);
+                    self.due.extend(names.into_iter().map(|name| (name, ())));
                     self.trial = self.sent + 1;
                     return;
                 }

@@ -1,10 +1,12 @@
 //! All resources that the proxies of one scope should have, and what changed from one such set to the next.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::iter::Peekable;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+use super::name_map::{NameMap, join};
 use super::{Resource, ResourceType, content_hash};
 
 /// All resources of one type that a scope needs.
@@ -13,6 +15,8 @@ pub struct ResourceSet {
     version: Arc<str>,
     /// In the order of their names.
     resources: Vec<Arc<Resource>>,
+    /// Where each is.
+    index: HashMap<Arc<str>, usize>,
     /// Changes from the sets before this one, by their version: found once, used by every stream.
     changes: RwLock<Vec<Since>>,
 }
@@ -25,6 +29,13 @@ type Since = (Arc<str>, Arc<[Change]>);
 pub(crate) struct Change {
     pub(crate) before: Option<Arc<Resource>>,
     pub(crate) after: Option<Arc<Resource>>,
+}
+
+impl Change {
+    pub(crate) fn name(&self) -> &Arc<str> {
+        static NONE: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(Arc::default);
+        self.before.as_ref().or(self.after.as_ref()).map_or(&NONE, |resource| resource.name())
+    }
 }
 
 /// Sets of which the changes are remembered. Streams follow the latest, only slow ones skip some.
@@ -42,7 +53,9 @@ impl ResourceSet {
             let covered: &[u8] = if r.is_on_demand() { b"on demand" } else { b"" };
             [r.name().as_bytes(), r.version().as_bytes(), covered]
         });
-        Self { version: content_hash(parts).into(), resources, changes: RwLock::default() }
+        let version = content_hash(parts).into();
+        let index = resources.iter().enumerate().map(|(at, r)| (Arc::clone(r.name()), at)).collect();
+        Self { version, resources, index, changes: RwLock::default() }
     }
 
     /// Hash of all names and versions.
@@ -54,8 +67,27 @@ impl ResourceSet {
     /// The resource of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        let at = self.resources.binary_search_by(|r| (**r.name()).cmp(name)).ok()?;
-        self.resources.get(at)
+        self.resources.get(*self.index.get(name)?)
+    }
+
+    /// These names in order and each once; those of resources are the resources' own, not copies.
+    pub(crate) fn in_order(&self, names: Vec<String>) -> Vec<Arc<str>> {
+        let (mut known, mut unknown) = (Vec::with_capacity(names.len()), Vec::new());
+        for name in names {
+            match self.index.get(name.as_str()) {
+                Some(at) => known.push(*at),
+                None => unknown.push((Arc::from(name), ())),
+            }
+        }
+        // Sorted as numbers: thousands of names that begin alike take long to compare.
+        known.sort_unstable();
+        known.dedup();
+        let known = known.into_iter().filter_map(|at| self.resources.get(at)).map(|r| Arc::clone(r.name()));
+        if unknown.is_empty() {
+            return known.collect();
+        }
+        let unknown: NameMap<()> = unknown.into_iter().collect();
+        join(known.map(|name| (name, ())), unknown).map(|(name, ..)| name).collect()
     }
 
     /// Whether this exists and is sent only when it is asked for by name.

@@ -1,12 +1,13 @@
 //! One stream of one proxy: which type may be sent when, so that nothing is named before it exists or taken
 //! away while it is named. Pure: requests, snapshots and the time go in, responses come out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::in_flight::InFlight;
 use super::message::{Asks, Request, Response, Variant};
+use super::name_map::NameMap;
 use super::names::NamePool;
 use super::plan::{Gate, Removal};
 use super::subscription::{Backlog, PATIENCE, Subscription};
@@ -56,7 +57,7 @@ pub(crate) struct Stream {
     listeners: Subscription,
     extensions: Subscription,
     /// Clusters whose endpoints the proxy has yet to ask for, and until when we wait for that.
-    awaited: BTreeMap<Arc<str>, Instant>,
+    awaited: NameMap<Instant>,
     /// The EDS response that must be answered before listeners and filters change. EDS responses after it
     /// do not matter: endpoints that never rest must not hold filters back for ever.
     barrier: u64,
@@ -82,7 +83,7 @@ impl Stream {
             endpoints: Subscription::new(ResourceType::Endpoints, variant),
             listeners: Subscription::new(ResourceType::Listener, variant),
             extensions: Subscription::new(ResourceType::Extension, variant),
-            awaited: BTreeMap::new(),
+            awaited: NameMap::default(),
             barrier: 0,
             raise_barrier: false,
         }
@@ -163,7 +164,11 @@ impl Stream {
             ResourceType::Endpoints => {
                 let interest = &self.endpoints.interest;
                 let before = self.awaited.len();
-                self.awaited.retain(|name, _| !interest.names_or_all(name));
+                if interest.wildcard() {
+                    self.awaited.take();
+                } else {
+                    interest.names().remove_from(&mut self.awaited);
+                }
                 self.raise_barrier |= self.awaited.len() != before;
             }
             ResourceType::Listener | ResourceType::Extension => {}
@@ -194,7 +199,7 @@ impl Stream {
     /// When `tick` should be called next, if nothing happens before.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
-        let awaited = self.awaited.values().copied();
+        let awaited = self.awaited.iter().map(|(_, until)| *until);
         let listeners = Some(self.opened + PATIENCE).filter(|_| self.resumed && self.clusters.unsent());
         acknowledgements.chain(awaited).chain(listeners).filter(|at| *at > now).min()
     }
@@ -235,16 +240,15 @@ impl Stream {
         let Some(sent) = self.clusters.in_flight.back() else { return };
         let holds_back = self.holds_filters_back(sent);
         self.raise_barrier |= holds_back;
-        for change in &sent.changes {
-            let name = change.sent.name();
-            if self.wanted.of(ResourceType::Endpoints).get(name).is_none() {
-                continue;
-            }
-            if self.endpoints.interest.names_or_all(name) {
-                self.endpoints.due.insert(Arc::clone(name));
-            } else if holds_back && self.aggregated {
-                self.awaited.insert(Arc::clone(name), now + PATIENCE);
-            }
+        let endpoints = self.wanted.of(ResourceType::Endpoints);
+        let names = sent.changes.iter().map(|change| change.sent.name());
+        let (asked_for, awaited): (Vec<_>, Vec<_>) = names
+            .filter(|name| endpoints.get(name).is_some())
+            .cloned()
+            .partition(|name| self.endpoints.interest.names_or_all(name));
+        self.endpoints.due.extend(asked_for.into_iter().map(|name| (name, ())));
+        if holds_back && self.aggregated {
+            self.awaited.extend(awaited.into_iter().map(|name| (name, now + PATIENCE)));
         }
     }
 
@@ -316,13 +320,14 @@ impl Stream {
     }
 
     fn repeat_endpoints(&mut self) {
-        for change in self.clusters.in_flight.iter().flat_map(|sent| &sent.changes) {
-            let name = change.sent.name();
-            let exists = self.wanted.of(ResourceType::Endpoints).get(name).is_some();
-            if exists && self.endpoints.interest.names_or_all(name) {
-                self.endpoints.due.insert(Arc::clone(name));
-            }
-        }
+        let endpoints = self.wanted.of(ResourceType::Endpoints);
+        let names = self.clusters.in_flight.iter().flat_map(|sent| &sent.changes);
+        let names = names.map(|change| change.sent.name());
+        let again = names
+            .filter(|name| endpoints.get(name).is_some() && self.endpoints.interest.names_or_all(name))
+            .map(|name| (Arc::clone(name), ()))
+            .collect::<Vec<_>>();
+        self.endpoints.due.extend(again);
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::in_flight::InFlight;
 use super::interest::{Asked, Interest};
 use super::message::{Asks, Request, Variant};
+use super::name_map::{NameMap, join};
 use super::names::NamePool;
 use super::refusal::{Nack, Rejected, Suspended};
 use super::snapshot::Change;
@@ -38,9 +39,9 @@ pub(crate) struct Subscription {
     pub(super) interest: Interest,
     /// What the proxy has where that is not what is wanted; `None` = nothing. All else that it asks for it was
     /// sent as wanted, so that a stream costs what it lags behind, not what it has.
-    pub(super) behind: BTreeMap<Arc<str>, Option<Arc<Resource>>>,
+    pub(super) behind: NameMap<Option<Arc<Resource>>>,
     /// Names to answer whatever the proxy has.
-    pub(super) due: BTreeSet<Arc<str>>,
+    pub(super) due: NameMap<()>,
     /// Whether a response is owed even if it is empty: a first wildcard request.
     pub(super) owes_answer: bool,
     /// The version a proxy says it has on its first request in state of the world.
@@ -69,8 +70,8 @@ impl Subscription {
             kind,
             variant,
             interest: Interest::default(),
-            behind: BTreeMap::new(),
-            due: BTreeSet::new(),
+            behind: NameMap::default(),
+            due: NameMap::default(),
             owes_answer: false,
             claimed: None,
             rejected: BTreeMap::new(),
@@ -109,7 +110,8 @@ impl Subscription {
 
     /// How many wanted resources the proxy was not sent yet, or has not acknowledged.
     pub(crate) fn pending(&self, wanted: &ResourceSet) -> usize {
-        let unsent = self.behind.keys().filter(|name| !self.rejected.contains_key(*name));
+        let unsent = self.behind.iter().map(|(name, _)| name);
+        let unsent = unsent.filter(|name| !self.rejected.contains_key(*name));
         let unsent = unsent.filter(|name| self.covered(name, wanted).is_some()).count();
         unsent + self.in_flight.iter().map(|sent| sent.changes.len()).sum::<usize>()
     }
@@ -185,7 +187,7 @@ impl Subscription {
         match request.asks {
             _ if stale => {}
             Asks::All { names, version } => {
-                let asked = self.interest.replace(self.kind, names, pool);
+                let asked = self.interest.replace(self.kind, names, wanted, pool);
                 if asked.first && !version.is_empty() {
                     self.claimed = Some(version);
                 }
@@ -194,7 +196,7 @@ impl Subscription {
                 self.on_asked(asked, HashMap::new(), wanted);
             }
             Asks::Change { subscribe, unsubscribe, initial } => {
-                let mut asked = self.interest.change(self.kind, subscribe, unsubscribe, pool);
+                let mut asked = self.interest.change(self.kind, subscribe, unsubscribe, wanted, pool);
                 if asked.first {
                     // Only differences are sent after a reconnect (13).
                     asked.answer.retain(|name| !initial.contains_key(&**name));
@@ -212,43 +214,34 @@ impl Subscription {
     /// version that it claims. What it asks for no more, it lets go.
     fn on_asked(&mut self, asked: Asked, mut claims: HashMap<String, String>, wanted: &ResourceSet) {
         self.dirty = true;
+        let interest = &self.interest;
+        let mut missing = |resource: &Arc<Resource>| {
+            let name = resource.name();
+            let claim = if claims.is_empty() { None } else { claims.remove(&**name) };
+            if claim.as_deref() == Some(resource.version()) {
+                return None;
+            }
+            let has = claim.map(|version| Arc::new(Resource::claimed(Arc::clone(name), version)));
+            Some((Arc::clone(name), has))
+        };
         if asked.everything {
-            for resource in wanted.iter() {
-                if self.interest.covers(resource) {
-                    self.missing(resource, &mut claims);
-                }
-            }
+            let covered = wanted.iter().filter(|resource| interest.covers(resource));
+            self.behind.extend(covered.filter_map(&mut missing));
+        } else {
+            let added = asked.added.iter().filter_map(|name| wanted.get(name));
+            let new = added.filter(|resource| !interest.wildcard() || resource.is_on_demand());
+            self.behind.extend(new.filter_map(&mut missing));
         }
-        for resource in asked.added.iter().filter_map(|name| wanted.get(name)) {
-            let covered_before = asked.everything || self.interest.wildcard() && !resource.is_on_demand();
-            if !covered_before {
-                self.missing(resource, &mut claims);
-            }
-        }
-        for (name, version) in claims {
-            if self.interest.names_or_all(&name) {
-                let name: Arc<str> = name.into();
-                let claimed = Arc::new(Resource::claimed(Arc::clone(&name), version));
-                self.behind.insert(name, Some(claimed));
-            }
-        }
-        self.due.extend(asked.answer);
+        let claims = claims.into_iter().filter(|(name, _)| interest.names_or_all(name));
+        self.behind.extend(claims.map(|(name, version)| {
+            let name: Arc<str> = name.into();
+            (Arc::clone(&name), Some(Arc::new(Resource::claimed(name, version))))
+        }));
+        self.due.extend(asked.answer.into_iter().map(|name| (name, ())));
         if asked.dropped {
-            let interest = &self.interest;
             self.behind.retain(|name, _| interest.names_or_all(name));
-            self.due.retain(|name| interest.names_or_all(name));
+            self.due.retain(|name, ()| interest.names_or_all(name));
             self.rejected.retain(|name, _| interest.names_or_all(name));
-        }
-    }
-
-    fn missing(&mut self, resource: &Arc<Resource>, claims: &mut HashMap<String, String>) {
-        let name = resource.name();
-        match claims.remove(&**name) {
-            Some(version) if version == resource.version() => {}
-            claim => {
-                let has = claim.map(|version| Arc::new(Resource::claimed(Arc::clone(name), version)));
-                self.behind.insert(Arc::clone(name), has);
-            }
         }
     }
 
@@ -256,9 +249,17 @@ impl Subscription {
     pub(crate) fn on_wanted(&mut self, before: &ResourceSet, wanted: &ResourceSet) {
         self.dirty = true;
         self.trust_no_exclusion();
-        for Change { before, after } in wanted.changes_since(before).iter() {
-            self.on_change(before.as_ref(), after.as_ref());
-        }
+        let changes = wanted.changes_since(before);
+        let changes = changes.iter().map(|change| (Arc::clone(change.name()), change));
+        let behind = join(self.behind.take(), changes);
+        let behind = behind.filter_map(|(name, has, change)| {
+            let has = match change {
+                Some(change) => self.behind_after(&name, has, change),
+                None => has,
+            };
+            Some((name, has?))
+        });
+        self.behind = behind.collect();
         self.rejected.retain(|name, _| wanted.get(name).is_some());
         if self.rejected.is_empty()
             && self.nack.as_ref().is_some_and(|nack| nack.version != *wanted.version())
@@ -267,25 +268,28 @@ impl Subscription {
         }
     }
 
-    fn on_change(&mut self, before: Option<&Arc<Resource>>, after: Option<&Arc<Resource>>) {
-        let covers = |resource: &&Arc<Resource>| self.interest.covers(resource);
-        let (before, after) = (before.filter(covers), after.filter(covers));
-        let Some(name) = before.or(after).map(|resource| resource.name()) else { return };
-        let has = match (self.behind.get(name), self.rejected.get(name)) {
-            (Some(has), _) => has.clone(),
+    /// What the proxy has instead of the wanted resource once this changed; `None` when it has just that. `has`
+    /// is the same before the change.
+    fn behind_after(
+        &self,
+        name: &Arc<str>,
+        has: Option<Option<Arc<Resource>>>,
+        Change { before, after }: &Change,
+    ) -> Option<Option<Arc<Resource>>> {
+        let covered = |resource: &Option<Arc<Resource>>| {
+            resource.clone().filter(|resource| self.interest.covers(resource))
+        };
+        let has = match (has, self.rejected.get(name)) {
+            (Some(has), _) => has,
             (None, Some(rejected)) if self.full_state() => rejected.last_good.clone(),
-            (None, _) => before.cloned(),
+            (None, _) => covered(before),
         };
         // Which version runs after a refusal is not known: there is always something to say then.
-        let as_wanted = match (&has, after) {
+        let as_wanted = match (&has, covered(after)) {
             (None, None) => true,
             (Some(has), Some(after)) => has.version() == after.version() && !self.rejected.contains_key(name),
             _ => false,
         };
-        if as_wanted {
-            self.behind.remove(name);
-        } else {
-            self.behind.insert(Arc::clone(name), has);
-        }
+        (!as_wanted).then_some(has)
     }
 }
