@@ -74,12 +74,12 @@ impl Interest {
         let (names, star) = read(list, wanted);
         let wildcard = star || legacy;
         let everything = wildcard && !self.wildcard;
-        let had = self.names.iter().map(|name| (Arc::clone(name), ()));
+        let had = self.names.iter().map(|name| (name, ()));
         let (mut answer, mut remove) = (Vec::new(), Vec::new());
-        for joined in join(had, names.into_iter().map(|name| (name, ()))) {
+        for joined in join(had, names.iter().map(|name| (name, ()))) {
             match joined {
-                (name, Some(()), None) => remove.push(name),
-                (name, None, Some(())) => answer.push(name),
+                (name, Some(()), None) => remove.push(Arc::clone(name)),
+                (name, None, Some(())) => answer.push(Arc::clone(name)),
                 _ => {}
             }
         }

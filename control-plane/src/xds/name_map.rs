@@ -1,6 +1,7 @@
 //! Values by name, as a sorted vector: what streams do to thousands of names at once are linear walks over lists
 //! that are in order already, and an empty one costs nothing.
 
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::iter::Peekable;
 use std::sync::Arc;
@@ -100,26 +101,29 @@ pub(super) struct Join<A: Iterator, B: Iterator> {
 }
 
 /// A name, and what the left and the right sequence have under it.
-pub(super) type Joined<A, B> = (Arc<str>, Option<A>, Option<B>);
+pub(super) type Joined<K, X, Y> = (K, Option<X>, Option<Y>);
 
-pub(super) fn join<X, Y, A, B>(left: A, right: B) -> Join<A::IntoIter, B::IntoIter>
+/// Names may be borrowed: counting references of what all threads share is what costs most.
+pub(super) fn join<K, X, Y, A, B>(left: A, right: B) -> Join<A::IntoIter, B::IntoIter>
 where
-    A: IntoIterator<Item = (Arc<str>, X)>,
-    B: IntoIterator<Item = (Arc<str>, Y)>,
+    K: Borrow<Arc<str>>,
+    A: IntoIterator<Item = (K, X)>,
+    B: IntoIterator<Item = (K, Y)>,
 {
     Join { left: left.into_iter().peekable(), right: right.into_iter().peekable() }
 }
 
-impl<X, Y, A, B> Iterator for Join<A, B>
+impl<K, X, Y, A, B> Iterator for Join<A, B>
 where
-    A: Iterator<Item = (Arc<str>, X)>,
-    B: Iterator<Item = (Arc<str>, Y)>,
+    K: Borrow<Arc<str>>,
+    A: Iterator<Item = (K, X)>,
+    B: Iterator<Item = (K, Y)>,
 {
-    type Item = Joined<X, Y>;
+    type Item = Joined<K, X, Y>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let order = match (self.left.peek(), self.right.peek()) {
-            (Some((left, _)), Some((right, _))) => compare(left, right),
+            (Some((left, _)), Some((right, _))) => compare(left.borrow(), right.borrow()),
             (Some(_), None) => Ordering::Less,
             (None, _) => Ordering::Greater,
         };

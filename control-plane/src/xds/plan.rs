@@ -122,13 +122,11 @@ impl Subscription {
 
     fn plan(&self, wanted: &ResourceSet, gate: Gate, removal: &dyn Fn(&str) -> Removal) -> Plan {
         let mut plan = Plan::default();
-        let behind = self.behind.iter().map(|(name, has)| (Arc::clone(name), has));
-        let due = self.due.iter().map(|(name, ())| (Arc::clone(name), ()));
-        for (name, has, due) in join(behind, due) {
-            match (self.covered(&name, wanted), has) {
+        for (name, has, due) in join(self.behind.iter(), self.due.iter()) {
+            match (self.covered(name, wanted), has) {
                 (Some(resource), _) => self.plan_change(resource, due.is_some(), gate, &mut plan),
-                (None, Some(Some(_))) => match removal(&name) {
-                    Removal::Now if gate == Gate::Open => plan.removed.push(name),
+                (None, Some(Some(_))) => match removal(name) {
+                    Removal::Now if gate == Gate::Open => plan.removed.push(Arc::clone(name)),
                     Removal::Now | Removal::Later => plan.withheld = true,
                     Removal::Never => {}
                 },
@@ -158,14 +156,14 @@ impl Subscription {
 
     /// A name that does not exist is answered as such, and stays subscribed (11). Never for ECDS: taking a
     /// filter's configuration away breaks live traffic (16).
-    fn plan_absence(&self, name: Arc<str>, gate: Gate, plan: &mut Plan) {
+    fn plan_absence(&self, name: &Arc<str>, gate: Gate, plan: &mut Plan) {
         if self.variant == Variant::Sotw || self.kind == ResourceType::Extension {
             return;
         }
         if gate == Gate::Closed {
-            plan.still_due.push(name);
+            plan.still_due.push(Arc::clone(name));
         } else {
-            plan.removed.push(name);
+            plan.removed.push(Arc::clone(name));
         }
     }
 
