@@ -109,3 +109,19 @@ fn s16_filter_configuration_is_never_removed() {
         assert_eq!(trace(&came), ["ecds: never@1 x@2"]);
     }
 }
+
+#[test]
+fn what_is_too_large_for_one_response_comes_in_several() {
+    let large = |name: &str| {
+        Arc::new(Resource::encoded(Cluster.url(), name.into(), "1".into(), &vec![0; (4 << 20) / 3]))
+    };
+    let clusters = ResourceSet::new(["a", "b", "c", "d"].map(large));
+    let filter = set(&["x@1"]);
+    let wanted = Arc::new(Snapshot::new(clusters, set(&[]), set(&[]), filter));
+    let mut proxy = proxy(&wanted);
+    let came = proxy.ask(Cluster, &[]);
+    assert_eq!(trace(&came), ["cds: a@1 b@1"]);
+    assert!(proxy.ask(Extension, &["x"]).is_empty(), "the filter may name c and d");
+    assert_eq!(trace(&proxy.settle(came)[1..]), ["cds: c@1 d@1", "ecds: x@1"]);
+    assert_eq!(proxy.stream.sync(), crate::xds::SyncState::Synced);
+}
