@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -91,6 +91,7 @@ pub struct Tap {
 struct Record {
     said: Mutex<Vec<Said>>,
     streams: AtomicUsize,
+    swallows: AtomicBool,
 }
 
 impl Tap {
@@ -109,6 +110,12 @@ impl Tap {
         // A connection that breaks is the proxy's to make again.
         let task = tokio::spawn(async move { drop(serving.await) });
         Ok(Self { record, task })
+    }
+
+    /// Whether a proxy that refused a response gets no other of that type on that stream: what it has then, it has of
+    /// the one that it refused.
+    pub fn swallow_after_refusals(&self, swallow: bool) {
+        self.record.swallows.store(swallow, Ordering::Relaxed);
     }
 
     /// How much was said so far.
@@ -140,9 +147,16 @@ impl Record {
         self.streams.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Keeps a message, if it is about a type that is known.
-    fn keep(&self, stream: usize, type_url: &str, by_proxy: bool, nonce: &str, fill: impl FnOnce(&mut Said)) {
-        let Some(kind) = Kind::of_url(type_url) else { return };
+    /// Keeps a message, if it is about a type that is known. Gives whether it is to be passed on.
+    fn keep(
+        &self,
+        stream: usize,
+        type_url: &str,
+        by_proxy: bool,
+        nonce: &str,
+        fill: impl FnOnce(&mut Said),
+    ) -> bool {
+        let Some(kind) = Kind::of_url(type_url) else { return true };
         let mut said = Said {
             stream,
             at: Instant::now(),
@@ -156,7 +170,13 @@ impl Record {
             error: None,
         };
         fill(&mut said);
-        self.lock().push(said);
+        let mut all = self.lock();
+        let refused = |earlier: &Said| (earlier.stream, earlier.kind) == (stream, kind) && earlier.error.is_some();
+        if !by_proxy && self.swallows.load(Ordering::Relaxed) && all.iter().any(refused) {
+            return false;
+        }
+        all.push(said);
+        true
     }
 }
 
@@ -189,9 +209,9 @@ fn requests<T: Send + 'static>(
 /// What its control plane says.
 fn responses<T: Send + 'static>(
     incoming: Response<Streaming<T>>,
-    mut keep: impl FnMut(&T) + Send + 'static,
+    mut keep: impl FnMut(&T) -> bool + Send + 'static,
 ) -> Response<Passed<T>> {
-    let passed = incoming.into_inner().map(move |response| response.inspect(&mut keep));
+    let passed = incoming.into_inner().filter(move |response| response.as_ref().map_or(true, &mut keep));
     Response::new(Box::new(passed))
 }
 
@@ -223,7 +243,7 @@ impl AggregatedDiscoveryService for Relay {
             record.keep(stream, &response.type_url, false, &response.nonce, |said| {
                 said.names = response.resources.iter().map(|any| name_inside(said.kind, any)).collect();
                 said.version.clone_from(&response.version_info);
-            });
+            })
         }))
     }
 
@@ -247,7 +267,7 @@ impl AggregatedDiscoveryService for Relay {
             record.keep(stream, &response.type_url, false, &response.nonce, |said| {
                 said.names = response.resources.iter().map(|resource| resource.name.clone()).collect();
                 said.removed.clone_from(&response.removed_resources);
-            });
+            })
         }))
     }
 }
