@@ -171,7 +171,8 @@ impl Record {
         };
         fill(&mut said);
         let mut all = self.lock();
-        let refused = |earlier: &Said| (earlier.stream, earlier.kind) == (stream, kind) && earlier.error.is_some();
+        let refused =
+            |earlier: &Said| (earlier.stream, earlier.kind) == (stream, kind) && earlier.error.is_some();
         if !by_proxy && self.swallows.load(Ordering::Relaxed) && all.iter().any(refused) {
             return false;
         }

@@ -1,9 +1,11 @@
 //! The matrix: every supported Envoy, by delta and by state of the world, goes through the same day with a real
 //! control plane. A tap on the wire shows what either side said. Numbers are those of the conformance scripts.
 
-use std::collections::BTreeMap;
+mod changes;
+mod faults;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,13 +19,30 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cast::{LIMIT, game, lands, route, servers, until_lands};
+use crate::cast::{LIMIT, game, route, servers, until_lands};
 use crate::live_sessions::play;
 
 /// Where the tap is.
 const TAP: u16 = 18_001;
+/// Where further listeners are.
+const SECOND: u16 = 7001;
+const THIRD: u16 = 7002;
 /// Envoy waits 15 s for endpoints behind a cluster (8, 14).
 const NO_STALL: Duration = Duration::from_secs(5);
+
+/// The responses, as `cds a b -c`.
+fn told(said: &[Said]) -> Vec<String> {
+    said.iter().filter(|said| !said.by_proxy).map(ToString::to_string).collect()
+}
+
+fn response(said: &Said, kind: Kind) -> bool {
+    !said.by_proxy && said.kind == kind
+}
+
+#[track_caller]
+fn position(said: &[Said], is: impl Fn(&Said) -> bool) -> usize {
+    said.iter().position(is).expect("it was said")
+}
 
 /// A day in the life of an Envoy.
 struct Day {
@@ -52,7 +71,9 @@ struct Policy {
 impl Policy {
     fn text(&self, net: &TestNet, servers: &[GameServer]) -> String {
         let listeners: Vec<_> = self.listeners.iter().collect();
-        let listeners = listeners.into_iter().map(|(name, port)| json!({"name": name, "bind": net.at(*port).to_string()}));
+        let listeners = listeners
+            .into_iter()
+            .map(|(name, port)| json!({"name": name, "bind": net.at(*port).to_string()}));
         let service = |(world, (server, max)): (&u16, &(usize, u32))| {
             let address = servers[*server].address().to_string();
             json!({"name": format!("world-{world}"), "endpoints": [address], "connections": {"max": max}})
@@ -87,7 +108,8 @@ impl Day {
         let tap = Tap::start(net.at(TAP), control_plane.xds()).await.unwrap();
 
         let admin = net.at(port::ADMIN);
-        let tapped = |text: String| text.replace(&format!("port_value: {}", port::XDS), &format!("port_value: {TAP}"));
+        let tapped =
+            |text: String| text.replace(&format!("port_value: {}", port::XDS), &format!("port_value: {TAP}"));
         let mut bootstrap = tapped(control_plane.edge_bootstrap("edge-1", admin).unwrap());
         if variant == Variant::Sotw {
             bootstrap = bootstrap.replace("api_type: DELTA_GRPC", "api_type: GRPC");
@@ -108,14 +130,81 @@ impl Day {
         let (stop, stopped) = watch::channel(false);
         let player = tokio::spawn(play(players, 1, stopped));
         let day = Self { version, variant, player, stop, stage, tap, servers, policy };
-        wait_until("it is synced", LIMIT, || day.proxy()["sync"] == "synced");
-        day.heard("start", 0);
+        day.wait_sync("synced");
+        let said = day.heard("start", 0);
+        // (2), (22)
+        let firsts =
+            Kind::ALL.map(|kind| position(&said, |said| response(said, kind) && !said.names.is_empty()));
+        assert!(firsts.is_sorted(), "{firsts:?}");
+        let agent = day.proxy()["user_agent"].as_str().unwrap().to_owned();
+        assert!(agent.starts_with(&format!("envoy {}", version.unwrap_or("1."))), "{agent}");
         day
     }
 
     fn proxy(&self) -> Value {
         let (_, body) = self.stage.control_plane.get("/v1/proxies");
         serde_json::from_str::<Value>(&body).unwrap()["proxies"][0].clone()
+    }
+
+    #[track_caller]
+    fn wait_sync(&self, state: &str) {
+        wait_until(&format!("it is {state}"), LIMIT, || self.proxy()["sync"] == state);
+    }
+
+    /// Type, resource and words of what it refuses.
+    fn rejections(&self) -> Vec<(String, String, String)> {
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let of = |of: Value| {
+            list(&of["rejections"])
+                .into_iter()
+                .map(move |r| (text(&of["kind"]), text(&r["resource"]), text(&r["message"])))
+        };
+        list(&self.proxy()["types"]).into_iter().flat_map(of).collect()
+    }
+
+    /// Applies the policy, and gives what was said until it was in force.
+    fn apply(&self, what: &str) -> Vec<Said> {
+        let mark = self.tap.mark();
+        self.stage.control_plane.put_policy(&self.policy.text(&self.stage.net, &self.servers));
+        self.heard(what, mark)
+    }
+
+    /// Starts the control plane again, with the policy that is wanted now.
+    fn restart(&mut self) {
+        fs::write(&self.policy.file, self.policy.text(&self.stage.net, &self.servers)).unwrap();
+        self.stage.control_plane.restart().unwrap();
+    }
+
+    /// Puts another filter module in the place of the one in force.
+    fn deploy(&self, module: &[u8]) {
+        let next = self.policy.module.with_extension("next");
+        fs::write(&next, module).unwrap();
+        fs::rename(next, &self.policy.module).unwrap();
+    }
+
+    /// A new player of this world lands on this server.
+    async fn reaches(&self, world: u16, server: usize) {
+        until_lands(self.stage.players(), game(world, 1), Some(self.servers[server].name()), Instant::now())
+            .await;
+    }
+
+    /// A response when this cluster changed.
+    fn clusters(&self, changed: &str) -> String {
+        let all = self.policy.worlds.keys().map(|world| format!("world-{world}"));
+        self.whole(Kind::Cluster, changed, all.collect())
+    }
+
+    /// A response when this listener changed.
+    fn listeners(&self, changed: &str) -> String {
+        self.whole(Kind::Listener, changed, self.policy.listeners.keys().map(ToString::to_string).collect())
+    }
+
+    fn whole(&self, kind: Kind, changed: &str, all: Vec<String>) -> String {
+        match self.variant {
+            Variant::Delta => format!("{kind} {changed}"),
+            Variant::Sotw => format!("{kind} {}", all.join(" ")),
+        }
     }
 
     /// What was said since, printed.
@@ -129,10 +218,36 @@ impl Day {
     }
 }
 
+impl Day {
+    /// Nothing was ever said that must not be, and the player lost no frame.
+    async fn end(self, begun: Instant) {
+        let said = self.tap.since(0);
+        let mut nonces = BTreeSet::new();
+        for said in said.iter().filter(|said| !said.by_proxy) {
+            assert!(said.kind != Kind::Extension || said.removed.is_empty(), "(16) {said}");
+            assert!(nonces.insert((said.stream, said.kind, said.nonce.clone())), "(3) {said}");
+            let names: BTreeSet<_> = said.names.iter().chain(&said.removed).collect();
+            assert_eq!(names.len(), said.names.len() + said.removed.len(), "(20) {said}");
+        }
+        let agent = self.proxy()["user_agent"].as_str().unwrap().to_owned();
+        self.stop.send_replace(true);
+        let frames = self.player.await.unwrap();
+        assert!(frames > 10);
+        println!(
+            "{agent}, {:?}: {frames} frames of a session, {} messages, {:?}",
+            self.variant,
+            said.len(),
+            begun.elapsed()
+        );
+    }
+}
+
 async fn day(version: Option<&'static str>, variant: Variant) {
-    let day = Day::begin(version, variant).await;
-    day.stop.send_replace(true);
-    println!("{} frames", day.player.await.unwrap());
+    let begun = Instant::now();
+    let mut day = Day::begin(version, variant).await;
+    changes::all(&mut day).await;
+    faults::all(&mut day).await;
+    day.end(begun).await;
 }
 
 /// Both variants side by side, since half of the time is waiting.
