@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -91,7 +91,8 @@ pub struct Tap {
 struct Record {
     said: Mutex<Vec<Said>>,
     streams: AtomicUsize,
-    swallows: AtomicBool,
+    /// After refusals since which mark, if any, responses of their type are not passed on.
+    swallows: Mutex<Option<usize>>,
 }
 
 impl Tap {
@@ -112,10 +113,11 @@ impl Tap {
         Ok(Self { record, task })
     }
 
-    /// Whether a proxy that refused a response gets no other of that type on that stream: what it has then, it has of
-    /// the one that it refused.
+    /// Whether a proxy that from now on refuses a response gets no other of that type on that stream: what it has then,
+    /// it has of the one that it refused.
     pub fn swallow_after_refusals(&self, swallow: bool) {
-        self.record.swallows.store(swallow, Ordering::Relaxed);
+        let since = swallow.then(|| self.mark());
+        *self.record.swallows.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// How much was said so far.
@@ -173,7 +175,9 @@ impl Record {
         let mut all = self.lock();
         let refused =
             |earlier: &Said| (earlier.stream, earlier.kind) == (stream, kind) && earlier.error.is_some();
-        if !by_proxy && self.swallows.load(Ordering::Relaxed) && all.iter().any(refused) {
+        let swallows = *self.swallows.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusals = swallows.and_then(|since| all.get(since..)).unwrap_or_default();
+        if !by_proxy && refusals.iter().any(refused) {
             return false;
         }
         all.push(said);
