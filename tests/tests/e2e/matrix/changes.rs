@@ -5,7 +5,7 @@ use std::time::Instant;
 use realmgate_tests::conformance::{Kind, Variant};
 use realmgate_tests::tap::Said;
 
-use super::{Day, NO_STALL, SECOND, THIRD, position, response, told};
+use super::{Day, LAZY, NO_STALL, SECOND, THIRD, position, response, told};
 use crate::cast::{game, lands, until_lands};
 
 pub(super) async fn all(day: &mut Day) {
@@ -83,4 +83,25 @@ async fn a_listener_comes_moves_and_goes(day: &mut Day) {
     day.policy.listeners.remove("second");
     let said = day.apply("a listener goes");
     assert_eq!(told(&said), [if day.variant == Variant::Delta { "lds -second" } else { "lds edge" }]);
+}
+
+/// By delta a world's cluster comes with its first player, who is not kept waiting for long; in state of the world
+/// all are there before.
+pub(super) async fn clusters_come_on_demand(day: &mut Day) {
+    const NEW: &str = "world-4";
+    let mark = day.tap.mark();
+    day.policy.listeners = [("lazy", LAZY)].into();
+    day.policy.on_demand = true;
+    day.policy.worlds.insert(4, (0, 100));
+    day.apply("clusters come on demand");
+    let names_it = |said: &Said| said.kind == Kind::Cluster && said.names.iter().any(|name| name == NEW);
+    assert_eq!(day.was_said(mark, names_it), day.variant == Variant::Sotw);
+    let mark = day.tap.mark();
+    let edge = day.stage.net.at(LAZY);
+    let took = until_lands(edge, game(4, 1), Some(day.servers[0].name()), Instant::now()).await;
+    day.heard("the first player", mark);
+    println!("   the first player is there after {took:?}");
+    assert!(took < NO_STALL, "{took:?}");
+    let asked = day.was_said(mark, |said| said.by_proxy && names_it(said));
+    assert_eq!(asked, day.variant == Variant::Delta);
 }

@@ -27,6 +27,7 @@ const TAP: u16 = 18_001;
 /// Where further listeners are.
 const SECOND: u16 = 7001;
 const THIRD: u16 = 7002;
+const LAZY: u16 = 7004;
 /// Envoy waits 15 s for endpoints behind a cluster (8, 14).
 const NO_STALL: Duration = Duration::from_secs(5);
 
@@ -66,22 +67,23 @@ struct Policy {
     worlds: BTreeMap<u16, (usize, u32)>,
     /// Ports by name.
     listeners: BTreeMap<&'static str, u16>,
+    /// Whether Envoys ask for clusters as players come.
+    on_demand: bool,
 }
 
 impl Policy {
     fn text(&self, net: &TestNet, servers: &[GameServer]) -> String {
-        let listeners: Vec<_> = self.listeners.iter().collect();
-        let listeners = listeners
-            .into_iter()
-            .map(|(name, port)| json!({"name": name, "bind": net.at(*port).to_string()}));
+        let clusters = if self.on_demand { "on_demand" } else { "eager" };
+        let listener = |(name, port): (&&str, &u16)| json!({"name": name, "bind": net.at(*port).to_string(), "clusters": clusters});
         let service = |(world, (server, max)): (&u16, &(usize, u32))| {
             let address = servers[*server].address().to_string();
             json!({"name": format!("world-{world}"), "endpoints": [address], "connections": {"max": max}})
         };
         let name = |world: &u16| format!("world-{world}");
         let routes = self.worlds.keys().map(|world| route(&name(world), &json!([world]), &name(world)));
-        let (listeners, routes): (Vec<_>, Vec<_>) = (listeners.collect(), routes.collect());
+        let routes: Vec<_> = routes.collect();
         let services: Vec<_> = self.worlds.iter().map(service).collect();
+        let listeners: Vec<_> = self.listeners.iter().map(listener).collect();
         json!({"listeners": listeners, "services": services, "routes": routes}).to_string()
     }
 }
@@ -96,6 +98,7 @@ impl Day {
             module: net.dir().join("filter.wasm"),
             worlds: BTreeMap::from([(1, (0, 100)), (2, (1, 100))]),
             listeners: BTreeMap::from([("edge", port::PLAYERS)]),
+            on_demand: false,
         };
         fs::copy(parts::FILTER.find().unwrap(), &policy.module).unwrap();
         // Envoy 1.37.0 crashes when the first listener that has the filter comes after its start.
@@ -183,6 +186,11 @@ impl Day {
         fs::rename(next, &self.policy.module).unwrap();
     }
 
+    /// Whether this was said since.
+    fn was_said(&self, mark: usize, is: impl Fn(&Said) -> bool) -> bool {
+        self.tap.since(mark).iter().any(is)
+    }
+
     /// A new player of this world lands on this server.
     async fn reaches(&self, world: u16, server: usize) {
         until_lands(self.stage.players(), game(world, 1), Some(self.servers[server].name()), Instant::now())
@@ -220,7 +228,11 @@ impl Day {
 
 impl Day {
     /// Nothing was ever said that must not be, and the player lost no frame.
-    async fn end(self, begun: Instant) {
+    async fn end(mut self, begun: Instant) {
+        self.stop.send_replace(true);
+        let frames = (&mut self.player).await.unwrap();
+        assert!(frames > 10);
+        changes::clusters_come_on_demand(&mut self).await;
         let said = self.tap.since(0);
         let mut nonces = BTreeSet::new();
         for said in said.iter().filter(|said| !said.by_proxy) {
@@ -230,9 +242,6 @@ impl Day {
             assert_eq!(names.len(), said.names.len() + said.removed.len(), "(20) {said}");
         }
         let agent = self.proxy()["user_agent"].as_str().unwrap().to_owned();
-        self.stop.send_replace(true);
-        let frames = self.player.await.unwrap();
-        assert!(frames > 10);
         println!(
             "{agent}, {:?}: {frames} frames of a session, {} messages, {:?}",
             self.variant,
