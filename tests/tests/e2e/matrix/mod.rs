@@ -200,15 +200,16 @@ impl Day {
     /// A response when this cluster changed.
     fn clusters(&self, changed: &str) -> String {
         let all = self.policy.worlds.keys().map(|world| format!("world-{world}"));
-        self.whole(Kind::Cluster, changed, all.collect())
+        self.whole(Kind::Cluster, changed, &all.collect::<Vec<_>>())
     }
 
     /// A response when this listener changed.
     fn listeners(&self, changed: &str) -> String {
-        self.whole(Kind::Listener, changed, self.policy.listeners.keys().map(ToString::to_string).collect())
+        let all: Vec<_> = self.policy.listeners.keys().map(ToString::to_string).collect();
+        self.whole(Kind::Listener, changed, &all)
     }
 
-    fn whole(&self, kind: Kind, changed: &str, all: Vec<String>) -> String {
+    fn whole(&self, kind: Kind, changed: &str, all: &[String]) -> String {
         match self.variant {
             Variant::Delta => format!("{kind} {changed}"),
             Variant::Sotw => format!("{kind} {}", all.join(" ")),
