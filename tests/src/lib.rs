@@ -38,6 +38,7 @@ pub mod process;
 pub mod redis;
 pub mod scenario;
 pub mod stage;
+pub mod tap;
 pub mod wait;
 
 pub use address::TestNet;
@@ -51,4 +52,5 @@ pub use game_server::GameServer;
 pub use redis::Redis;
 pub use scenario::{Scenario, load_scenarios};
 pub use stage::Stage;
+pub use tap::Tap;
 pub use wait::wait_until;

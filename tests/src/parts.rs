@@ -71,7 +71,7 @@ impl Part {
     }
 }
 
-/// An Envoy of a given version, such as `1.37`, as setup brings the oldest supported one.
+/// An Envoy of a given version, such as `1.37`: setup brings every supported one but the newest by that name.
 pub fn envoy_version(version: &str) -> Result<PathBuf, Failure> {
     let path = workspace().join(format!(".tools/envoy-{version}/envoy"));
     let missing = || Failure::new(format!("{} is missing: run `make setup`", path.display()));

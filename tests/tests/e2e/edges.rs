@@ -1,4 +1,4 @@
-//! Every kind of edge: the oldest and the newest Envoy, both variants of xDS, the filter as a file and over HTTP.
+//! Every kind of edge: each supported Envoy, both variants of xDS, the filter as a file and over HTTP.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -95,6 +95,14 @@ async fn the_newest_envoy_keeps_every_promise_of_a_policy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_envoy_keeps_every_promise_of_a_policy() {
     on_version(Some("1.37")).await;
+}
+
+// 1.38 is the first that hashes strings.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_envoys_between_keep_every_promise_of_a_policy() {
+    for version in ["1.38", "1.39"] {
+        on_version(Some(version)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -129,6 +129,13 @@ async fn each_service_is_spoken_to_in_its_framing_by_the_oldest_envoy() {
     on_version(Some("1.37")).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn each_service_is_spoken_to_in_its_framing_by_the_envoys_between() {
+    for version in ["1.38", "1.39"] {
+        on_version(Some(version)).await;
+    }
+}
+
 fn signal(signal: &str, pid: u32) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }

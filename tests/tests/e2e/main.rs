@@ -23,6 +23,7 @@ mod identity;
 mod lazy_worlds;
 mod live_sessions;
 mod many_worlds;
+mod matrix;
 mod readme;
 mod redis_rules;
 mod routing;
