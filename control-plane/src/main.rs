@@ -9,7 +9,7 @@ use realmgate_control_plane::cli::Cli;
 /// Thousands of streams that live for weeks beside short bursts of work: this one gives back what a burst took, and is
 /// quicker.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // Help, version and usage errors (exit code 2) end the process here.

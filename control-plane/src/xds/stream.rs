@@ -50,6 +50,8 @@ pub(crate) struct Stream {
     pool: Arc<NamePool>,
     opened: Instant,
     wanted_since: Instant,
+    /// Whether it is expected to ask for more types.
+    starting: bool,
     /// Whether the proxy came with clusters of an earlier stream, which its listeners may still name.
     resumed: bool,
     clusters: Subscription,
@@ -78,6 +80,7 @@ impl Stream {
             pool,
             opened: now,
             wanted_since: now,
+            starting: false,
             resumed: false,
             clusters: Subscription::new(ResourceType::Cluster, variant),
             endpoints: Subscription::new(ResourceType::Endpoints, variant),
@@ -118,16 +121,31 @@ impl Stream {
         self.wanted_since
     }
 
-    /// How far the proxy is.
+    /// How far the proxy is. It is not in sync before it had time to ask for all there is, and what is under way
+    /// counts before what is refused: who waits for an end of it must not stop too early.
     pub(crate) fn sync(&self) -> SyncState {
         let asked = || ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
-        if asked().any(Subscription::rejecting) {
+        if asked().next().is_none()
+            || self.starting
+            || !self.awaited.is_empty()
+            || asked().any(Subscription::moves)
+        {
+            SyncState::Pending
+        } else if asked().any(Subscription::rejecting) {
             SyncState::Rejecting
-        } else if asked().next().is_some() && asked().all(Subscription::settled) && self.awaited.is_empty() {
+        } else if asked().all(Subscription::settled) {
             SyncState::Synced
         } else {
             SyncState::Pending
         }
+    }
+
+    /// Whether the proxy may still be about to ask for a type of which there is something. Envoy asks for endpoints
+    /// once it has clusters, and for filters once it has listeners.
+    fn may_ask(&self, now: Instant) -> bool {
+        let unasked =
+            |kind: &ResourceType| !self.of(*kind).asked() && self.wanted.of(*kind).eager().next().is_some();
+        self.aggregated && now < self.opened + PATIENCE && ResourceType::ALL.iter().any(unasked)
     }
 
     /// Takes a request in. Returns what to send, and whether the proxy refused something.
@@ -200,13 +218,15 @@ impl Stream {
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
         let awaited = self.awaited.iter().map(|(_, until)| *until);
-        let listeners = Some(self.opened + PATIENCE).filter(|_| self.resumed && self.clusters.unsent());
+        let waits = self.starting || self.resumed && self.clusters.unsent();
+        let listeners = Some(self.opened + PATIENCE).filter(|_| waits);
         acknowledgements.chain(awaited).chain(listeners).filter(|at| *at > now).min()
     }
 
     /// Sends whatever may be sent now, in order: make (clusters, their endpoints), change what names them
     /// (listeners, filters), break (clusters that nothing names any more) (22).
     fn advance(&mut self, now: Instant) -> Vec<Response> {
+        self.starting = self.may_ask(now);
         if self.wanted.is_pending() {
             return Vec::new();
         }

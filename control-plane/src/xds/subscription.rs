@@ -150,6 +150,11 @@ impl Subscription {
         self.backlog != Backlog::Nothing
     }
 
+    /// Whether an answer of the proxy is awaited, after which there may be more to say.
+    pub(crate) fn moves(&self) -> bool {
+        !self.in_flight.is_empty() || self.backlog == Backlog::Ready
+    }
+
     /// Whether the proxy has all of this type that is wanted, and said so.
     pub(crate) fn settled(&self) -> bool {
         self.in_flight.is_empty() && !self.unsent() && self.rejected.is_empty()

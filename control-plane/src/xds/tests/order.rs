@@ -145,3 +145,35 @@ fn a_withheld_acknowledgement_does_not_hold_back_the_cure() {
         assert_eq!(trace(&proxy.wait(PATIENCE)), ["cds: a@3", "eds: a@1"]);
     }
 }
+
+#[test]
+fn a_proxy_is_not_in_sync_before_it_could_ask_for_all_there_is() {
+    for variant in BOTH {
+        let wanted = snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@1"]);
+        let mut proxy = Proxy::new(variant, &wanted);
+        for (kind, names) in [(Cluster, &[][..]), (Endpoints, &["a"]), (Listener, &[])] {
+            let came = proxy.ask(kind, names);
+            proxy.settle(came);
+            assert_eq!(proxy.stream.sync(), SyncState::Pending, "after {kind:?}");
+        }
+        // One that never asks for filters has no use for any.
+        let until = proxy.stream.deadline(proxy.now).unwrap();
+        proxy.wait(until - proxy.now);
+        assert_eq!(proxy.stream.sync(), SyncState::Synced);
+    }
+}
+
+#[test]
+fn what_is_under_way_counts_before_what_is_refused() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@1"]));
+        let came = proxy.want(&snapshot(&["a@2"], &["a@1"], &["l@1"], &["x@1"]));
+        assert!(proxy.ack(&came[1]).is_empty());
+        proxy.answer(&came[0], Some("a: bad"));
+        assert_eq!(proxy.stream.sync(), SyncState::Rejecting);
+        let came = proxy.want(&snapshot(&["a@2"], &["a@2"], &["l@1"], &["x@1"]));
+        assert_eq!(proxy.stream.sync(), SyncState::Pending);
+        proxy.settle(came);
+        assert_eq!(proxy.stream.sync(), SyncState::Rejecting);
+    }
+}
