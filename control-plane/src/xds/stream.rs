@@ -50,8 +50,8 @@ pub(crate) struct Stream {
     pool: Arc<NamePool>,
     opened: Instant,
     wanted_since: Instant,
-    /// Whether it is expected to ask for more types.
-    starting: bool,
+    /// Until when it is expected to ask for more types.
+    starting: Option<Instant>,
     /// Whether the proxy came with clusters of an earlier stream, which its listeners may still name.
     resumed: bool,
     clusters: Subscription,
@@ -80,7 +80,7 @@ impl Stream {
             pool,
             opened: now,
             wanted_since: now,
-            starting: false,
+            starting: None,
             resumed: false,
             clusters: Subscription::new(ResourceType::Cluster, variant),
             endpoints: Subscription::new(ResourceType::Endpoints, variant),
@@ -140,12 +140,13 @@ impl Stream {
         }
     }
 
-    /// Whether the proxy may still be about to ask for a type of which there is something. Envoy asks for endpoints
+    /// Until when the proxy may be about to ask for a type of which there is something. Envoy asks for endpoints
     /// once it has clusters, and for filters once it has listeners.
-    fn may_ask(&self, now: Instant) -> bool {
+    fn starting(&self, now: Instant) -> Option<Instant> {
         let unasked =
             |kind: &ResourceType| !self.of(*kind).asked() && self.wanted.of(*kind).eager().next().is_some();
-        self.aggregated && now < self.opened + PATIENCE && ResourceType::ALL.iter().any(unasked)
+        let until = Some(self.opened + PATIENCE).filter(|until| self.aggregated && now < *until)?;
+        ResourceType::ALL.iter().any(unasked).then_some(until)
     }
 
     /// Takes a request in. Returns what to send, and whether the proxy refused something.
@@ -218,15 +219,14 @@ impl Stream {
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
         let awaited = self.awaited.iter().map(|(_, until)| *until);
-        let waits = self.starting || self.resumed && self.clusters.unsent();
-        let listeners = Some(self.opened + PATIENCE).filter(|_| waits);
-        acknowledgements.chain(awaited).chain(listeners).filter(|at| *at > now).min()
+        let listeners = Some(self.opened + PATIENCE).filter(|_| self.resumed && self.clusters.unsent());
+        acknowledgements.chain(awaited).chain(listeners).chain(self.starting).filter(|at| *at > now).min()
     }
 
     /// Sends whatever may be sent now, in order: make (clusters, their endpoints), change what names them
     /// (listeners, filters), break (clusters that nothing names any more) (22).
     fn advance(&mut self, now: Instant) -> Vec<Response> {
-        self.starting = self.may_ask(now);
+        self.starting = self.starting(now);
         if self.wanted.is_pending() {
             return Vec::new();
         }

@@ -21,6 +21,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Answers in flight beyond which even requests wait: the bound on what a silent proxy costs us.
 pub(super) const MAX_IN_FLIGHT: usize = 16;
 
+/// What a proxy has under a name; `None` = nothing.
+pub(super) type Had = Option<Arc<Resource>>;
+
 /// What is wanted and was not sent yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Backlog {
@@ -39,7 +42,7 @@ pub(crate) struct Subscription {
     pub(super) interest: Interest,
     /// What the proxy has where that is not what is wanted; `None` = nothing. All else that it asks for it was
     /// sent as wanted, so that a stream costs what it lags behind, not what it has.
-    pub(super) behind: NameMap<Option<Arc<Resource>>>,
+    pub(super) behind: NameMap<Had>,
     /// Names to answer whatever the proxy has.
     pub(super) due: NameMap<()>,
     /// Whether a response is owed even if it is empty: a first wildcard request.
@@ -278,9 +281,9 @@ impl Subscription {
     fn behind_after(
         &self,
         name: &Arc<str>,
-        has: Option<Option<Arc<Resource>>>,
+        has: Option<Had>,
         Change { before, after }: &Change,
-    ) -> Option<Option<Arc<Resource>>> {
+    ) -> Option<Had> {
         let covered = |resource: &Option<Arc<Resource>>| {
             resource.clone().filter(|resource| self.interest.covers(resource))
         };
