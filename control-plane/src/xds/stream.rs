@@ -126,7 +126,7 @@ impl Stream {
     pub(crate) fn sync(&self) -> SyncState {
         let asked = || ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
         if asked().next().is_none()
-            || self.starting
+            || self.starting.is_some()
             || !self.awaited.is_empty()
             || asked().any(Subscription::moves)
         {
