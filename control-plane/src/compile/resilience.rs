@@ -63,10 +63,16 @@ impl Resilience {
         cluster.health_checks = health_checks.collect();
         cluster.common_lb_config = Some(CommonLbConfig {
             healthy_panic_threshold: Some(Percent { value: self.panic_threshold.into() }),
+            update_merge_window: Some(envoy::duration(MERGE_WINDOW_MS)),
             ..CommonLbConfig::default()
         });
     }
 }
+
+/// How long a change of endpoints' health may wait for others before the load balancers hear of it. Envoy's second is a
+/// second of players sent to a server that is known to be dead; without any, each of a thousand endpoints of a service
+/// that goes down would build its hash tables anew.
+const MERGE_WINDOW_MS: u64 = 100;
 
 /// Every connection counts as a request too: its bound must not be the lower one.
 fn circuit_breakers(connections: &Connections) -> CircuitBreakers {

@@ -18,6 +18,7 @@ mod edges;
 mod fleet;
 mod framing;
 mod harness;
+mod health_checks;
 mod health_listener;
 mod identity;
 mod lazy_worlds;
@@ -25,8 +26,10 @@ mod live_sessions;
 mod many_worlds;
 mod readme;
 mod redis_rules;
+mod resilience;
 mod routing;
 mod scenarios;
 mod serve;
+mod strategies;
 
 use realmgate_tests::cast;
