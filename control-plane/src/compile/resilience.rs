@@ -103,7 +103,8 @@ fn keepalive(connections: &Connections) -> Option<UpstreamConnectionOptions> {
 /// stood. Split from the others, a success counts a row of failures from 0 again.
 fn outlier_detection(outliers: &OutlierDetection) -> EnvoyOutlierDetection {
     let number = |value| Some(envoy::uint32(value));
-    let by_percent = if outliers.failure_percent > 0 { 100 } else { 0 };
+    let (percent, enforcing) =
+        if outliers.failure_percent > 0 { (outliers.failure_percent, 100) } else { (100, 0) };
     EnvoyOutlierDetection {
         split_external_local_origin_errors: true,
         consecutive_local_origin_failure: number(outliers.consecutive_failures),
@@ -111,8 +112,8 @@ fn outlier_detection(outliers: &OutlierDetection) -> EnvoyOutlierDetection {
         // On by default, this one compares an endpoint with the others: of five and more it ejects whichever is worse than
         // the rest, be it by five failures in five thousand.
         enforcing_local_origin_success_rate: number(0),
-        failure_percentage_threshold: number(outliers.failure_percent.max(1)),
-        enforcing_failure_percentage_local_origin: number(by_percent),
+        failure_percentage_threshold: number(percent),
+        enforcing_failure_percentage_local_origin: number(enforcing),
         // Envoy's 5 would leave small services out.
         failure_percentage_minimum_hosts: number(2),
         failure_percentage_request_volume: number(outliers.min_connections),

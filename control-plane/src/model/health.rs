@@ -173,3 +173,51 @@ impl ByteCheck {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::parse;
+
+    fn service(check: &str) -> String {
+        format!("services:\n  - name: a\n    endpoints: [\"10.0.0.1:1\"]\n    health_check: {check}\n")
+    }
+
+    #[test]
+    fn every_kind_of_check_is_read_and_written() {
+        for check in [
+            "{}",
+            "{check: tcp}",
+            "{check: {ping: {message_id: 7}}}",
+            "{check: {ping: {message_id: 7, body: \"00FF\", reply_message_id: 8, reply_body: \"\"}}}",
+            "{check: {bytes: {send: \"01\", expect: [\"02\", \"0304\"]}}, interval: 1s, timeout: 200ms}",
+        ] {
+            let policy = parse(&service(check)).unwrap();
+            let json = serde_json::to_string(&policy).unwrap();
+            assert_eq!(parse(&json).unwrap(), policy, "{json}");
+        }
+        assert_eq!(parse(&service("{}")).unwrap(), parse(&service("{check: tcp}")).unwrap());
+    }
+
+    #[test]
+    fn names_what_is_wrong_with_a_check() {
+        for (check, why) in [
+            ("{check: udp}", "unknown variant `udp`"),
+            ("{check: {ping: {}}}", "missing field `message_id`"),
+            ("{check: {ping: {message_id: 70000}}}", "check.ping.message_id"),
+            ("{check: {ping: {message_id: 7, body: \"0f0\"}}}", "`0f0` is not bytes in hex"),
+            ("{check: {ping: {message_id: 7, body: \"xy\"}}}", "`xy` is not bytes in hex"),
+            ("{check: {bytes: {send: \"01\", expect: []}}}", "check.bytes.expect: names nothing to wait for"),
+            ("{check: {bytes: {send: \"01\", expect: [\"\"]}}}", "check.bytes.expect[0]: is empty"),
+            ("{check: {bytes: {send: \"\", expect: [\"01\"]}}}", "check.bytes.send: is empty"),
+            ("{interval: 0}", "health_check.interval: must be more than 0"),
+            ("{timeout: 0}", "health_check.timeout: must be more than 0"),
+            ("{healthy_threshold: 0}", "health_check.healthy_threshold: must be at least 1"),
+            ("{threshold: 1}", "unknown field `threshold`"),
+        ] {
+            let problems = parse(&service(check)).unwrap_err();
+            assert!(problems[0].to_string().contains(why), "{check}: {problems:?}");
+        }
+        let long = format!("{{check: {{ping: {{message_id: 7, body: \"{}\"}}}}}}", "00".repeat(65_536));
+        assert!(parse(&service(&long)).unwrap_err()[0].to_string().contains("65,535"));
+    }
+}

@@ -126,3 +126,63 @@ pub(super) fn percent(at: &str, least: u32, value: u32, found: &mut Vec<Problem>
         found.push(Problem::at(at, format!("must be a percentage from {least} to 100")));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::parse;
+
+    fn service(more: &str) -> String {
+        format!("services:\n  - name: a\n    endpoints: [\"10.0.0.1:1\"]\n{more}")
+    }
+
+    #[test]
+    fn names_the_place_of_every_fault() {
+        let text = service(
+            "    connections: {max_pending: 0, connect_timeout: 0, keepalive: 1500ms}\n    outlier_detection:\n      \
+             failure_percent: 101\n      max_ejection_percent: 0\n      interval: 0\n      ejection_time: 10m\n    \
+             panic_threshold: 101\n",
+        );
+        let problems: Vec<_> = parse(&text).unwrap_err().iter().map(ToString::to_string).collect();
+        let expected = [
+            "line 4, services[0].connections.max_pending: must be at least 1",
+            "line 4, services[0].connections.connect_timeout: must be more than 0",
+            "line 4, services[0].connections.keepalive: must be whole seconds",
+            "line 6, services[0].outlier_detection.max_ejection_time: is shorter than ejection_time, 10m",
+            "line 6, services[0].outlier_detection.failure_percent: must be a percentage from 0 to 100",
+            "line 7, services[0].outlier_detection.max_ejection_percent: must be a percentage from 1 to 100",
+            "line 8, services[0].outlier_detection.interval: must be more than 0",
+            "line 10, services[0].panic_threshold: must be a percentage from 0 to 100",
+        ];
+        for expected in expected {
+            assert!(
+                problems.iter().any(|problem| problem.starts_with(expected)),
+                "{expected} in {problems:#?}"
+            );
+        }
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    }
+
+    #[test]
+    fn an_empty_part_is_the_default_and_off_is_off() {
+        let text = service("    connections: {}\n    outlier_detection: {}\n");
+        assert_eq!(parse(&text).unwrap(), parse(&service("")).unwrap());
+        let off =
+            OutlierDetection { consecutive_failures: 0, failure_percent: 0, ..OutlierDetection::default() };
+        assert!(OutlierDetection::default().is_on() && !off.is_on());
+    }
+
+    #[test]
+    fn attempts_and_their_pauses_are_checked() {
+        for (field, why) in [
+            ("connect_attempts: 0", "connect_attempts: must be from 1 to 10"),
+            ("connect_attempts: 11", "connect_attempts: must be from 1 to 10"),
+            ("connect_backoff: {base: 0}", "connect_backoff.base: must be more than 0"),
+            ("connect_backoff: {base: 2s}", "connect_backoff.max: is shorter than base, 2s"),
+        ] {
+            let text = format!("listeners: [{{name: a, bind: 127.0.0.1:1, {field}}}]");
+            let problems = parse(&text).unwrap_err();
+            assert!(problems[0].to_string().contains(why), "{problems:?}");
+        }
+    }
+}
