@@ -206,3 +206,36 @@ async fn a_silent_server_ends_no_session_before_the_idle_timeout() {
     assert_eq!(stage.edge.stat("tcp.impatient.idle_timeout"), 1);
     assert_eq!(stage.edge.stat("tcp.edge.idle_timeout"), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_without_addresses_closes_its_players_at_once() {
+    let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
+    // A name that no resolver knows, with one or without.
+    let nowhere = json!({"name": "nowhere", "dns": {"host": "nowhere.invalid", "port": 7777}});
+    serve(&stage, 3, &[nowhere]);
+    let start = Instant::now();
+    while stage.edge.stat("cluster.nowhere.upstream_cx_none_healthy") == 0 {
+        assert_eq!(landings(&stage, 1, 1).await, [None]);
+        assert!(start.elapsed() < LIMIT);
+    }
+    let start = Instant::now();
+    assert_eq!(landings(&stage, 1, 1).await, [None]);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+/// Envoy uses a new cluster, and goes on to others, once its endpoints were checked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_answer_holds_changes_up_for_the_timeout_and_no_longer() {
+    let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
+    let server = GameServer::start("hangs", stage.net.at(port::GAME)).await.unwrap();
+    server.set_conduct(Conduct::Hold);
+    let check = json!({"check": {"ping": {"message_id": 1}}, "timeout": "2s"});
+    let start = Instant::now();
+    serve(&stage, 1, &[service("hangs", &[server.address()], &json!({"health_check": check}))]);
+    let took = start.elapsed();
+    println!("applied after {took:?}");
+    assert!((Duration::from_millis(1500)..Duration::from_secs(6)).contains(&took), "{took:?}");
+    // Not one is well, so it is tried, and answers by now.
+    server.set_conduct(Conduct::Echo);
+    assert_eq!(landings(&stage, 1, 1).await, [Some("hangs".to_owned())]);
+}

@@ -93,6 +93,26 @@ async fn five_failures_in_five_thousand_successes_eject_nobody() {
     assert_eq!(servers[0].total() - before, 10, "it has its share still");
 }
 
+/// Never five in a row, and yet no server for players.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_fails_every_other_time_is_ejected() {
+    let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
+    let mut servers = servers(&stage.net, 2, 0).await;
+    let outliers = json!({"interval": "1s", "min_connections": 6});
+    serve(&stage, 1, &[service("pair", &addresses(&servers), &json!({"outlier_detection": outliers}))]);
+    let stat = |name: &str| stage.edge.stat(&format!("cluster.pair.outlier_detection.{name}"));
+    let start = Instant::now();
+    while stat("ejections_active") == 0 {
+        refused(stage.players(), 2).await;
+        let address = stop(servers.remove(0)).await;
+        refused(stage.players(), 2).await;
+        servers.insert(0, GameServer::start("game-1", address).await.unwrap());
+        assert!(start.elapsed() < LIMIT);
+    }
+    assert_eq!(stat("ejections_enforced_local_origin_failure_percentage"), 1);
+    assert_eq!(stat("ejections_enforced_total"), 1);
+}
+
 const PROCESS: &str = "REALMGATE_TEST_GAME_SERVER";
 
 /// A game server that can be killed: this very program once more, running [`the_process_of_a_game_server`].
