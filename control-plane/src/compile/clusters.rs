@@ -18,6 +18,7 @@ use super::routes::{Entry, Origin};
 use super::{envoy, names};
 use crate::mesh::Mesh;
 use crate::model::{Dns, Endpoint, Strategy};
+use crate::source::gateway_rules::RuleOrigin;
 
 /// A cluster before it is an Envoy message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +54,12 @@ pub(super) fn collect(mesh: &Mesh, entry: &Entry<'_>, clusters: &mut Clusters) {
         Origin::Rule(rule) => {
             let world = rule.world.map(|w| w.to_string()).unwrap_or_default();
             let name = names::rule_cluster(rule, &world);
-            add_fixed(name, rule.strategy, &rule.endpoints, &Resilience::default(), clusters);
+            let resilience = match rule.origin {
+                RuleOrigin::Rules => Resilience::default(),
+                // A world's only endpoint.
+                RuleOrigin::RealmMapping => Resilience::default().of_one_endpoint(),
+            };
+            add_fixed(name, rule.strategy, &rule.endpoints, &resilience, clusters);
         }
         Origin::Policy(route) => {
             for service in &mesh.policy.services {
@@ -78,18 +84,22 @@ fn add_fixed(
     resilience: &Resilience,
     clusters: &mut Clusters,
 ) {
-    let spec = |endpoints: &[Endpoint]| ClusterSpec {
+    let spec = |endpoints: &[Endpoint], resilience: &Resilience| ClusterSpec {
         discovery: Discovery::Fixed(endpoints.to_vec()),
         strategy,
         resilience: resilience.clone(),
     };
     let picks = matches!(strategy, Strategy::ConsistentHash | Strategy::RealmBased) && endpoints.len() > 1;
     if picks {
+        let of_one = resilience.of_one_endpoint();
         for (i, endpoint) in endpoints.iter().enumerate() {
-            clusters.insert(names::pick_cluster(&name, &i.to_string()), spec(std::slice::from_ref(endpoint)));
+            clusters.insert(
+                names::pick_cluster(&name, &i.to_string()),
+                spec(std::slice::from_ref(endpoint), &of_one),
+            );
         }
     }
-    clusters.insert(name, spec(endpoints));
+    clusters.insert(name, spec(endpoints, resilience));
 }
 
 fn add_dns(
@@ -118,14 +128,6 @@ fn add_dns(
 }
 
 impl ClusterSpec {
-    /// A name may stand for any number of addresses.
-    fn has_several_endpoints(&self) -> bool {
-        match &self.discovery {
-            Discovery::Fixed(endpoints) => endpoints.len() > 1 || endpoints.iter().any(|e| e.ip().is_none()),
-            Discovery::Dns { .. } => true,
-        }
-    }
-
     /// Whether endpoints come by EDS: changes of them then touch no cluster.
     fn by_eds(&self) -> bool {
         matches!(&self.discovery, Discovery::Fixed(endpoints) if endpoints.iter().all(|e| e.ip().is_some()))
@@ -146,7 +148,7 @@ impl ClusterSpec {
             .into(),
             ..Cluster::default()
         };
-        self.resilience.apply(self.has_several_endpoints(), &mut cluster);
+        self.resilience.apply(&mut cluster);
         if self.by_eds() {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
             cluster.eds_cluster_config =

@@ -22,7 +22,8 @@ use crate::model::{Check, Connections, HealthCheck, Hex, OutlierDetection, Ping,
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Resilience {
     connections: Connections,
-    outlier_detection: OutlierDetection,
+    /// None where there never is another endpoint.
+    outlier_detection: Option<OutlierDetection>,
     /// With what the game servers speak.
     health_check: Option<(HealthCheck, Framing)>,
     panic_threshold: u32,
@@ -32,7 +33,7 @@ impl Default for Resilience {
     fn default() -> Self {
         Self {
             connections: Connections::default(),
-            outlier_detection: OutlierDetection::default(),
+            outlier_detection: Some(OutlierDetection::default()),
             health_check: None,
             panic_threshold: Service::default_panic_threshold(),
         }
@@ -43,22 +44,25 @@ impl Resilience {
     pub(super) fn of(service: &Service) -> Self {
         Self {
             connections: service.connections.clone(),
-            outlier_detection: service.outlier_detection.clone(),
+            outlier_detection: Some(service.outlier_detection.clone()).filter(OutlierDetection::is_on),
             health_check: service.health_check.clone().map(|check| (check, service.framing)),
             panic_threshold: service.panic_threshold,
         }
     }
 
+    /// The same for a cluster that stands for one endpoint and will never have another: its players have nowhere else
+    /// to go, and it is spared 4.5 KB of statistics. A service that has one endpoint today may have two tomorrow, by
+    /// EDS alone.
+    pub(super) fn of_one_endpoint(&self) -> Self {
+        Self { outlier_detection: None, ..self.clone() }
+    }
+
     /// Puts it into `cluster`.
-    pub(super) fn apply(&self, several_endpoints: bool, cluster: &mut Cluster) {
+    pub(super) fn apply(&self, cluster: &mut Cluster) {
         cluster.connect_timeout = Some(envoy::duration(self.connections.connect_timeout.as_millis()));
         cluster.circuit_breakers = Some(circuit_breakers(&self.connections));
         cluster.upstream_connection_options = keepalive(&self.connections);
-        // A single endpoint's players have nowhere else to go, and thousands of worlds are a cluster of one endpoint each:
-        // they are spared the statistics.
-        if several_endpoints && self.outlier_detection.is_on() {
-            cluster.outlier_detection = Some(outlier_detection(&self.outlier_detection));
-        }
+        cluster.outlier_detection = self.outlier_detection.as_ref().map(outlier_detection);
         let health_checks = self.health_check.iter().map(|(check, framing)| health_check(check, *framing));
         cluster.health_checks = health_checks.collect();
         cluster.common_lb_config = Some(CommonLbConfig {

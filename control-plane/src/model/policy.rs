@@ -137,7 +137,7 @@ pub struct Service {
     /// Connecting to its endpoints, and how often at one time.
     #[serde(default)]
     pub connections: Connections,
-    /// When an endpoint that fails gets no new players for a while. With a single endpoint it does nothing.
+    /// When an endpoint that fails gets no new players for a while.
     #[serde(default)]
     pub outlier_detection: OutlierDetection,
     /// Asking endpoints whether they are well. Nobody asks unless this is given.
