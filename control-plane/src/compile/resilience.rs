@@ -146,7 +146,7 @@ fn health_check(check: &HealthCheck, framing: Framing) -> EnvoyHealthCheck {
     let interval = envoy::duration(check.interval.as_millis());
     EnvoyHealthCheck {
         timeout: Some(envoy::duration(check.timeout.as_millis())),
-        interval: Some(interval.clone()),
+        interval: Some(interval),
         // Envoy's 60 s would leave a service without players unwatched, and its first player on a dead server.
         no_traffic_interval: Some(interval),
         // Edges that started together do not check together for ever.

@@ -100,17 +100,17 @@ async fn a_server_that_fails_every_other_time_is_ejected() {
     let mut servers = servers(&stage.net, 2, 0).await;
     let outliers = json!({"interval": "1s", "min_connections": 6});
     serve(&stage, 1, &[service("pair", &addresses(&servers), &json!({"outlier_detection": outliers}))]);
-    let stat = |name: &str| stage.edge.stat(&format!("cluster.pair.outlier_detection.{name}"));
+    let counter = |name: &str| stage.edge.stat(&format!("cluster.pair.outlier_detection.{name}"));
     let start = Instant::now();
-    while stat("ejections_active") == 0 {
+    while counter("ejections_active") == 0 {
         refused(stage.players(), 2).await;
         let address = stop(servers.remove(0)).await;
         refused(stage.players(), 2).await;
         servers.insert(0, GameServer::start("game-1", address).await.unwrap());
         assert!(start.elapsed() < LIMIT);
     }
-    assert_eq!(stat("ejections_enforced_local_origin_failure_percentage"), 1);
-    assert_eq!(stat("ejections_enforced_total"), 1);
+    assert_eq!(counter("ejections_enforced_local_origin_failure_percentage"), 1);
+    assert_eq!(counter("ejections_enforced_total"), 1);
 }
 
 const PROCESS: &str = "REALMGATE_TEST_GAME_SERVER";
@@ -147,23 +147,23 @@ async fn a_killed_server_costs_no_player_is_ejected_and_comes_back() {
     until_lands(edge, game(1, 1), Some("game-1"), Instant::now()).await;
 
     dies.kill9();
-    let stat = |name: &str| stage.edge.stat(&format!("cluster.pair.{name}"));
+    let counter = |name: &str| stage.edge.stat(&format!("cluster.pair.{name}"));
     let start = Instant::now();
-    while stat("outlier_detection.ejections_active") == 0 {
+    while counter("outlier_detection.ejections_active") == 0 {
         assert_eq!(lands(edge, game(1, 1)).await.unwrap(), "game-2");
         assert!(start.elapsed() < LIMIT);
     }
-    assert_eq!(stat("outlier_detection.ejections_enforced_consecutive_local_origin_failure"), 1);
-    let failures = stat("upstream_cx_connect_fail");
+    assert_eq!(counter("outlier_detection.ejections_enforced_consecutive_local_origin_failure"), 1);
+    let failures = counter("upstream_cx_connect_fail");
     assert!((5..=8).contains(&failures), "{failures}");
     for _ in 0..20 {
         assert_eq!(lands(edge, game(1, 1)).await.unwrap(), "game-2");
     }
-    assert_eq!(stat("upstream_cx_connect_fail"), failures, "an ejected server was tried");
+    assert_eq!(counter("upstream_cx_connect_fail"), failures, "an ejected server was tried");
 
     let _again = game_server_process(&stage.net, "game-1", at[0]);
     until_lands(edge, game(1, 1), Some("game-1"), Instant::now()).await;
-    wait_until("the ejection is over", LIMIT, || stat("outlier_detection.ejections_active") == 0);
+    wait_until("the ejection is over", LIMIT, || counter("outlier_detection.ejections_active") == 0);
 }
 
 /// A port that takes no connection and refuses none: its queue is full.
@@ -222,9 +222,9 @@ async fn with_hashing_a_retry_goes_elsewhere_once_the_server_is_ejected() {
     for instance in 1..=30 {
         assert!(lands(stage.players(), game(1, instance)).await.is_ok(), "instance {instance}");
     }
-    let stat = |name: &str| stage.edge.stat(&format!("cluster.three/maglev.{name}"));
-    assert_eq!(stat("outlier_detection.ejections_active"), 1);
-    let failures = stat("upstream_cx_connect_fail");
+    let counter = |name: &str| stage.edge.stat(&format!("cluster.three/maglev.{name}"));
+    assert_eq!(counter("outlier_detection.ejections_active"), 1);
+    let failures = counter("upstream_cx_connect_fail");
     assert!((2..=4).contains(&failures), "{failures}");
 }
 
@@ -243,19 +243,19 @@ async fn players_beyond_a_circuit_breaker_are_refused_at_once_and_counted() {
         ],
     );
     let edge = stage.players();
-    let stat = |name: &str| stage.edge.stat(&format!("cluster.{name}"));
+    let counter = |name: &str| stage.edge.stat(&format!("cluster.{name}"));
     let mut sessions = Vec::new();
     for _ in 0..3 {
         let mut client = GameClient::connect(edge).await.unwrap();
         assert_eq!(client.who_are_you(game(1, 1)).await.unwrap(), "game-1");
         sessions.push(client);
     }
-    assert_eq!(stat("few.circuit_breakers.default.cx_open"), 1);
+    assert_eq!(counter("few.circuit_breakers.default.cx_open"), 1);
     for refused in 1..=5 {
         let start = Instant::now();
         assert!(lands(edge, game(1, 1)).await.is_err());
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-        assert_eq!(stat("few.upstream_cx_overflow"), refused);
+        assert_eq!(counter("few.upstream_cx_overflow"), refused);
     }
     assert_eq!(server.total(), 3);
     for session in &mut sessions {
@@ -271,11 +271,11 @@ async fn players_beyond_a_circuit_breaker_are_refused_at_once_and_counted() {
         client.send(&Frame::to_world(2, 1, "")).await.unwrap();
         waiting.push(client);
     }
-    wait_until("two wait for the server", LIMIT, || stat("slow.upstream_rq_pending_active") == 2);
+    wait_until("two wait for the server", LIMIT, || counter("slow.upstream_rq_pending_active") == 2);
     let start = Instant::now();
     assert!(lands(edge, game(2, 1)).await.is_err());
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(stat("slow.upstream_rq_pending_overflow") >= 1);
+    assert!(counter("slow.upstream_rq_pending_overflow") >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
