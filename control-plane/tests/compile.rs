@@ -9,6 +9,8 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod resilience;
+
 use std::fs;
 use std::process::Command;
 use std::sync::Arc;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers::Thresholds};
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as EnvoyEndpoint, LbEndpoint, LocalityLbEndpoints,
     lb_endpoint::HostIdentifier,
@@ -13,10 +13,12 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 
+use super::resilience::Resilience;
 use super::routes::{Entry, Origin};
 use super::{envoy, names};
 use crate::mesh::Mesh;
-use crate::model::{Connections, Dns, Endpoint, Strategy};
+use crate::model::{Dns, Endpoint, Strategy};
+use crate::source::gateway_rules::RuleOrigin;
 
 /// A cluster before it is an Envoy message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +27,8 @@ pub(super) struct ClusterSpec {
     pub(super) discovery: Discovery,
     /// How Envoy chooses among them.
     pub(super) strategy: Strategy,
-    /// How connections are made.
-    pub(super) connections: Connections,
+    /// What holds when its endpoints fail.
+    pub(super) resilience: Resilience,
 }
 
 /// Where endpoints come from.
@@ -52,7 +54,12 @@ pub(super) fn collect(mesh: &Mesh, entry: &Entry<'_>, clusters: &mut Clusters) {
         Origin::Rule(rule) => {
             let world = rule.world.map(|w| w.to_string()).unwrap_or_default();
             let name = names::rule_cluster(rule, &world);
-            add_fixed(name, rule.strategy, &rule.endpoints, &Connections::default(), clusters);
+            let resilience = match rule.origin {
+                RuleOrigin::Rules => Resilience::default(),
+                // A world's only endpoint.
+                RuleOrigin::RealmMapping => Resilience::default().of_one_endpoint(),
+            };
+            add_fixed(name, rule.strategy, &rule.endpoints, &resilience, clusters);
         }
         Origin::Policy(route) => {
             for service in &mesh.policy.services {
@@ -60,11 +67,10 @@ pub(super) fn collect(mesh: &Mesh, entry: &Entry<'_>, clusters: &mut Clusters) {
                     continue;
                 }
                 let name = names::policy_cluster(service, route.strategy);
+                let resilience = Resilience::of(service);
                 match &service.dns {
-                    None => {
-                        add_fixed(name, route.strategy, &service.endpoints, &service.connections, clusters);
-                    }
-                    Some(dns) => add_dns(&name, entry, dns, route.strategy, &service.connections, clusters),
+                    None => add_fixed(name, route.strategy, &service.endpoints, &resilience, clusters),
+                    Some(dns) => add_dns(&name, entry, dns, route.strategy, &resilience, clusters),
                 }
             }
         }
@@ -75,21 +81,25 @@ fn add_fixed(
     name: String,
     strategy: Strategy,
     endpoints: &[Endpoint],
-    connections: &Connections,
+    resilience: &Resilience,
     clusters: &mut Clusters,
 ) {
-    let spec = |endpoints: &[Endpoint]| ClusterSpec {
+    let spec = |endpoints: &[Endpoint], resilience: &Resilience| ClusterSpec {
         discovery: Discovery::Fixed(endpoints.to_vec()),
         strategy,
-        connections: connections.clone(),
+        resilience: resilience.clone(),
     };
     let picks = matches!(strategy, Strategy::ConsistentHash | Strategy::RealmBased) && endpoints.len() > 1;
     if picks {
+        let of_one = resilience.of_one_endpoint();
         for (i, endpoint) in endpoints.iter().enumerate() {
-            clusters.insert(names::pick_cluster(&name, &i.to_string()), spec(std::slice::from_ref(endpoint)));
+            clusters.insert(
+                names::pick_cluster(&name, &i.to_string()),
+                spec(std::slice::from_ref(endpoint), &of_one),
+            );
         }
     }
-    clusters.insert(name, spec(endpoints));
+    clusters.insert(name, spec(endpoints, resilience));
 }
 
 fn add_dns(
@@ -97,13 +107,13 @@ fn add_dns(
     entry: &Entry<'_>,
     dns: &Dns,
     strategy: Strategy,
-    connections: &Connections,
+    resilience: &Resilience,
     clusters: &mut Clusters,
 ) {
     let spec = |host: String| ClusterSpec {
         discovery: Discovery::Dns { endpoint: (host, dns.port), refresh_ms: dns.refresh.as_millis() },
         strategy,
-        connections: connections.clone(),
+        resilience: resilience.clone(),
     };
     match &entry.route.worlds {
         realmgate_filter::ranges::NumberSet::Ranges(ranges) if dns.is_per_world() => {
@@ -127,7 +137,6 @@ impl ClusterSpec {
     pub(super) fn to_envoy(&self, name: &str) -> Cluster {
         let mut cluster = Cluster {
             name: name.to_owned(),
-            connect_timeout: Some(envoy::duration(self.connections.connect_timeout.as_millis())),
             lb_policy: match self.strategy {
                 Strategy::RoundRobin | Strategy::ConsistentHash | Strategy::RealmBased => {
                     LbPolicy::RoundRobin
@@ -137,9 +146,9 @@ impl ClusterSpec {
                 Strategy::Maglev => LbPolicy::Maglev,
             }
             .into(),
-            circuit_breakers: Some(circuit_breakers(self.connections.max)),
             ..Cluster::default()
         };
+        self.resilience.apply(&mut cluster);
         if self.by_eds() {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
             cluster.eds_cluster_config =
@@ -190,17 +199,4 @@ fn lb_endpoint(host: &str, port: u16) -> LbEndpoint {
         })),
         ..LbEndpoint::default()
     }
-}
-
-/// A TCP connection that waits for its backend counts as pending, and every one as a request: all three
-/// bounds are the same, or the lowest would decide.
-fn circuit_breakers(max: u32) -> CircuitBreakers {
-    let max = Some(envoy::uint32(max));
-    let thresholds = Thresholds {
-        max_connections: max,
-        max_pending_requests: max,
-        max_requests: max,
-        ..Thresholds::default()
-    };
-    CircuitBreakers { thresholds: vec![thresholds], ..CircuitBreakers::default() }
 }

@@ -98,8 +98,8 @@ fn tcp_proxy_filter(listener: &Listener, scope: &Scope) -> Filter {
         idle_timeout: Some(envoy::duration(listener.limits.idle_timeout.as_millis())),
         max_connect_attempts: Some(envoy::uint32(listener.connect_attempts)),
         backoff_options: Some(BackoffStrategy {
-            base_interval: Some(envoy::duration(100)),
-            max_interval: Some(envoy::duration(1000)),
+            base_interval: Some(envoy::duration(listener.connect_backoff.base.as_millis())),
+            max_interval: Some(envoy::duration(listener.connect_backoff.max.as_millis())),
         }),
         hash_policy: vec![HashPolicy {
             policy_specifier: Some(hash_policy::PolicySpecifier::FilterState(hash_policy::FilterState {

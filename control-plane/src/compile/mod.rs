@@ -9,6 +9,7 @@ mod filter;
 mod health;
 mod listeners;
 mod names;
+mod resilience;
 mod routes;
 
 use std::sync::Arc;

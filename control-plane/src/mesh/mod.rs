@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use realmgate_filter::config::Framing;
 
-use crate::model::{ClusterDelivery, Limits, Listener, Policy};
+use crate::model::{Backoff, ClusterDelivery, Limits, Listener, Policy};
 use crate::source::gateway_rules::GatewayRules;
 
 /// Everything that compiling needs. A change of any source makes a new one; the parts are shared.
@@ -45,6 +45,7 @@ impl EdgeSettings {
             bind,
             limits,
             connect_attempts: Listener::default_connect_attempts(),
+            connect_backoff: Backoff::default(),
             proxy_protocol: false,
             allowed_clients: Vec::new(),
             clusters: ClusterDelivery::default(),

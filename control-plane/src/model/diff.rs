@@ -10,7 +10,23 @@ use super::Policy;
 #[must_use]
 pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
     let mut changes = Vec::new();
-    section("service", &old.services, &new.services, |s| &s.name, &mut changes, |_, _| "");
+    section(
+        "service",
+        &old.services,
+        &new.services,
+        |s| &s.name,
+        &mut changes,
+        |old, new| {
+            let mut as_before = new.clone();
+            as_before.endpoints.clone_from(&old.endpoints);
+            // Endpoints go by EDS, which keeps the cluster; anything else makes it anew.
+            if as_before == *old {
+                ""
+            } else {
+                " (for new connections; live ones stay and count to its limits no more)"
+            }
+        },
+    );
     section("route", &old.routes, &new.routes, |r| &r.name, &mut changes, |_, _| "");
     section(
         "listener",
@@ -94,5 +110,21 @@ mod tests {
             ]
         );
         assert!(diff(&new, &new).is_empty());
+    }
+
+    #[test]
+    fn says_what_a_service_changed_and_that_sessions_stay() {
+        let policy = |more: &str| parse(&format!("services: [{{name: s, {more}}}]")).unwrap();
+        let old = policy("endpoints: [\"127.0.0.1:5\"]");
+        assert_eq!(diff(&old, &policy("endpoints: [\"127.0.0.1:6\"]")), ["~ service s: endpoints"]);
+        let effect = "(for new connections; live ones stay and count to its limits no more)";
+        for (more, fields) in [
+            ("connections: {max: 5}", "connections"),
+            ("health_check: {}, panic_threshold: 0", "health_check, panic_threshold"),
+            ("outlier_detection: {interval: 1s}", "outlier_detection"),
+        ] {
+            let new = policy(&format!("endpoints: [\"127.0.0.1:5\"], {more}"));
+            assert_eq!(diff(&old, &new), [format!("~ service s: {fields} {effect}")]);
+        }
     }
 }

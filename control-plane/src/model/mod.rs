@@ -4,22 +4,24 @@ mod diff;
 mod document;
 mod duration;
 mod endpoint;
+mod health;
 mod numbers;
 mod overlap;
 mod parse;
 mod policy;
 mod problem;
+mod resilience;
 mod validate;
 
 pub use diff::diff;
 pub use document::MAX_BYTES;
 pub use duration::Duration;
 pub use endpoint::Endpoint;
+pub use health::{ByteCheck, Check, HealthCheck, Hex, Ping};
 pub use numbers::{Instances, Numbers, Worlds};
 pub use overlap::WorldClass;
 pub use parse::parse;
-pub use policy::{
-    ClusterDelivery, Connections, Dns, Limits, Listener, Policy, Route, Service, Strategy, Target,
-};
+pub use policy::{Backoff, ClusterDelivery, Dns, Limits, Listener, Policy, Route, Service, Strategy, Target};
 pub use problem::{Place, Problem};
+pub use resilience::{Connections, OutlierDetection};
 pub use validate::GAME_GATEWAY;

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Endpoint;
 use super::duration::Duration;
+use super::health::HealthCheck;
 use super::numbers::{Instances, Worlds};
+use super::resilience::{Connections, OutlierDetection};
 
 /// The whole document. Every part may be missing; an empty document routes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,10 +38,12 @@ pub struct Listener {
     /// What a connection may do.
     #[serde(default)]
     pub limits: Limits,
-    /// How often a backend connection is tried in all, at different endpoints where there are several; 1 to
-    /// 10. The pauses between grow from 100 ms.
+    /// How often a backend connection is tried in all; 1 to 10.
     #[serde(default = "Listener::default_connect_attempts")]
     pub connect_attempts: u32,
+    /// The pauses between the attempts.
+    #[serde(default)]
+    pub connect_backoff: Backoff,
     /// Whether a load balancer in front sends the PROXY protocol (v1 or v2); connections without it are
     /// then refused.
     #[serde(default)]
@@ -51,6 +55,23 @@ pub struct Listener {
     /// How edges come by the clusters that the listener's routes name.
     #[serde(default)]
     pub clusters: ClusterDelivery,
+}
+
+/// Pauses that are drawn at random below a bound; the bound doubles with every pause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Backoff {
+    /// The bound of the first pause.
+    pub base: Duration,
+    /// Where the bound stops growing.
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        // The old gateway waited 100 ms, then 200 ms, every player at once.
+        Self { base: Duration::from_millis(100), max: Duration::from_secs(1) }
+    }
 }
 
 /// When an edge is sent a cluster.
@@ -113,9 +134,28 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "Framing::is_client")]
     #[schemars(with = "schema::Framing")]
     pub framing: Framing,
-    /// Connecting to one endpoint.
+    /// Connecting to its endpoints, and how often at one time.
     #[serde(default)]
     pub connections: Connections,
+    /// When an endpoint that fails gets no new players for a while.
+    #[serde(default)]
+    pub outlier_detection: OutlierDetection,
+    /// Asking endpoints whether they are well. Nobody asks unless this is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Below this share of endpoints that are well, in percent, all are tried; 0 to 100, 0 = never: then players are
+    /// refused when none is well.
+    #[serde(default = "Service::default_panic_threshold")]
+    pub panic_threshold: u32,
+}
+
+impl Service {
+    /// When not a single endpoint is well it may be the check that is wrong, so all are tried. Envoy's 50 would send
+    /// players to servers that are known to be dead while others are well.
+    #[must_use]
+    pub const fn default_panic_threshold() -> u32 {
+        1
+    }
 }
 
 /// A DNS name and port. `{world}` in the name stands for the world id and makes a cluster per world.
@@ -149,23 +189,6 @@ impl Dns {
 
     const fn default_refresh() -> Duration {
         Self::DEFAULT_REFRESH
-    }
-}
-
-/// How connections to a service are made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Connections {
-    /// How long one attempt to connect may take.
-    pub connect_timeout: Duration,
-    /// Concurrent connections of one edge to the service; beyond it players are refused.
-    pub max: u32,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        // The old gateway's timeout. Envoy's own maximum of 1,024 would reset the 1,025th player.
-        Self { connect_timeout: Duration::from_secs(5), max: 1_000_000 }
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use super::overlap::overlaps;
-use super::{Dns, Policy, Problem, Route, Service, Strategy, Worlds};
+use super::resilience::{percent, positive};
+use super::{Dns, Listener, Policy, Problem, Route, Service, Strategy, Worlds};
 
 /// The listener and the clusters of the old gateway's rules.
 pub const GAME_GATEWAY: &str = "game-gateway";
@@ -20,10 +21,7 @@ pub(super) fn validate(policy: &Policy) -> Vec<Problem> {
         (format!("listeners[{i}].bind"), "address is taken by another listener".to_owned())
     });
     for (i, listener) in policy.listeners.iter().enumerate() {
-        if listener.bind.port() == 0 {
-            found
-                .push(Problem::at(format!("listeners[{i}].bind"), "port 0 is no port that players can know"));
-        }
+        check_listener(&format!("listeners[{i}]"), listener, found);
     }
     for (i, service) in policy.services.iter().enumerate() {
         check_service(&format!("services[{i}]"), service, found);
@@ -35,6 +33,21 @@ pub(super) fn validate(policy: &Policy) -> Vec<Problem> {
     problems
 }
 
+fn check_listener(at: &str, listener: &Listener, found: &mut Vec<Problem>) {
+    if listener.bind.port() == 0 {
+        found.push(Problem::at(format!("{at}.bind"), "port 0 is no port that players can know"));
+    }
+    if !(1..=10).contains(&listener.connect_attempts) {
+        found.push(Problem::at(format!("{at}.connect_attempts"), "must be from 1 to 10"));
+    }
+    let backoff = &listener.connect_backoff;
+    positive(&format!("{at}.connect_backoff.base"), backoff.base, found);
+    if backoff.max < backoff.base {
+        let why = format!("is shorter than base, {}", backoff.base);
+        found.push(Problem::at(format!("{at}.connect_backoff.max"), why));
+    }
+}
+
 fn check_service(at: &str, service: &Service, found: &mut Vec<Problem>) {
     match (&service.dns, service.endpoints.is_empty()) {
         (Some(_), false) => found.push(Problem::at(at, "has both `endpoints` and `dns`; one is wanted")),
@@ -44,13 +57,12 @@ fn check_service(at: &str, service: &Service, found: &mut Vec<Problem>) {
             (format!("{at}.endpoints[{i}]"), "endpoint is listed twice".to_owned())
         }),
     }
-    let connections = &service.connections;
-    if connections.connect_timeout.is_zero() {
-        found.push(Problem::at(format!("{at}.connections.connect_timeout"), "must be more than 0"));
+    service.connections.validate(&format!("{at}.connections"), found);
+    service.outlier_detection.validate(&format!("{at}.outlier_detection"), found);
+    if let Some(check) = &service.health_check {
+        check.validate(&format!("{at}.health_check"), found);
     }
-    if connections.max == 0 {
-        found.push(Problem::at(format!("{at}.connections.max"), "must be at least 1"));
-    }
+    percent(&format!("{at}.panic_threshold"), 0, service.panic_threshold, found);
 }
 
 fn check_dns(at: &str, dns: &Dns, found: &mut Vec<Problem>) {

@@ -18,6 +18,7 @@ mod edges;
 mod fleet;
 mod framing;
 mod harness;
+mod health_checks;
 mod health_listener;
 mod identity;
 mod lazy_worlds;
@@ -26,8 +27,10 @@ mod many_worlds;
 mod matrix;
 mod readme;
 mod redis_rules;
+mod resilience;
 mod routing;
 mod scenarios;
 mod serve;
+mod strategies;
 
 use realmgate_tests::cast;
