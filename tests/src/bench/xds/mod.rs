@@ -145,6 +145,14 @@ the same moment and say what they have; from then until the last has acknowledge
 those that the Envoy took.
 - Real Envoy: 200 changes, each alone, from the notification in Redis until the acknowledgement passes a relay in front \
 of the control plane, which adds what passing on costs.
+
+### What bounds it
+
+From profiles (`perf record`) of the server as it was when this was written:
+
+- One endpoint, 10,000 proxies: flat. No function takes more than 2.5 %: the system's TCP, HTTP/2 frames, waking a task for each connection, and reading the acknowledgement. Our own share (finding what changed, assembling, noting) is below 10 %. What remains is a packet out and a packet in for each proxy. Next would be fewer layers between socket and session.
+- First full sync: a proxy's share is one walk over its lists for each type (16 %), comparing (9 %) and hashing (8 %) the thousand names in which it asks for endpoints, allocation (5 %), copying entries into pieces (7 %), and the system. Entries are small here (some 170 bytes of message, of which 73 are the resource), so that bytes a second say less than resources a second; with larger resources the same walk carries more. References to shared resources are counted by all threads, which is most of what the walk costs. Next would be to answer a proxy that has nothing from the set as a whole.
+- Memory: most of what a proxy takes is its connection: buffers of HTTP/2 for reading and writing, two tasks, and their timers. The stream itself has a few kilobytes whatever it holds. Endpoints of clusters are kept once, encoded.
 "
     )
 }
