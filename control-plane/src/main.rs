@@ -6,11 +6,6 @@ use std::process::ExitCode;
 use clap::Parser;
 use realmgate_control_plane::cli::Cli;
 
-/// Thousands of streams that live for weeks beside short bursts of work: this one gives back what a burst took, and is
-/// quicker.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 fn main() -> ExitCode {
     // Help, version and usage errors (exit code 2) end the process here.
     match Cli::parse().run() {
