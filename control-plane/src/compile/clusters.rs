@@ -14,9 +14,8 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 
 use super::resilience::Resilience;
-use super::routes::{Entry, Origin};
+use super::routes::{Entry, Origin, RouteTable};
 use super::{envoy, names};
-use crate::mesh::Mesh;
 use crate::model::{Dns, Endpoint, Strategy};
 use crate::source::gateway_rules::RuleOrigin;
 
@@ -49,7 +48,7 @@ pub(super) enum Discovery {
 pub(super) type Clusters = BTreeMap<String, ClusterSpec>;
 
 /// Adds the clusters that `entry` can choose.
-pub(super) fn collect(mesh: &Mesh, entry: &Entry<'_>, clusters: &mut Clusters) {
+pub(super) fn collect(table: &RouteTable<'_>, entry: &Entry<'_>, clusters: &mut Clusters) {
     match entry.origin {
         Origin::Rule(rule) => {
             let world = rule.world.map(|w| w.to_string()).unwrap_or_default();
@@ -62,10 +61,7 @@ pub(super) fn collect(mesh: &Mesh, entry: &Entry<'_>, clusters: &mut Clusters) {
             add_fixed(name, rule.strategy, &rule.endpoints, &resilience, clusters);
         }
         Origin::Policy(route) => {
-            for service in &mesh.policy.services {
-                if !route.to.iter().any(|target| target.service == service.name) {
-                    continue;
-                }
+            for service in route.to.iter().filter_map(|target| table.service(&target.service)) {
                 let name = names::policy_cluster(service, route.strategy);
                 let resilience = Resilience::of(service);
                 match &service.dns {

@@ -80,7 +80,7 @@ pub fn explain(mesh: &Mesh, question: &Question) -> Explanation {
         };
     };
     let mut specs = Clusters::new();
-    clusters::collect(mesh, winner, &mut specs);
+    clusters::collect(&table, winner, &mut specs);
     let destinations = destinations(winner, question)
         .into_iter()
         .map(|(cluster, weight, chosen)| {

@@ -49,7 +49,7 @@ fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
         let asks = listeners::asks_for_clusters(listener, scope);
         let specs = if asks { &mut on_demand } else { &mut eager };
         for entry in table.entries() {
-            clusters::collect(mesh, entry, specs);
+            clusters::collect(&table, entry, specs);
         }
         let config = filter::config(listener, table.to_filter());
         has_routes |= !config.routes.is_empty();

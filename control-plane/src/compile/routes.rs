@@ -3,7 +3,7 @@
 //! Precedence is settled here, once, by [`Rank`]; the filter only takes the first match. The same entries
 //! answer `explain`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use realmgate_filter::config::{Destination, Framing, HashKey, Pick, PickStrategy, RouteConfig, Split};
@@ -79,21 +79,31 @@ pub struct Entry<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable<'a> {
     entries: Vec<Entry<'a>>,
+    services: Services<'a>,
 }
+
+/// Services by name.
+pub(super) type Services<'a> = HashMap<&'a str, &'a Service>;
 
 impl<'a> RouteTable<'a> {
     /// The routes that apply to `listener`.
     #[must_use]
     pub fn new(mesh: &'a Mesh, listener: &str) -> Self {
         let mut entries = Vec::new();
+        let services: Services<'_> = mesh.policy.services.iter().map(|s| (s.name.as_str(), s)).collect();
         for route in &mesh.policy.routes {
             if route.listeners.is_empty() || route.listeners.iter().any(|l| l == listener) {
-                policy_entries(mesh, route, &mut entries);
+                policy_entries(&services, route, &mut entries);
             }
         }
         entries.extend(mesh.rules.rules.iter().map(|rule| rule_entry(rule, mesh.edge.gateway_framing)));
         entries.sort_by_key(|entry| entry.rank);
-        Self { entries }
+        Self { entries, services }
+    }
+
+    /// The service of this name.
+    pub(super) fn service(&self, name: &str) -> Option<&'a Service> {
+        self.services.get(name).copied()
     }
 
     /// The entries in order.
@@ -136,7 +146,7 @@ impl<'a> RouteTable<'a> {
 }
 
 /// A policy route becomes up to two entries: its listed worlds and its ranges.
-fn policy_entries<'a>(mesh: &'a Mesh, route: &'a Route, entries: &mut Vec<Entry<'a>>) {
+fn policy_entries<'a>(services: &Services<'a>, route: &'a Route, entries: &mut Vec<Entry<'a>>) {
     let any_instance = route.instances == Instances::Any;
     let mut push = |class, worlds| {
         let rank = match (class, any_instance) {
@@ -152,7 +162,7 @@ fn policy_entries<'a>(mesh: &'a Mesh, route: &'a Route, entries: &mut Vec<Entry<
             worlds,
             instances: route.instances.to_set(),
             hash_key: hash_key(route),
-            to: route.to.iter().filter_map(|t| destination(mesh, route, &t.service, t.weight)).collect(),
+            to: route.to.iter().filter_map(|t| destination(services, route, &t.service, t.weight)).collect(),
             split: route.split,
         };
         entries.push(Entry { origin: Origin::Policy(route), rank, route: route_config });
@@ -180,8 +190,8 @@ fn hash_key(route: &Route) -> Option<HashKey> {
     route.hash_key.or(hashing.then_some(HashKey::Instance))
 }
 
-fn destination(mesh: &Mesh, route: &Route, service: &str, weight: u32) -> Option<Destination> {
-    let service = mesh.policy.services.iter().find(|s| s.name == service)?;
+fn destination(services: &Services<'_>, route: &Route, service: &str, weight: u32) -> Option<Destination> {
+    let service = services.get(service)?;
     let cluster = names::policy_cluster(service, route.strategy);
     let pick = pick(route.strategy, &cluster, endpoint_count(service));
     Some(Destination { cluster, weight, pick, framing: service.framing })
