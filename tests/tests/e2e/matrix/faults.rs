@@ -85,7 +85,8 @@ async fn a_listener_is_refused_and_the_others_are_there(day: &mut Day) {
     let (status, body) =
         day.stage.control_plane.put_policy_with("", &day.policy.text(&day.stage.net, &day.servers));
     assert!((200..300).contains(&status), "{body}");
-    day.wait_sync("rejecting");
+    // Of what is swallowed the acknowledgement is awaited for ever: the state stays `pending`.
+    wait_until("a listener is refused", LIMIT, || !day.rejections().is_empty());
     until_lands(good, game(1, 1), Some(day.servers[0].name()), Instant::now()).await;
     let said = day.heard("a listener is refused", mark);
     let refused: Vec<_> = said.iter().filter(|said| response(said, Kind::Listener)).collect();
