@@ -3,9 +3,10 @@
 //! ```text
 //!  wire ──► message::Request ──► stream (order of types) ──► subscription + plan (one type) ──► message::Response ──► wire
 //!                                   ▲            │
-//!                     Snapshot, time            Registry ──► status, CSDS, API, metrics
+//!                     Snapshot, time            registry ──► status, CSDS, API, metrics
 //! ```
-//! All but `server`, `listener` and `status` is pure: values in, values out.
+//! What is drawn from `stream` to `plan` is pure: values in, values out. `listener` takes connections in, `server` knows
+//! the methods, and `session` puts a socket, a clock and snapshots around one stream.
 
 mod csds;
 mod grpc;

@@ -205,14 +205,11 @@ impl Connected {
             return Ok(Vec::new());
         };
         let request = Request { kind, nonce: raw.nonce, error: raw.error, asks: raw.asks };
-        let (now, clock) = (Instant::now(), SystemTime::now());
-        let (deadline, taken, nack) = self.connection.with(|stream| {
-            let taken = stream.on_request(request, now, clock);
+        let (taken, nack) = self.drive(|stream, now| {
+            let taken = stream.on_request(request, now, SystemTime::now());
             let refused = matches!(taken, Ok((_, true)));
-            let nack = refused.then(|| stream.of(kind).nack.clone()).flatten();
-            (stream.deadline(now), taken, nack)
+            (taken, refused.then(|| stream.of(kind).nack.clone()).flatten())
         });
-        self.deadline = deadline;
         let (responses, refused) = taken.map_err(|error| {
             metrics.stream_refused(match error {
                 StreamError::TooManyNames => "too_many_names",
@@ -233,28 +230,27 @@ impl Connected {
 
     fn on_snapshot(&mut self, shared: &Shared) -> Vec<Response> {
         let wanted = Arc::clone(&self.snapshots.borrow_and_update());
-        let now = Instant::now();
+        let metrics = shared.registry.metrics();
         if let Some(made) = wanted.made() {
-            shared.registry.metrics().queued(now - made);
+            metrics.queued(made.elapsed());
         }
-        let (deadline, responses) = self.connection.with(|stream| {
-            let responses = stream.on_snapshot(wanted, now);
-            (stream.deadline(now), responses)
-        });
-        self.deadline = deadline;
-        shared.registry.metrics().pushed(&responses);
+        let responses = self.drive(|stream, now| stream.on_snapshot(wanted, now));
+        metrics.pushed(&responses);
         responses
     }
 
     fn tick(&mut self, shared: &Shared) -> Vec<Response> {
-        let now = Instant::now();
-        let (deadline, responses) = self.connection.with(|stream| {
-            let responses = stream.tick(now);
-            (stream.deadline(now), responses)
-        });
-        self.deadline = deadline;
+        let responses = self.drive(Stream::tick);
         shared.registry.metrics().pushed(&responses);
         responses
+    }
+
+    /// Lets `act` work on the stream, and notes when it is to be looked at next.
+    fn drive<T>(&mut self, act: impl FnOnce(&mut Stream, Instant) -> T) -> T {
+        let now = Instant::now();
+        let (result, deadline) = self.connection.with(|stream| (act(stream, now), stream.deadline(now)));
+        self.deadline = deadline;
+        result
     }
 }
 

@@ -1,12 +1,10 @@
 //! All resources that the proxies of one scope should have, and what changed from one such set to the next.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::iter::Peekable;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
-use super::name_map::{NameMap, join};
+use super::name_map::{Joined, NameMap, join};
 use super::{Resource, ResourceType, content_hash};
 
 /// All resources of one type that a scope needs.
@@ -27,15 +25,9 @@ type Since = (Arc<str>, Arc<[Change]>);
 /// A resource in which two sets differ.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
+    pub(crate) name: Arc<str>,
     pub(crate) before: Option<Arc<Resource>>,
     pub(crate) after: Option<Arc<Resource>>,
-}
-
-impl Change {
-    pub(crate) fn name(&self) -> &Arc<str> {
-        static NONE: std::sync::LazyLock<Arc<str>> = std::sync::LazyLock::new(Arc::default);
-        self.before.as_ref().or(self.after.as_ref()).map_or(&NONE, |resource| resource.name())
-    }
 }
 
 /// Sets of which the changes are remembered. Streams follow the latest, only slow ones skip some.
@@ -107,6 +99,10 @@ impl ResourceSet {
         self.resources.iter()
     }
 
+    fn named(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Resource>)> {
+        self.resources.iter().map(|resource| (resource.name(), resource))
+    }
+
     /// How many there are.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -129,15 +125,15 @@ impl ResourceSet {
         if let Some(found) = known(&self.changes.read().unwrap_or_else(PoisonError::into_inner)) {
             return found;
         }
-        let mut changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known(&changes) {
+        let mut remembered = self.changes.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known(&remembered) {
             return found;
         }
-        let found: Arc<[Change]> = Changes::new(before, self).collect();
-        if changes.len() == REMEMBERED {
-            changes.remove(0);
+        let found = changes(before, self);
+        if remembered.len() == REMEMBERED {
+            remembered.remove(0);
         }
-        changes.push((Arc::clone(&before.version), Arc::clone(&found)));
+        remembered.push((Arc::clone(&before.version), Arc::clone(&found)));
         found
     }
 }
@@ -149,37 +145,15 @@ impl PartialEq for ResourceSet {
 }
 impl Eq for ResourceSet {}
 
-/// Walks two sets side by side.
-struct Changes<'a, I: Iterator<Item = &'a Arc<Resource>>> {
-    before: Peekable<I>,
-    after: Peekable<I>,
-}
-
-impl<'a> Changes<'a, std::slice::Iter<'a, Arc<Resource>>> {
-    fn new(before: &'a ResourceSet, after: &'a ResourceSet) -> Self {
-        Self { before: before.resources.iter().peekable(), after: after.resources.iter().peekable() }
-    }
-}
-
-impl<'a, I: Iterator<Item = &'a Arc<Resource>>> Iterator for Changes<'a, I> {
-    type Item = Change;
-
-    fn next(&mut self) -> Option<Change> {
-        loop {
-            let order = match (self.before.peek(), self.after.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(before), Some(after)) if Arc::ptr_eq(before, after) => Ordering::Equal,
-                (Some(before), Some(after)) => before.name().cmp(after.name()),
-            };
-            let before = if order == Ordering::Greater { None } else { self.before.next() };
-            let after = if order == Ordering::Less { None } else { self.after.next() };
-            if !same(before, after) {
-                return Some(Change { before: before.cloned(), after: after.cloned() });
-            }
-        }
-    }
+fn changes(before: &ResourceSet, after: &ResourceSet) -> Arc<[Change]> {
+    let joined = join(before.named(), after.named());
+    let changed = joined.filter(|(_, before, after)| !same(*before, *after));
+    let change = |(name, before, after): Joined<&Arc<str>, &Arc<Resource>, &Arc<Resource>>| Change {
+        name: Arc::clone(name),
+        before: before.cloned(),
+        after: after.cloned(),
+    };
+    changed.map(change).collect()
 }
 
 fn same(before: Option<&Arc<Resource>>, after: Option<&Arc<Resource>>) -> bool {

@@ -258,7 +258,7 @@ impl Subscription {
         self.dirty = true;
         self.trust_no_exclusion();
         let changes = wanted.changes_since(before);
-        let changes = changes.iter().map(|change| (Arc::clone(change.name()), change));
+        let changes = changes.iter().map(|change| (Arc::clone(&change.name), change));
         let behind = join(self.behind.take(), changes);
         let behind = behind.filter_map(|(name, has, change)| {
             let has = match change {
@@ -282,7 +282,7 @@ impl Subscription {
         &self,
         name: &Arc<str>,
         has: Option<Had>,
-        Change { before, after }: &Change,
+        Change { before, after, .. }: &Change,
     ) -> Option<Had> {
         let covered = |resource: &Option<Arc<Resource>>| {
             resource.clone().filter(|resource| self.interest.covers(resource))

@@ -30,7 +30,7 @@ pub(super) fn build() -> Result<PathBuf, Failure> {
     let mut command = Command::new("go");
     command.args(["build", "-o"]).arg(&binary).arg(".");
     command.current_dir(parts::workspace().join("tests/peers/go-control-plane"));
-    let output = command.output().map_err(Failure::because("no Go here"))?;
+    let output = command.output().map_err(Failure::because("cannot run `go`"))?;
     if output.status.success() {
         return Ok(binary);
     }
