@@ -1,5 +1,7 @@
 //! The join of all sources' latest values: one immutable picture of what should be.
 
+pub mod catalog;
+pub mod identity;
 mod join;
 
 pub use join::{GatewayStatus, Sources, join};
