@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::message::Texts;
 use super::name_map::join;
 use super::names::{NamePool, Names};
 use super::{Resource, ResourceSet, ResourceType};
@@ -64,7 +65,7 @@ impl Interest {
     pub(crate) fn replace(
         &mut self,
         kind: ResourceType,
-        list: Vec<String>,
+        list: &Texts,
         wanted: &ResourceSet,
         pool: &NamePool,
     ) -> Asked {
@@ -94,8 +95,8 @@ impl Interest {
     pub(crate) fn change(
         &mut self,
         kind: ResourceType,
-        add: Vec<String>,
-        remove: Vec<String>,
+        add: &Texts,
+        remove: &Texts,
         wanted: &ResourceSet,
         pool: &NamePool,
     ) -> Asked {
@@ -125,11 +126,14 @@ impl Interest {
 }
 
 /// Names as they are kept, in order and each once, and whether the wildcard was among them.
-fn read(mut list: Vec<String>, wanted: &ResourceSet) -> (Vec<Arc<str>>, bool) {
-    let count = list.len();
-    list.retain(|name| name != WILDCARD);
-    let star = list.len() != count;
-    (wanted.in_order(list), star)
+fn read(list: &Texts, wanted: &ResourceSet) -> (Vec<Arc<str>>, bool) {
+    let mut star = false;
+    let names = list.iter().filter(|name| {
+        let is_star = *name == WILDCARD;
+        star |= is_star;
+        !is_star
+    });
+    (wanted.in_order(names), star)
 }
 
 /// CDS and LDS alone are asked for by an empty first request.
@@ -142,16 +146,16 @@ mod tests {
     use super::*;
     use ResourceType::{Cluster, Endpoints};
 
-    fn list(names: &[&str]) -> Vec<String> {
-        names.iter().map(ToString::to_string).collect()
+    fn list(names: &[&str]) -> Texts {
+        names.iter().collect()
     }
 
     fn replace(interest: &mut Interest, kind: ResourceType, names: &[&str]) -> Asked {
-        interest.replace(kind, list(names), &ResourceSet::default(), &NamePool::default())
+        interest.replace(kind, &list(names), &ResourceSet::default(), &NamePool::default())
     }
 
     fn change(interest: &mut Interest, kind: ResourceType, add: &[&str], remove: &[&str]) -> Asked {
-        interest.change(kind, list(add), list(remove), &ResourceSet::default(), &NamePool::default())
+        interest.change(kind, &list(add), &list(remove), &ResourceSet::default(), &NamePool::default())
     }
 
     #[test]

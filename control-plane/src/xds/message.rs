@@ -1,7 +1,9 @@
 //! Requests and responses of both protocol variants in one shape, so that one core serves them.
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::{Resource, ResourceType};
 
@@ -29,9 +31,68 @@ pub(crate) struct Request {
 #[derive(Clone, Debug)]
 pub(crate) enum Asks {
     /// State of the world: all names, and the version the proxy has.
-    All { names: Vec<String>, version: String },
-    /// Delta: what to add and drop, and after a reconnect what the proxy has already.
-    Change { subscribe: Vec<String>, unsubscribe: Vec<String>, initial: HashMap<String, String> },
+    All { names: Texts, version: String },
+    /// Delta: what to add and drop, and after a reconnect what the proxy has already: pairs of name and version.
+    Change { subscribe: Texts, unsubscribe: Texts, initial: Texts },
+}
+
+/// Texts of a request, as parts of its bytes and not copies of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Texts {
+    message: Bytes,
+    parts: Vec<Range<usize>>,
+}
+
+impl Texts {
+    /// No text of this message yet.
+    pub(crate) fn of(message: &Bytes) -> Self {
+        Self { message: message.clone(), parts: Vec::new() }
+    }
+
+    /// Adds one, which must be UTF-8 to count.
+    pub(crate) fn push(&mut self, part: Range<usize>) {
+        self.parts.push(part);
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Bytes of the longest.
+    pub(crate) fn longest(&self) -> usize {
+        self.parts.iter().map(Range::len).max().unwrap_or_default()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().map(|part| self.text(part))
+    }
+
+    /// Two by two: names and their versions.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let (pairs, _) = self.parts.as_chunks();
+        pairs.iter().map(|[name, version]| (self.text(name), self.text(version)))
+    }
+
+    fn text(&self, part: &Range<usize>) -> &str {
+        let bytes = self.message.get(part.clone()).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl<T: AsRef<str>> FromIterator<T> for Texts {
+    fn from_iter<I: IntoIterator<Item = T>>(texts: I) -> Self {
+        let (mut message, mut parts) = (String::new(), Vec::new());
+        for text in texts {
+            let start = message.len();
+            message.push_str(text.as_ref());
+            parts.push(start..message.len());
+        }
+        Self { message: message.into(), parts }
+    }
 }
 
 /// What a proxy is sent. The resources are shared with the snapshot and all other streams.

@@ -1,13 +1,14 @@
 //! The xDS server: versions, subscriptions, order and acknowledgement of what proxies are sent.
 //!
 //! ```text
-//!  wire ──► message::Request ──► stream (order of types) ──► subscription + plan (one type) ──► message::Response ──► wire
+//!  request ──► message::Request ──► stream (order of types) ──► subscription + plan (one type) ──► message::Response ──► wire
 //!                                   ▲            │
 //!                     Snapshot, time            registry ──► status, CSDS, API, metrics
 //! ```
 //! What is drawn from `stream` to `plan` is pure: values in, values out. `listener` takes connections in, `server` knows
 //! the methods, and `session` puts a socket, a clock and snapshots around one stream.
 
+mod claims;
 mod csds;
 mod grpc;
 mod in_flight;
@@ -21,6 +22,7 @@ mod node;
 mod plan;
 mod refusal;
 mod registry;
+mod request;
 mod resource;
 mod scope;
 mod server;

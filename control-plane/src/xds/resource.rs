@@ -101,7 +101,7 @@ impl Resource {
     }
 
     /// What a proxy says it has from an earlier stream: its content is not known.
-    pub(crate) fn claimed(name: Arc<str>, version: String) -> Self {
+    pub(crate) fn claimed(name: Arc<str>, version: &str) -> Self {
         Self { name, version: version.into(), on_demand: false, entry: Bytes::new(), any_at: 0, body_at: 0 }
     }
 

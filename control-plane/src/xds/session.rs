@@ -19,9 +19,10 @@ use super::grpc::Messages;
 use super::message::{Request, Response, Variant};
 use super::node::{NodeError, user_agent};
 use super::registry::{Connection, Peer};
+use super::request::RawRequest;
 use super::server::{Method, Shared};
 use super::stream::{Stream, StreamError};
-use super::wire::{Outgoing, RawRequest};
+use super::wire::Outgoing;
 use super::{ResourceType, Scope, Snapshot, listener};
 
 /// Envoy sends its node in the first packet; who opens a stream and says nothing is no proxy.
@@ -255,7 +256,7 @@ impl Connected {
 }
 
 fn decode(method: Method, message: Bytes) -> Result<RawRequest, Status> {
-    RawRequest::decode(method.variant, message)
+    RawRequest::decode(method.variant, &message)
         .map_err(|error| Status::invalid_argument(format!("the request cannot be decoded: {error}")))
 }
 

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+use foldhash::quality::FixedState;
+
 use super::name_map::{Joined, NameMap, join};
 use super::{Resource, ResourceType, content_hash};
 
@@ -13,8 +15,8 @@ pub struct ResourceSet {
     version: Arc<str>,
     /// In the order of their names.
     resources: Vec<Arc<Resource>>,
-    /// Where each is.
-    index: HashMap<Arc<str>, usize>,
+    /// Where each is. Only names of our own are put in, so nobody can make them clash.
+    index: HashMap<Arc<str>, usize, FixedState>,
     /// Changes from the sets before this one, by their version: found once, used by every stream.
     changes: RwLock<Vec<Since>>,
 }
@@ -59,22 +61,32 @@ impl ResourceSet {
     /// The resource of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.resources.get(*self.index.get(name)?)
+        self.at(self.position(name)?)
+    }
+
+    /// Where the resource of this name is among all.
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    /// The resource at this place.
+    pub(crate) fn at(&self, position: usize) -> Option<&Arc<Resource>> {
+        self.resources.get(position)
     }
 
     /// These names in order and each once; those of resources are the resources' own, not copies.
-    pub(crate) fn in_order(&self, names: Vec<String>) -> Vec<Arc<str>> {
-        let (mut known, mut unknown) = (Vec::with_capacity(names.len()), Vec::new());
+    pub(crate) fn in_order<'a>(&self, names: impl Iterator<Item = &'a str>) -> Vec<Arc<str>> {
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
         for name in names {
-            match self.index.get(name.as_str()) {
-                Some(at) => known.push(*at),
+            match self.position(name) {
+                Some(at) => known.push(at),
                 None => unknown.push((Arc::from(name), ())),
             }
         }
         // Sorted as numbers: thousands of names that begin alike take long to compare.
         known.sort_unstable();
         known.dedup();
-        let known = known.into_iter().filter_map(|at| self.resources.get(at)).map(|r| Arc::clone(r.name()));
+        let known = known.into_iter().filter_map(|at| self.at(at)).map(|r| Arc::clone(r.name()));
         if unknown.is_empty() {
             return known.collect();
         }

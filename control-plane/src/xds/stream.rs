@@ -353,15 +353,17 @@ impl Stream {
 
 fn check_names(asks: &Asks) -> Result<(), StreamError> {
     let (count, longest) = match asks {
-        Asks::All { names, .. } => (names.len(), names.iter().map(String::len).max()),
+        Asks::All { names, .. } => (names.len(), names.longest()),
         Asks::Change { subscribe, unsubscribe, initial } => (
-            subscribe.len().max(initial.len()),
-            subscribe.iter().chain(unsubscribe).chain(initial.keys()).map(String::len).max(),
+            subscribe.len().max(initial.len() / 2),
+            subscribe.longest().max(unsubscribe.longest()).max(initial.longest()),
         ),
     };
-    match longest {
-        _ if count > MAX_NAMES => Err(StreamError::TooManyNames),
-        Some(longest) if longest > MAX_NAME_BYTES => Err(StreamError::NameTooLong),
-        _ => Ok(()),
+    if count > MAX_NAMES {
+        Err(StreamError::TooManyNames)
+    } else if longest > MAX_NAME_BYTES {
+        Err(StreamError::NameTooLong)
+    } else {
+        Ok(())
     }
 }

@@ -1,12 +1,13 @@
 //! One resource type on one stream: what the proxy asks for, has, refused, and what it is owed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::claims::Claims;
 use super::in_flight::InFlight;
 use super::interest::{Asked, Interest};
-use super::message::{Asks, Request, Variant};
+use super::message::{Asks, Request, Texts, Variant};
 use super::name_map::{NameMap, join};
 use super::names::NamePool;
 use super::refusal::{Nack, Rejected, Suspended};
@@ -195,24 +196,20 @@ impl Subscription {
         match request.asks {
             _ if stale => {}
             Asks::All { names, version } => {
-                let asked = self.interest.replace(self.kind, names, wanted, pool);
+                let asked = self.interest.replace(self.kind, &names, wanted, pool);
                 if asked.first && !version.is_empty() {
                     self.claimed = Some(version);
                 }
                 self.owes_answer |=
                     self.full_state() && (asked.first || asked.dropped || !asked.answer.is_empty());
-                self.on_asked(asked, HashMap::new(), wanted);
+                self.on_asked(asked, &Texts::default(), wanted);
             }
             Asks::Change { subscribe, unsubscribe, initial } => {
-                let mut asked = self.interest.change(self.kind, subscribe, unsubscribe, wanted, pool);
-                if asked.first {
-                    // Only differences are sent after a reconnect (13).
-                    asked.answer.retain(|name| !initial.contains_key(&**name));
-                    self.owes_answer = self.interest.wildcard() && initial.is_empty();
-                    self.on_asked(asked, initial, wanted);
-                } else {
-                    self.on_asked(asked, HashMap::new(), wanted);
-                }
+                let asked = self.interest.change(self.kind, &subscribe, &unsubscribe, wanted, pool);
+                // Only differences are sent after a reconnect (13).
+                let initial = if asked.first { initial } else { Texts::default() };
+                self.owes_answer |= asked.first && self.interest.wildcard() && initial.is_empty();
+                self.on_asked(asked, &initial, wanted);
             }
         }
         refused
@@ -220,32 +217,33 @@ impl Subscription {
 
     /// What is asked for now and was not before, the proxy does not have, or, after a reconnect, has in the
     /// version that it claims. What it asks for no more, it lets go.
-    fn on_asked(&mut self, asked: Asked, mut claims: HashMap<String, String>, wanted: &ResourceSet) {
+    fn on_asked(&mut self, asked: Asked, initial: &Texts, wanted: &ResourceSet) {
         self.dirty = true;
         let interest = &self.interest;
-        let mut missing = |resource: &Arc<Resource>| {
-            let name = resource.name();
-            let claim = if claims.is_empty() { None } else { claims.remove(&**name) };
-            if claim.as_deref() == Some(resource.version()) {
-                return None;
-            }
-            let has = claim.map(|version| Arc::new(Resource::claimed(Arc::clone(name), version)));
-            Some((Arc::clone(name), has))
+        let mut claims = Claims::of(initial, wanted);
+        let answer = asked.answer.into_iter().filter(|name| match wanted.position(name) {
+            Some(at) => !claims.has(at),
+            None => !claims.has_foreign(name),
+        });
+        self.due.extend(answer.map(|name| (name, ())));
+        let mut missing = |(at, resource): (usize, &Arc<Resource>)| {
+            let claim = claims.take(at);
+            let has = claim.map(|version| Arc::new(Resource::claimed(Arc::clone(resource.name()), version)));
+            (claim != Some(resource.version())).then(|| (Arc::clone(resource.name()), has))
         };
         if asked.everything {
-            let covered = wanted.iter().filter(|resource| interest.covers(resource));
+            let covered = wanted.iter().enumerate().filter(|(_, resource)| interest.covers(resource));
             self.behind.extend(covered.filter_map(&mut missing));
         } else {
-            let added = asked.added.iter().filter_map(|name| wanted.get(name));
-            let new = added.filter(|resource| !interest.wildcard() || resource.is_on_demand());
+            let added = asked.added.iter().filter_map(|name| wanted.position(name));
+            let added = added.filter_map(|at| Some((at, wanted.at(at)?)));
+            let new = added.filter(|(_, resource)| !interest.wildcard() || resource.is_on_demand());
             self.behind.extend(new.filter_map(&mut missing));
         }
-        let claims = claims.into_iter().filter(|(name, _)| interest.names_or_all(name));
-        self.behind.extend(claims.map(|(name, version)| {
-            let name: Arc<str> = name.into();
-            (Arc::clone(&name), Some(Arc::new(Resource::claimed(name, version))))
-        }));
-        self.due.extend(asked.answer.into_iter().map(|name| (name, ())));
+        let rest = claims.rest(wanted).filter(|(name, _)| interest.names_or_all(name));
+        self.behind.extend(
+            rest.map(|(name, version)| (Arc::clone(&name), Some(Arc::new(Resource::claimed(name, version))))),
+        );
         if asked.dropped {
             self.behind.retain(|name, _| interest.names_or_all(name));
             self.due.retain(|name, ()| interest.names_or_all(name));

@@ -1,70 +1,13 @@
-//! The two protocol variants on the wire: from their requests, to their responses.
+//! Responses of both protocol variants as they go over the wire, in pieces.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3 as pb;
-use envoy_types::pb::google::rpc::Status as RpcStatus;
-use prost::{DecodeError, Message};
 
 use super::Resource;
 use super::grpc::{PREFIX, prefix};
-use super::message::{Asks, Response, Variant};
+use super::message::{Response, Variant};
 use super::resource::{field_len, put_field};
-
-/// A request as both variants have it; its type is not known yet.
-#[derive(Debug)]
-pub(super) struct RawRequest {
-    /// Sure to be there only on a stream's first request (1).
-    pub(super) node: Option<Node>,
-    pub(super) type_url: String,
-    pub(super) nonce: String,
-    pub(super) error: Option<String>,
-    pub(super) asks: Asks,
-}
-
-impl RawRequest {
-    pub(super) fn decode(variant: Variant, message: Bytes) -> Result<Self, DecodeError> {
-        Ok(match variant {
-            Variant::Sotw => {
-                let request = pb::DiscoveryRequest::decode(message)?;
-                Self {
-                    node: request.node,
-                    type_url: request.type_url,
-                    nonce: request.response_nonce,
-                    error: words(request.error_detail),
-                    asks: Asks::All { names: request.resource_names, version: request.version_info },
-                }
-            }
-            Variant::Delta => {
-                let request = pb::DeltaDiscoveryRequest::decode(message)?;
-                Self {
-                    node: request.node,
-                    type_url: request.type_url,
-                    nonce: request.response_nonce,
-                    error: words(request.error_detail),
-                    asks: Asks::Change {
-                        subscribe: request.resource_names_subscribe,
-                        unsubscribe: request.resource_names_unsubscribe,
-                        initial: request.initial_resource_versions,
-                    },
-                }
-            }
-        })
-    }
-}
-
-/// The words of a refusal, cut where a log line would be: Envoy may quote a whole resource.
-fn words(status: Option<RpcStatus>) -> Option<String> {
-    const MOST: usize = 4096;
-    status.map(|status| {
-        let mut message = status.message;
-        message.truncate(message.floor_char_boundary(MOST));
-        message.shrink_to_fit();
-        message
-    })
-}
 
 /// Bytes that are put together at a time. A response is assembled as fast as its proxy takes it: a slow one
 /// holds this much and pointers to shared resources, not a copy of its configuration.
@@ -153,6 +96,9 @@ impl Assembly {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use envoy_types::pb::envoy::service::discovery::v3 as pb;
+    use prost::Message;
 
     use super::*;
     use crate::xds::ResourceType;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::message::{Asks, Request, Response, Variant};
+use super::message::{Asks, Request, Response, Texts, Variant};
 use super::stream::{Stream, StreamError};
 use super::{Resource, ResourceSet, ResourceType, Snapshot};
 use ResourceType::{Cluster, Endpoints, Extension, Listener};
@@ -82,7 +82,7 @@ impl Proxy {
     }
 
     fn all(&self, kind: ResourceType) -> Asks {
-        Asks::All { names: self.names.get(&kind).cloned().unwrap_or_default(), version: String::new() }
+        Asks::All { names: self.names.get(&kind).into_iter().flatten().collect(), version: String::new() }
     }
 
     /// Asks for `names` besides what it asks for already; for nothing = the legacy wildcard.
@@ -154,19 +154,23 @@ impl Proxy {
 }
 
 fn subscribe(names: &[String]) -> Asks {
-    Asks::Change { subscribe: names.to_vec(), unsubscribe: Vec::new(), initial: HashMap::new() }
+    Asks::Change {
+        subscribe: names.iter().collect(),
+        unsubscribe: Texts::default(),
+        initial: Texts::default(),
+    }
 }
 
 fn unsubscribe(names: &[&str]) -> Asks {
-    let unsubscribe = names.iter().map(ToString::to_string).collect();
-    Asks::Change { subscribe: Vec::new(), unsubscribe, initial: HashMap::new() }
+    let unsubscribe = names.iter().collect();
+    Asks::Change { subscribe: Texts::default(), unsubscribe, initial: Texts::default() }
 }
 
 fn again(subscribe: &[&str], initial: &[(&str, &str)]) -> Asks {
     Asks::Change {
-        subscribe: subscribe.iter().map(ToString::to_string).collect(),
-        unsubscribe: Vec::new(),
-        initial: initial.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+        subscribe: subscribe.iter().collect(),
+        unsubscribe: Texts::default(),
+        initial: initial.iter().flat_map(|(name, version)| [name, version]).collect(),
     }
 }
 

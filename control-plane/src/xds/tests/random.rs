@@ -77,15 +77,17 @@ impl Envoy {
     fn request(&self, kind: ResourceType, nonce: &str, add: &[String], remove: &[String]) -> Request {
         let asks = match (self.variant, kind) {
             (Variant::Delta, _) => Asks::Change {
-                subscribe: add.to_vec(),
-                unsubscribe: remove.to_vec(),
-                initial: HashMap::new(),
+                subscribe: add.iter().collect(),
+                unsubscribe: remove.iter().collect(),
+                initial: Texts::default(),
             },
             (Variant::Sotw, Endpoints) => {
-                Asks::All { names: self.clusters.keys().cloned().collect(), version: String::new() }
+                Asks::All { names: self.clusters.keys().collect(), version: String::new() }
             }
-            (Variant::Sotw, Extension) => Asks::All { names: vec!["x".to_owned()], version: String::new() },
-            (Variant::Sotw, _) => Asks::All { names: vec![], version: String::new() },
+            (Variant::Sotw, Extension) => {
+                Asks::All { names: ["x"].into_iter().collect(), version: String::new() }
+            }
+            (Variant::Sotw, _) => Asks::All { names: Texts::default(), version: String::new() },
         };
         Request { kind, nonce: nonce.to_owned(), error: None, asks }
     }

@@ -11,9 +11,9 @@ fn s03_a_reconnect_with_the_wanted_version_is_sent_nothing() {
     let wanted = snapshot(&["a@1"], &[], &["l@1"], &[]);
     let mut proxy = proxy(&wanted);
     let version = wanted.of(Cluster).version().to_string();
-    let asks = Asks::All { names: vec![], version };
+    let asks = Asks::All { names: Texts::default(), version };
     assert!(proxy.send(Cluster, "", None, asks).is_empty());
-    let asks = Asks::All { names: vec![], version: "other".to_owned() };
+    let asks = Asks::All { names: Texts::default(), version: "other".to_owned() };
     let came = proxy.send(Listener, "", None, asks);
     assert_eq!(trace(&came), ["lds: l@1"]);
     proxy.settle(came);
@@ -26,7 +26,7 @@ fn s04_a_stale_nonce_gets_no_answer() {
     let first = proxy.ask(Endpoints, &["a"]);
     let second = proxy.ask(Endpoints, &["b"]);
     assert_eq!(trace(&second), ["eds: b@1"]);
-    let names = vec!["a".to_owned(), "c".to_owned()];
+    let names = ["a", "c"].into_iter().collect();
     let stale = Asks::All { names, version: String::new() };
     assert!(proxy.send(Endpoints, &first[0].nonce, None, stale.clone()).is_empty());
     assert!(proxy.send(Endpoints, &first[0].nonce, Some("bad"), stale).is_empty());
@@ -56,7 +56,7 @@ fn s07_empty_after_names_is_nothing() {
     let mut proxy = proxy(&snapshot(&["a@1", "b@1"], &[], &[], &[]));
     let came = proxy.ask(Cluster, &["a"]);
     assert_eq!(trace(&came), ["cds: a@1"]);
-    let nothing = Asks::All { names: vec![], version: String::new() };
+    let nothing = Asks::All { names: Texts::default(), version: String::new() };
     assert_eq!(trace(&proxy.send(Cluster, &came[0].nonce, None, nothing)), ["cds:"]);
     assert!(proxy.want(&snapshot(&["a@2", "b@1"], &[], &[], &[])).is_empty());
 }
