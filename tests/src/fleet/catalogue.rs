@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use envoy_types::pb::envoy::config::listener::v3::Listener;
@@ -87,7 +88,11 @@ impl<T> ByKind<T> {
 
 /// Grows with what a server ever sent.
 #[derive(Debug, Default)]
-pub(super) struct Catalogue(ByKind<Names>);
+pub(super) struct Catalogue {
+    names: ByKind<Names>,
+    /// The request of a proxy that returns, and what it holds.
+    hellos: ByKind<Option<(Box<[u32]>, Bytes)>>,
+}
 
 #[derive(Debug, Default)]
 struct Names {
@@ -113,14 +118,14 @@ impl Catalogue {
     /// it brings.
     pub(super) fn resource(&mut self, kind: Kind, resource: &Resource<'_>) -> (NameId, VersionId) {
         let name = self.name(kind, resource.name);
-        let known = self.0.of(kind).entries.get(name);
+        let known = self.names.of(kind).entries.get(name);
         // The newest is the likeliest.
         let known = known.and_then(|e| e.versions.iter().rposition(|v| &*v.text == resource.version));
         let position = known.unwrap_or_else(|| {
             let brings = brought(kind, resource.body);
             let next = kind.brings().unwrap_or(kind);
             let brings = brings.iter().map(|name| self.name(next, name)).collect();
-            let Some(entry) = self.0.of_mut(kind).entries.get_mut(name) else { return 0 };
+            let Some(entry) = self.names.of_mut(kind).entries.get_mut(name) else { return 0 };
             entry.versions.push(Version { text: resource.version.into(), brings });
             entry.versions.len() - 1
         });
@@ -129,7 +134,7 @@ impl Catalogue {
 
     /// The number of a name.
     pub(super) fn name(&mut self, kind: Kind, name: &str) -> NameId {
-        let names = self.0.of_mut(kind);
+        let names = self.names.of_mut(kind);
         if let Some(id) = names.ids.get(name) {
             return *id;
         }
@@ -140,11 +145,22 @@ impl Catalogue {
     }
 
     pub(super) fn text_of_name(&self, kind: Kind, name: NameId) -> &str {
-        self.0.of(kind).entries.get(name).map_or("", |entry| &entry.name)
+        self.names.of(kind).entries.get(name).map_or("", |entry| &entry.name)
     }
 
     pub(super) fn text_of_version(&self, kind: Kind, name: NameId, version: VersionId) -> &str {
         self.version(kind, name, version).map_or("", |version| &version.text)
+    }
+
+    /// The request that was kept for just these holdings.
+    pub(super) fn hello(&self, kind: Kind, held: &[u32]) -> Option<Bytes> {
+        let kept = self.hellos.of(kind).as_ref();
+        kept.filter(|(of, _)| **of == *held).map(|(_, hello)| hello.clone())
+    }
+
+    /// Keeps a request for the next proxy that holds the same.
+    pub(super) fn keep_hello(&mut self, kind: Kind, held: &[u32], hello: Bytes) {
+        *self.hellos.of_mut(kind) = Some((held.into(), hello));
     }
 
     /// Names of the next type that a resource brings.
@@ -153,7 +169,7 @@ impl Catalogue {
     }
 
     fn version(&self, kind: Kind, name: NameId, version: VersionId) -> Option<&Version> {
-        self.0.of(kind).entries.get(name)?.versions.get(usize::try_from(version).ok()?)
+        self.names.of(kind).entries.get(name)?.versions.get(usize::try_from(version).ok()?)
     }
 }
 

@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{Method, Request, Version};
@@ -72,7 +71,7 @@ impl Session {
     /// Sends what the member has to say first, then answers what comes, until the connection is lost.
     pub(super) async fn serve(&mut self, member: &mut Member) -> Failure {
         for request in member.hello() {
-            if let Err(failure) = self.send(&request) {
+            if let Err(failure) = self.send(request) {
                 return failure;
             }
         }
@@ -133,18 +132,22 @@ impl Session {
             read.map_err(|malformed| Failure::new(malformed.0))?;
         }
         for request in requests {
-            self.send(&request)?;
+            self.send([request.encode_to_vec().into(), Bytes::new()])?;
         }
         Ok(some)
     }
 
-    fn send(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), Failure> {
-        let length = request.encoded_len();
-        let mut message = BytesMut::with_capacity(length + 5);
-        message.put_u8(0);
-        message.put_u32(u32::try_from(length).map_err(Failure::because("request"))?);
-        request.encode(&mut message).map_err(Failure::because("request"))?;
-        self.outgoing.send_data(message.freeze(), false).map_err(Failure::because("stream"))
+    /// Sends a request that comes in two parts.
+    fn send(&mut self, [first, second]: [Bytes; 2]) -> Result<(), Failure> {
+        let length = u32::try_from(first.len() + second.len()).map_err(Failure::because("request"))?;
+        let mut begin = BytesMut::with_capacity(first.len() + 5);
+        begin.put_u8(0);
+        begin.put_u32(length);
+        begin.put(first);
+        for part in [begin.freeze(), second].into_iter().filter(|part| !part.is_empty()) {
+            self.outgoing.send_data(part, false).map_err(Failure::because("stream"))?;
+        }
+        Ok(())
     }
 }
 

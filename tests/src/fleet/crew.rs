@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -214,8 +215,8 @@ impl Member {
     }
 
     /// What it says on a new stream.
-    pub(super) fn hello(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        self.proxy.hello(self.shared.settings.node(self.number), &self.shared.catalogue.borrow())
+    pub(super) fn hello(&mut self) -> Vec<[Bytes; 2]> {
+        self.proxy.hello(self.shared.settings.node(self.number), &mut self.shared.catalogue.borrow_mut())
     }
 
     /// Counts what has arrived.

@@ -6,8 +6,10 @@
 
 use std::mem::take;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use prost::Message;
 
 use super::catalogue::{ByKind, Catalogue, Kind, NameId, VersionId};
 use super::reader::Piece;
@@ -79,16 +81,18 @@ pub(super) struct Outcome {
 }
 
 impl Proxy {
-    /// What it sends on a new stream.
-    pub(super) fn hello(&mut self, node: Node, catalogue: &Catalogue) -> Vec<DeltaDiscoveryRequest> {
+    /// What it sends on a new stream: requests in two parts each, the first with the node of the first request.
+    pub(super) fn hello(&mut self, node: Node, catalogue: &mut Catalogue) -> Vec<[Bytes; 2]> {
         self.response = Response::default();
         self.types.of_mut(Kind::Cds).asked = true;
+        let mut node = Some(node);
         let asked = Kind::ALL.into_iter().filter(|kind| self.types.of(*kind).asked);
-        let mut requests: Vec<_> = asked.map(|kind| self.types.of(kind).hello(kind, catalogue)).collect();
-        if let Some(first) = requests.first_mut() {
-            first.node = Some(node);
-        }
-        requests
+        asked
+            .map(|kind| {
+                let first = DeltaDiscoveryRequest { node: node.take(), ..Default::default() };
+                [first.encode_to_vec().into(), self.types.of(kind).hello(kind, catalogue)]
+            })
+            .collect()
     }
 
     /// Takes a piece of a response; the last gives an outcome.
@@ -218,7 +222,17 @@ impl OfType {
         before
     }
 
-    fn hello(&self, kind: Kind, catalogue: &Catalogue) -> DeltaDiscoveryRequest {
+    /// Encoded once for all proxies that hold the same: a fleet that returns at once should not be what is slow.
+    fn hello(&self, kind: Kind, catalogue: &mut Catalogue) -> Bytes {
+        if let Some(hello) = catalogue.hello(kind, &self.held) {
+            return hello;
+        }
+        let hello = Bytes::from(self.request_all(kind, catalogue).encode_to_vec());
+        catalogue.keep_hello(kind, &self.held, hello.clone());
+        hello
+    }
+
+    fn request_all(&self, kind: Kind, catalogue: &Catalogue) -> DeltaDiscoveryRequest {
         let mut hello = request(kind);
         for (name, held) in self.held.iter().enumerate().filter(|(_, held)| **held != UNASKED) {
             let text = catalogue.text_of_name(kind, name);
@@ -245,6 +259,7 @@ fn version(held: u32) -> Option<VersionId> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use envoy_types::pb::envoy::config::cluster::v3::Cluster;
     use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
     use envoy_types::pb::envoy::config::core::v3::Node;
@@ -285,7 +300,10 @@ mod tests {
         }
 
         fn hello(&mut self) -> Vec<DeltaDiscoveryRequest> {
-            self.proxy.hello(Node::default(), &self.catalogue)
+            let hello = self.proxy.hello(Node::default(), &mut self.catalogue);
+            let decode =
+                |parts: [Bytes; 2]| DeltaDiscoveryRequest::decode(parts.concat().as_slice()).unwrap();
+            hello.into_iter().map(decode).collect()
         }
     }
 
