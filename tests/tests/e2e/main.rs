@@ -13,6 +13,7 @@
 
 mod api;
 mod conformance;
+mod dashboards;
 mod demo;
 mod edges;
 mod fleet;
