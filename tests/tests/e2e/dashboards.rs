@@ -2,15 +2,16 @@
 //! value. Whatever clients send, an edge has no more series than before.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Instant;
 
 use realmgate_filter::config::Framing;
 use realmgate_tests::prometheus::Series;
 use realmgate_tests::stage::port;
-use realmgate_tests::{
-    Envoy, Frame, GameClient, GameServer, Prometheus, Redis, Stage, TestNet, parts, wait_until,
-};
+use realmgate_tests::wait::poll;
+use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Prometheus, Redis, Stage, TestNet, parts};
 use realmgate_wire::ServerId;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -68,12 +69,11 @@ async fn fails(stage: &Stage, server_type: u8) {
 #[track_caller]
 fn expect(prometheus: &Prometheus, query: &str, value: f64) {
     let mut last = None;
-    let what = |last| format!("{query} is {value}, which was {last:?}");
-    let start = Instant::now();
-    while last != Some(value) {
-        assert!(start.elapsed() < LIMIT, "waited in vain until {}", what(last));
+    let reached = poll("it is", LIMIT, || {
         last = prometheus.value(query);
-    }
+        Ok((last == Some(value)).then_some(()))
+    });
+    assert!(reached.is_ok(), "{query} is {last:?} instead of {value}");
 }
 
 /// The labels of what a query gives.
@@ -177,4 +177,124 @@ async fn dashboards_of_the_old_gateway_go_on() {
         players.push(GameClient::connect(edge).await.unwrap());
     }
     expect("game_gateway_connection_rejected_total{reason=\"global_rate_limit\"}", 1.0);
+}
+
+/// The words of `promtool` about the files of a folder.
+fn promtool(arguments: &[&str]) {
+    let folder = parts::workspace().join("prometheus");
+    let output =
+        Command::new(parts::PROMTOOL.find().unwrap()).args(arguments).current_dir(folder).output().unwrap();
+    let words = [output.stdout, output.stderr].map(|words| String::from_utf8_lossy(&words).into_owned());
+    assert!(output.status.success(), "promtool {}: {}", arguments.join(" "), words.concat());
+}
+
+#[test]
+fn rules_and_alerts_keep_their_unit_tests() {
+    promtool(&["check", "config", "prometheus.yml"]);
+    promtool(&["test", "rules", "tests/names.yml", "tests/alerts.yml"]);
+}
+
+/// What the old gateway had, as its operators know it.
+const OLD_NAMES: [&str; 14] = [
+    "connections_active",
+    "connections_total",
+    "sessions_active",
+    "connection_rejected_total",
+    "routing_errors_total",
+    "backend_connections_active",
+    "circuit_breaker_state",
+    "backend_retries_total",
+    "backend_timeouts_total",
+    "backend_bytes_transmitted_total",
+    "connection_setup_latency_seconds",
+    "messages_processed_total",
+    "config_refresh_success_total",
+    "config_refresh_errors_total",
+];
+
+#[test]
+fn every_old_name_has_a_rule_and_a_row_and_no_other_has() {
+    let read = |file: &str| fs::read_to_string(parts::workspace().join(file)).unwrap();
+    let after = |text: &str, before: &str| -> BTreeSet<String> {
+        let is_name = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+        text.split(before).skip(1).map(|rest| rest.chars().take_while(is_name).collect()).collect()
+    };
+    let parts_of_a_histogram = |name: String| {
+        let whole = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+        whole.map_or(name.clone(), str::to_owned)
+    };
+    let rules = after(&read("prometheus/game-gateway.rules.yml"), "record: game_gateway_");
+    let rules: BTreeSet<_> = rules.into_iter().map(parts_of_a_histogram).collect();
+    let documented = after(&read("docs/metrics.md"), "\n| `game_gateway_");
+    let expected: BTreeSet<_> = OLD_NAMES.map(str::to_owned).into();
+    assert_eq!(rules, expected);
+    assert_eq!(documented, expected);
+}
+
+/// The names and labels of all series that Envoy has.
+fn series(stage: &Stage) -> BTreeSet<String> {
+    let text = stage.edge.get("/stats/prometheus");
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    samples.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+}
+
+/// Numbers without a pattern that a header could share, the same in every run (splitmix64).
+fn scatter(number: u64) -> u64 {
+    let mut z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Connects once for each number, with its first message made of it, and waits until the filter has decided.
+async fn clients(edge: SocketAddr, stage: &Stage, numbers: std::ops::Range<u64>) {
+    let decided = || {
+        let names = ["routed_total", "refused_no_route_total", "refused_message_too_large_total"];
+        names.iter().map(|name| stage.filter_stat(&format!("connections_{name}"))).sum::<u64>()
+    };
+    let before = decided();
+    let count = numbers.end - numbers.start;
+    let mut crew = JoinSet::new();
+    for lane in 0..16 {
+        let numbers: Vec<_> = numbers.clone().skip(lane).step_by(16).collect();
+        crew.spawn(async move {
+            for number in numbers {
+                let mut client = GameClient::connect(edge).await.unwrap();
+                let mut header = scatter(number).to_le_bytes();
+                // A third to each strategy, whatever the rest says, and every other one small enough to pass.
+                if number % 4 < 3 {
+                    header[5] = [10, 15, 200][usize::try_from(number % 4).unwrap()];
+                }
+                header[1] &= if number % 2 == 0 { 0 } else { 0xff };
+                client.send_bytes(&header).await.unwrap();
+            }
+        });
+    }
+    crew.join_all().await;
+    poll("all are decided", LIMIT, || Ok((decided() == before + count).then_some(()))).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_clients_send_the_number_of_series_does_not_grow() {
+    let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
+    let server = GameServer::start("game-1", stage.net.at(port::GAME)).await.unwrap();
+    let other = GameServer::start("game-2", stage.net.at(port::GAME + 1)).await.unwrap();
+    let endpoints = [&server, &other].map(|server| server.address().to_string());
+    let route = |(server_type, strategy): (u8, &str)| {
+        json!({"name": strategy, "server_type": server_type,
+        "strategy": strategy, "to": [{"service": "all"}]})
+    };
+    let routes = [(10, "round_robin"), (15, "consistent_hash"), (200, "realm_based")].map(route);
+    let policy = json!({"listeners": stage.listener(&json!({"max_message_bytes": 20_000})), "routes": routes,
+        "services": [{"name": "all", "endpoints": endpoints}]});
+    stage.control_plane.put_policy(&policy.to_string());
+    let edge = stage.players();
+    clients(edge, &stage, 0..300).await;
+    let before = series(&stage);
+    clients(edge, &stage, 300..3300).await;
+    let after = series(&stage);
+    assert!(
+        before.len() > 500 && before.iter().any(|name| name.contains("envoy_cluster_endpoint_cx_active"))
+    );
+    assert_eq!(after.difference(&before).collect::<Vec<_>>(), Vec::<&String>::new());
 }
