@@ -26,6 +26,7 @@ mod lazy_worlds;
 mod live_sessions;
 mod many_worlds;
 mod matrix;
+mod migration;
 mod parity;
 mod readme;
 mod redis_rules;
