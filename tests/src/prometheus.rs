@@ -1,13 +1,15 @@
 //! A real Prometheus with the rules of `prometheus/`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use crate::http::Http;
 use crate::process::Process;
@@ -62,9 +64,8 @@ impl Prometheus {
         let answer = self.http.send("POST", "/api/v1/query", "application/x-www-form-urlencoded", &body);
         let (status, body) = answer.unwrap_or_else(|e| panic!("{e}\n{}", self.process.log_tail()));
         assert_eq!(status, 200, "{query}: {body}");
-        let body: Value = serde_json::from_str(&body).expect("Prometheus answers in JSON");
-        let results = body["data"]["result"].as_array().expect("a vector").iter();
-        results.map(series).collect()
+        let answer: Answer = serde_json::from_str(&body).expect("Prometheus answers with a vector");
+        answer.data.result.into_iter().map(Sample::series).collect()
     }
 
     /// The sum of what a query gives; `None` if that is nothing.
@@ -76,14 +77,34 @@ impl Prometheus {
     }
 }
 
-fn series(result: &Value) -> Series {
-    let mut labels: BTreeMap<String, String> =
-        serde_json::from_value(result["metric"].clone()).expect("labels are strings");
-    labels.retain(|name, _| !["__name__", "job", "instance"].contains(&name.as_str()));
-    let value = result["value"][1].as_str().and_then(|value| value.parse().ok());
-    (labels, value.expect("a value is a number in a string"))
+#[derive(Deserialize)]
+struct Answer {
+    data: Data,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    result: Vec<Sample>,
+}
+
+#[derive(Deserialize)]
+struct Sample {
+    metric: BTreeMap<String, String>,
+    /// When, and what: a number in a string, which may be `NaN`.
+    value: (f64, String),
+}
+
+impl Sample {
+    fn series(mut self) -> Series {
+        self.metric.retain(|name, _| !["__name__", "job", "instance"].contains(&name.as_str()));
+        (self.metric, self.value.1.parse().expect("a number"))
+    }
 }
 
 fn form_encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(encoded, "%{byte:02X}");
+        encoded
+    })
 }
