@@ -11,6 +11,9 @@ ENVOY_BETWEEN="1.38.2 1.39.3"
 # Redis before 6 lacks ACL users and RESP3.
 REDIS_OLDEST_MAJOR=6
 
+# The first Prometheus with native `last_over_time` and `promtool test rules` as they are used here; Debian's oldest is newer.
+PROMETHEUS_OLDEST=2.26
+
 # Any Node.js that is still looked after runs the wasm tests; the other is the one that setup brings.
 NODE_OLDEST_MAJOR=18
 NODE_VERSION=24.19.0

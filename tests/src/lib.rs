@@ -1,4 +1,4 @@
-//! The test harness: real Envoys, Redis servers and control planes as child processes, game servers and
+//! The test harness: real Envoys, Redis and Prometheus servers and control planes as child processes, game servers and
 //! clients in process, each test on a loopback address of its own.
 //!
 //! ```text
@@ -35,6 +35,7 @@ pub mod game_server;
 pub mod http;
 pub mod parts;
 pub mod process;
+pub mod prometheus;
 pub mod redis;
 pub mod scenario;
 pub mod stage;
@@ -49,6 +50,7 @@ pub use fleet::Fleet;
 pub use frame::Frame;
 pub use game_client::GameClient;
 pub use game_server::GameServer;
+pub use prometheus::Prometheus;
 pub use redis::Redis;
 pub use scenario::{Scenario, load_scenarios};
 pub use stage::Stage;

@@ -30,6 +30,12 @@ pub const ENVOY: Part =
 /// Redis.
 pub const REDIS: Part =
     Part { name: "redis-server", variable: "REDIS_BIN", brought_by: "make setup", place: Place::Tools };
+/// Prometheus.
+pub const PROMETHEUS: Part =
+    Part { name: "prometheus", variable: "PROMETHEUS_BIN", brought_by: "make setup", place: Place::Tools };
+/// What checks its rules and runs their tests.
+pub const PROMTOOL: Part =
+    Part { name: "promtool", variable: "PROMTOOL_BIN", brought_by: "make setup", place: Place::Tools };
 /// The control plane and its command line.
 pub const REALMGATE: Part =
     Part { name: "realmgate", variable: "REALMGATE_BIN", brought_by: "make build", place: Place::Built };

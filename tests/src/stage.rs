@@ -22,6 +22,8 @@ pub mod port {
     pub const XDS: u16 = 18_000;
     /// The management API.
     pub const API: u16 = 18_080;
+    /// Prometheus.
+    pub const PROMETHEUS: u16 = 9091;
     /// Redis.
     pub const REDIS: u16 = 6379;
     /// The first game server; further ones follow.

@@ -57,6 +57,8 @@ pub(super) fn listener(listen: SocketAddr, has_routes: bool) -> Listener {
     };
     Listener {
         name: "realmgate-health".to_owned(),
+        // Its connections are told from players' by this.
+        stat_prefix: "realmgate-health".to_owned(),
         address: Some(envoy::address(&listen.ip().to_string(), listen.port())),
         filter_chains: vec![chain],
         ..Listener::default()

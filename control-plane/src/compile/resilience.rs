@@ -3,8 +3,8 @@
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::CommonLbConfig;
 use envoy_types::pb::envoy::config::cluster::v3::{
-    CircuitBreakers, Cluster, OutlierDetection as EnvoyOutlierDetection, UpstreamConnectionOptions,
-    circuit_breakers::Thresholds,
+    CircuitBreakers, Cluster, OutlierDetection as EnvoyOutlierDetection, TrackClusterStats,
+    UpstreamConnectionOptions, circuit_breakers::Thresholds,
 };
 use envoy_types::pb::envoy::config::core::v3::{
     HealthCheck as EnvoyHealthCheck, TcpKeepalive,
@@ -65,6 +65,10 @@ impl Resilience {
         cluster.outlier_detection = self.outlier_detection.as_ref().map(outlier_detection);
         let health_checks = self.health_check.iter().map(|(check, framing)| health_check(check, *framing));
         cluster.health_checks = health_checks.collect();
+        // Who is connected to which endpoint and which is ejected, in Prometheus: read off the endpoints when it asks, so
+        // it takes no memory.
+        cluster.track_cluster_stats =
+            Some(TrackClusterStats { per_endpoint_stats: true, ..TrackClusterStats::default() });
         cluster.common_lb_config = Some(CommonLbConfig {
             healthy_panic_threshold: Some(Percent { value: self.panic_threshold.into() }),
             update_merge_window: Some(envoy::duration(MERGE_WINDOW_MS)),

@@ -13,6 +13,7 @@
 
 mod api;
 mod conformance;
+mod dashboards;
 mod demo;
 mod edges;
 mod fleet;
@@ -25,6 +26,8 @@ mod lazy_worlds;
 mod live_sessions;
 mod many_worlds;
 mod matrix;
+mod migration;
+mod parity;
 mod readme;
 mod redis_rules;
 mod resilience;

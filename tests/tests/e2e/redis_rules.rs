@@ -16,18 +16,18 @@ const REALMS: &str = "game-gateway:realm:mapping";
 const REALMS_NOTIFY: &str = "game-gateway:realm:mapping:notify";
 
 /// A fleet: game servers, Redis and the edge. They stop in this order, and their place goes last.
-struct Fleet {
-    servers: Vec<GameServer>,
-    redis: Redis,
-    stage: Stage,
+pub(crate) struct Fleet {
+    pub(crate) servers: Vec<GameServer>,
+    pub(crate) redis: Redis,
+    pub(crate) stage: Stage,
 }
 
 impl Fleet {
-    async fn start(net: TestNet) -> Self {
+    pub(crate) async fn start(net: TestNet) -> Self {
         let redis = Redis::start(net.dir(), net.at(port::REDIS)).unwrap();
         redis.set(RULES, "{}");
         // As the servers of such a fleet do, and as rules mean unless told otherwise.
-        let servers = servers_speaking(Framing::Server, &net, 3, 0).await;
+        let servers = servers_speaking(Framing::Server, &net, 3, 2).await;
         // Polls so seldom that only a notification can explain a quick change.
         let gateway = json!({"enabled": true, "refresh_interval": "1h"});
         let settings = json!({"redis": {"url": redis.url()}, "game_gateway": gateway});
@@ -36,7 +36,7 @@ impl Fleet {
     }
 
     /// Writes the rules, tells, and gives the time of telling.
-    fn publish(&self, rules: &[Value]) -> Instant {
+    pub(crate) fn publish(&self, rules: &[Value]) -> Instant {
         let rules: serde_json::Map<_, _> =
             (1..).map(|n: u32| n.to_string()).zip(rules.iter().cloned()).collect();
         self.redis.set(RULES, &Value::Object(rules).to_string());
@@ -46,7 +46,13 @@ impl Fleet {
     }
 
     /// A rule to some of the servers.
-    fn rule(&self, server_type: u8, world: Option<u16>, strategy: &str, servers: &[usize]) -> Value {
+    pub(crate) fn rule(
+        &self,
+        server_type: u8,
+        world: Option<u16>,
+        strategy: &str,
+        servers: &[usize],
+    ) -> Value {
         let endpoints: Vec<_> = servers.iter().map(|&n| self.servers[n].address().to_string()).collect();
         let mut rule = json!({"server_type": server_type, "service_name": "fleet", "strategy": strategy,
             "endpoints": endpoints});

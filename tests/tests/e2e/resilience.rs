@@ -167,7 +167,7 @@ async fn a_killed_server_costs_no_player_is_ejected_and_comes_back() {
 }
 
 /// A port that takes no connection and refuses none: its queue is full.
-async fn black_hole(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+pub(crate) async fn black_hole(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(address).unwrap();
