@@ -227,7 +227,9 @@ mod tests {
         assert_eq!(read(&record), expected);
         let bare = read(&empty(Ending::ClientGone));
         assert_eq!(bare.as_object().unwrap().len(), expected.as_object().unwrap().len());
-        for (field, nothing) in [("world.id", Value::Null), ("trace_id", json!("")), ("session.id", json!(""))] {
+        for (field, nothing) in
+            [("world.id", Value::Null), ("trace_id", json!("")), ("session.id", json!(""))]
+        {
             assert_eq!(bare[field], nothing, "{field}");
         }
     }

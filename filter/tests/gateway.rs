@@ -58,7 +58,8 @@ impl Host for Recorder {
     }
     fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {
         assert_eq!(name, PROPERTY);
-        let fields: Value = serde_json::from_str(&format!("{{{}}}", value.strip_prefix(',').unwrap())).unwrap();
+        let fields: Value =
+            serde_json::from_str(&format!("{{{}}}", value.strip_prefix(',').unwrap())).unwrap();
         let reason = fields["close_reason"].as_str().unwrap().to_owned();
         self.logged = Some(fields);
         self.call("log", &reason)
@@ -412,10 +413,7 @@ fn a_session_that_makes_no_sense_is_closed_and_counted_once() {
         host.data = data;
         assert_eq!(gateway.translate(&session, way, size, &mut host), Verdict::Closed);
         let calls = host.take();
-        let closed = [
-            format!("log {}", reason.label()),
-            "close".to_owned(),
-        ];
+        let closed = [format!("log {}", reason.label()), "close".to_owned()];
         assert_eq!(calls[1..], closed);
         assert_eq!(gateway.translate(&session, way, size, &mut host), Verdict::Closed);
         gateway.end(&session, true, &mut host);

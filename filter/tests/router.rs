@@ -163,7 +163,15 @@ fn routes() -> impl Strategy<Value = Vec<RouteConfig>> {
     let route = (1..=2_u8, number_set(12), number_set(4)).prop_map(|(server_type, worlds, instances)| {
         let to =
             vec![Destination { cluster: "c".to_owned(), weight: 1, pick: None, framing: Framing::Client }];
-        RouteConfig { server_type, worlds, instances, hash_key: None, to, split: Split::Sticky, name: String::new() }
+        RouteConfig {
+            server_type,
+            worlds,
+            instances,
+            hash_key: None,
+            to,
+            split: Split::Sticky,
+            name: String::new(),
+        }
     });
     prop::collection::vec(route, 0..12)
 }

@@ -11,9 +11,11 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod access_log;
 mod api;
 mod conformance;
 mod demo;
+mod drain;
 mod edges;
 mod fleet;
 mod framing;
@@ -25,6 +27,7 @@ mod lazy_worlds;
 mod live_sessions;
 mod many_worlds;
 mod matrix;
+mod player_tls;
 mod readme;
 mod redis_rules;
 mod resilience;
