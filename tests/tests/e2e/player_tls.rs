@@ -170,7 +170,7 @@ async fn certificates_are_exchanged_under_live_sessions() {
     until_shown_another(&player, stage.players(), &second).await;
 
     // Files that were never there are named, and hurt nobody else.
-    let nowhere = stage.net.dir().join("nowhere");
+    let nowhere = folder(&stage.net, "nowhere");
     let third = listener("third", stage.net.at(7002), tls(&nowhere));
     policy["listeners"].as_array_mut().unwrap().push(third);
     stage.control_plane.put_policy_with("?wait=applied&timeout=3s", &policy.to_string());
@@ -180,6 +180,12 @@ async fn certificates_are_exchanged_under_live_sessions() {
     });
     exchange(&mut live, &frame).await.unwrap();
     exchange(&mut connect(&player, stage.players(), "").await.unwrap(), &frame).await.unwrap();
+    put(&nowhere, &authority.issue());
+    let start = std::time::Instant::now();
+    while connect(&player, stage.net.at(7002), "").await.is_err() {
+        assert!(start.elapsed() < LIMIT, "the files that came late are not taken");
+        tokio::task::yield_now().await;
+    }
 }
 
 fn is_failure(stat: &str) -> bool {
