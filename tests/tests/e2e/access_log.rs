@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use realmgate_filter::config::Framing;
 use realmgate_tests::game_server::Conduct;
 use realmgate_tests::stage::port;
-use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Stage, TestNet};
+use realmgate_tests::{ControlPlane, Envoy, Frame, GameClient, GameServer, Stage, TestNet};
 use serde_json::{Value, json};
 
 use crate::cast::{route, servers, services};
@@ -15,7 +15,8 @@ use crate::cast::{route, servers, services};
 /// The fields that docs/access-log.md lists.
 fn documented() -> BTreeSet<String> {
     let text = include_str!("../../../docs/access-log.md");
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let (_, table) = text.split_once("|---|---|\n").unwrap();
+    let rows = table.lines().map_while(|line| line.strip_prefix("| `")?.split_once("` |"));
     rows.map(|(field, _)| field.to_owned()).collect()
 }
 
@@ -69,10 +70,8 @@ impl Run {
     }
 }
 
-fn stage(version: Option<&str>) -> Stage {
-    let net = TestNet::new();
-    let log = net.dir().join("access.log");
-    let control_plane = Stage::control_plane(&net, &json!({"edge": {"access_log": log}})).unwrap();
+/// An edge of this version, which has its policy from the beginning: 1.37 crashes when its first listener comes later.
+fn edge(net: &TestNet, control_plane: &ControlPlane, version: Option<&str>) -> Envoy {
     let admin = net.at(port::ADMIN);
     let bootstrap = control_plane.edge_bootstrap_with("edge-1", admin, &["--datacenter", "aws%d"]).unwrap();
     let envoy = Envoy::with(net.dir(), bootstrap, admin).name("edge");
@@ -80,22 +79,24 @@ fn stage(version: Option<&str>) -> Stage {
         Some(version) => envoy.version(version),
         None => envoy,
     };
-    Stage { edge: envoy.start().unwrap(), control_plane, net }
+    envoy.start().unwrap()
 }
 
 async fn every_end_has_a_line(version: Option<&str>) {
-    let mut stage = stage(version);
-    let plain = servers(&stage.net, 1, 4).await.remove(0);
-    let traced = GameServer::speaking(Framing::ServerTraced, "traced", stage.net.at(port::GAME + 1), 4);
+    let net = TestNet::new();
+    let log = json!({"edge": {"access_log": net.dir().join("access.log")}});
+    let control_plane = Stage::control_plane(&net, &log).unwrap();
+    let plain = servers(&net, 1, 4).await.remove(0);
+    let traced = GameServer::speaking(Framing::ServerTraced, "traced", net.at(port::GAME + 1), 4);
     let traced = traced.await.unwrap();
-    let nobody = stage.net.at(port::GAME + 2).to_string();
+    let nobody = net.at(port::GAME + 2).to_string();
     let mut known = services(std::slice::from_ref(&plain));
     known.as_array_mut().unwrap().extend([
         json!({"name": "traced", "endpoints": [traced.address().to_string()], "framing": "server-traced"}),
         json!({"name": "nobody", "endpoints": [nobody]}),
     ]);
     let limits = json!({"header_timeout": "300ms", "idle_timeout": "1s", "max_message_bytes": 1000});
-    let listener = json!({"name": "edge", "bind": stage.players().to_string(), "limits": limits,
+    let listener = json!({"name": "edge", "bind": net.at(port::PLAYERS).to_string(), "limits": limits,
         "connect_attempts": 1});
     let routes = [
         route("first", &json!([1]), "game-1"),
@@ -103,7 +104,8 @@ async fn every_end_has_a_line(version: Option<&str>) {
         route("third", &json!([3]), "nobody"),
     ];
     let policy = json!({"listeners": [listener], "services": known, "routes": routes});
-    stage.control_plane.put_policy(&policy.to_string());
+    control_plane.put_policy(&policy.to_string());
+    let mut stage = Stage { edge: edge(&net, &control_plane, version), control_plane, net };
 
     let mut run = Run { clients: HashMap::new(), edge: stage.players() };
     drop(run.play("client", 1).await);
@@ -121,8 +123,7 @@ async fn every_end_has_a_line(version: Option<&str>) {
     let mut gone = run.connect("client_gone").await;
     gone.send_bytes(b"123").await.unwrap();
     drop(gone);
-    let large = run.play("fault", 2).await;
-    let mut large = large;
+    let mut large = run.play("fault", 2).await;
     large.send_bytes(&to(2, 1001)).await.unwrap();
     large.read_until_closed().await.unwrap();
     run.play("idle", 1).await.read_until_closed().await.unwrap();
