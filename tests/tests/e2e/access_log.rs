@@ -82,6 +82,39 @@ fn edge(net: &TestNet, control_plane: &ControlPlane, version: Option<&str>) -> E
     envoy.start().unwrap()
 }
 
+/// What every line says of its end; the newest Envoy has words of its own for some.
+fn ends_are_told(lines: &Lines, run: &Run, newest: bool) {
+    // Status, reason, and whether Envoy has words of its own for it.
+    for (name, status, reason, detail) in [
+        ("client", "ok", "client", None),
+        ("traced", "ok", "client", None),
+        ("server", "ok", "server", None),
+        ("no_route", "refused", "no_route", Some("wasm_downstream_close")),
+        ("header_timeout", "refused", "header_timeout", Some("wasm_downstream_close")),
+        ("message_too_large", "refused", "message_too_large", Some("wasm_downstream_close")),
+        ("connect_failed", "failed", "connect_failed", Some("tcp_initializion_failure")),
+        ("client_gone", "gone", "client_gone", None),
+        ("fault", "failed", "message_too_large", Some("wasm_downstream_close")),
+        ("idle", "ok", "proxy", Some("tcp_session_idle_timeout")),
+        ("drained", "ok", "proxy", Some("purging_socket")),
+    ] {
+        let line = &lines[&run.clients[name].to_string()];
+        assert_eq!(line["status"], status, "{name}: {line}");
+        assert_eq!(line["close_reason"], reason, "{name}: {line}");
+        assert_eq!(line["error.message"] == "", status == "ok", "{name}: {line}");
+        if let Some(detail) = detail.filter(|_| newest) {
+            assert!(line["envoy.close_reason"].as_str().unwrap().starts_with(detail), "{name}: {line}");
+        }
+        assert_eq!((&line["listener"], &line["datacenter"]), (&json!("edge"), &json!("aws%d")));
+        // A span id for each that was routed, with the framing or without.
+        let named = !["refused", "gone"].contains(&status);
+        for (field, digits) in [("trace_id", 32), ("span_id", 16)] {
+            assert_eq!(line[field].as_str().unwrap().len(), if named { digits } else { 0 }, "{name}: {line}");
+        }
+        assert_eq!(line["session.id"] != "", named, "{name}: {line}");
+    }
+}
+
 async fn every_end_has_a_line(version: Option<&str>) {
     let net = TestNet::new();
     let log = json!({"edge": {"access_log": net.dir().join("access.log")}});
@@ -111,9 +144,9 @@ async fn every_end_has_a_line(version: Option<&str>) {
     drop(run.play("client", 1).await);
     drop(run.play("traced", 2).await);
     stage.wait_filter_stat("sessions_active", |active| active == 0);
-    let served = run.play("server", 1).await;
+    let kicked = run.play("server", 1).await;
     plain.set_conduct(Conduct::Close);
-    served.read_until_closed().await.unwrap();
+    kicked.read_until_closed().await.unwrap();
     plain.set_conduct(Conduct::Echo);
     let to = |world, size| Frame::to_world(world, 7, vec![b'"'; size]).to_bytes().unwrap();
     run.closed("no_route", &to(9, 3)).await;
@@ -132,41 +165,8 @@ async fn every_end_has_a_line(version: Option<&str>) {
     stage.edge.process().terminate();
 
     let lines = lines(&stage.net.dir().join("access.log"));
-    let newest = version.is_none();
     let server = plain.address().to_string();
-    // Status, reason, and whether Envoy has words of its own for it.
-    for (name, status, reason, detail) in [
-        ("client", "ok", "client", None),
-        ("traced", "ok", "client", None),
-        ("server", "ok", "server", None),
-        ("no_route", "refused", "no_route", Some("wasm_downstream_close")),
-        ("header_timeout", "refused", "header_timeout", Some("wasm_downstream_close")),
-        ("message_too_large", "refused", "message_too_large", Some("wasm_downstream_close")),
-        ("connect_failed", "failed", "connect_failed", Some("tcp_initializion_failure")),
-        ("client_gone", "gone", "client_gone", None),
-        ("fault", "failed", "message_too_large", Some("wasm_downstream_close")),
-        ("idle", "ok", "proxy", Some("tcp_session_idle_timeout")),
-        ("drained", "ok", "proxy", Some("purging_socket")),
-    ] {
-        let line = &lines[&run.clients[name].to_string()];
-        assert_eq!(line["status"], status, "{name}: {line}");
-        assert_eq!(line["close_reason"], reason, "{name}: {line}");
-        assert_eq!(line["error.message"] == "", status == "ok", "{name}: {line}");
-        if let Some(detail) = detail.filter(|_| newest) {
-            assert!(line["envoy.close_reason"].as_str().unwrap().starts_with(detail), "{name}: {line}");
-        }
-        assert_eq!((&line["listener"], &line["datacenter"]), (&json!("edge"), &json!("aws%d")));
-        // A span id for each that was routed, with the framing or without.
-        let routed = !["refused", "gone"].contains(&status);
-        for (field, digits) in [("trace_id", 32), ("span_id", 16)] {
-            assert_eq!(
-                line[field].as_str().unwrap().len(),
-                if routed { digits } else { 0 },
-                "{name}: {line}"
-            );
-        }
-        assert_eq!(line["session.id"] != "", routed, "{name}: {line}");
-    }
+    ends_are_told(&lines, &run, version.is_none());
     let line = |name: &str| &lines[&run.clients[name].to_string()];
     let first = json!({"server.type": 200, "world.id": 1, "instance.id": line("client")["instance.id"],
         "route": "first", "cluster": "game-1", "server.address": server, "messages.to_server": null,
