@@ -253,6 +253,7 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
     };
     EdgeSettings {
         health_listen: settings.edge.health_listen,
+        access_log: settings.edge.access_log.as_ref().map(|path| path.display().to_string()),
         gateway: gateway.enabled.then(listener),
         gateway_framing: gateway.framing,
     }

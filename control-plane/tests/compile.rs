@@ -82,6 +82,7 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
         module: FilterModule { sha256: String::new(), location: ModuleLocation::Path(wasm_path()) },
         edge: Arc::new(EdgeSettings {
             health_listen: Some("127.0.0.1:9090".parse().unwrap()),
+            access_log: Some("/dev/stdout".to_owned()),
             gateway: Some(gateway),
             gateway_framing: Framing::Server,
         }),

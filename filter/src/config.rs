@@ -59,6 +59,9 @@ pub struct RouteConfig {
     /// How a split decides; means nothing with a single destination.
     #[serde(default, skip_serializing_if = "Split::is_default")]
     pub split: Split,
+    /// What the access log calls it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
 }
 
 /// One weighted target of a route.

@@ -100,7 +100,7 @@ impl Gateway {
     /// A connection ended, by its client or by somebody on this side.
     pub fn end(&mut self, session: &Session, by_client: bool, host: &mut impl Host) {
         if !session.is_waiting() {
-            session.on_end(host);
+            session.on_end(by_client, host);
             // A configuration that was replaced may not live to see another tick.
             self.report(host);
             return;
@@ -108,7 +108,7 @@ impl Gateway {
         if by_client {
             session.on_gone(host);
         } else {
-            session.on_end(host);
+            session.on_end(by_client, host);
         }
         self.deadlines.left();
     }
@@ -122,7 +122,7 @@ impl Gateway {
             if host.select(connection).is_ok() {
                 session.on_timeout(host);
             } else {
-                session.on_end(host);
+                session.on_lost(host);
             }
         }
     }

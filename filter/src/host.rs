@@ -19,6 +19,9 @@ pub trait Host {
     /// Sets a property of the connection that access logs can show.
     fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError>;
 
+    /// Why the proxy could not bring the connection to a game server; `None` = nothing failed, or it cannot say.
+    fn upstream_failure(&mut self) -> Option<UpstreamFailure>;
+
     /// Replaces what `out` holds by the client's address, `ip:port` or `[ip]:port`.
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError>;
 
@@ -46,6 +49,53 @@ pub trait Host {
 
     /// Writes a warning to the proxy's log.
     fn warn(&mut self, message: &str);
+}
+
+/// A game server that could not be reached, or that broke off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamFailure {
+    /// Envoy's response flags, a bit each.
+    pub flags: u64,
+    /// What the connection to the server said, for people; often empty.
+    pub reason: String,
+}
+
+impl UpstreamFailure {
+    /// No endpoint is well.
+    pub const NO_SERVER: u64 = 1 << 1;
+    /// The server reset the connection; Envoy 1.37 does not tell.
+    pub const RESET: u64 = 1 << 4;
+    /// No connection came about in all attempts.
+    pub const CONNECT: u64 = 1 << 5;
+    /// A circuit breaker is open.
+    pub const OVERFLOW: u64 = 1 << 7;
+    /// Envoy has no such cluster.
+    pub const NO_CLUSTER: u64 = 1 << 8 | 1 << 24;
+
+    /// Short stable name, used in access logs.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self.flags {
+            flags if flags & Self::CONNECT > 0 => "connect_failed",
+            flags if flags & Self::NO_SERVER > 0 => "no_server",
+            flags if flags & Self::OVERFLOW > 0 => "overflow",
+            flags if flags & Self::NO_CLUSTER > 0 => "no_cluster",
+            _ => "upstream_failed",
+        }
+    }
+
+    /// What the server's side said, or what the flags mean.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        match self.label() {
+            _ if !self.reason.is_empty() => &self.reason,
+            "connect_failed" => "no connection to a game server came about",
+            "no_server" => "no endpoint of the cluster is well",
+            "overflow" => "the cluster has as many connections as its limits allow",
+            "no_cluster" => "Envoy has no such cluster",
+            _ => "the connection to the game server failed",
+        }
+    }
 }
 
 /// Which way data is going.

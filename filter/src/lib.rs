@@ -13,6 +13,7 @@
 //! ```
 //! Everything but `plugin` also runs natively: in tests, and in the control plane's `explain`.
 
+pub mod access_log;
 pub mod config;
 pub mod gateway;
 pub mod host;

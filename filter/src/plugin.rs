@@ -14,7 +14,7 @@ use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MetricType, P
 use realmgate_wire::ClientHeader;
 
 use crate::gateway::Gateway;
-use crate::host::{Host, HostError, Way};
+use crate::host::{Host, HostError, UpstreamFailure, Way};
 use crate::route::sticky_point;
 use crate::session::{Session, Verdict};
 use crate::telemetry::Metric;
@@ -148,6 +148,9 @@ impl StreamContext for Connection {
 
     fn on_downstream_data(&mut self, size: usize, end_of_stream: bool) -> Action {
         let Some(session) = &self.session else { return Action::Pause };
+        if end_of_stream {
+            session.on_end_of_stream(Way::ToServer);
+        }
         let verdict = match session.settled() {
             Some(Verdict::Pass) if self.translates() => return self.translate(Way::ToServer, size),
             Some(verdict) => verdict,
@@ -173,7 +176,10 @@ impl StreamContext for Connection {
         }
     }
 
-    fn on_upstream_data(&mut self, size: usize, _end_of_stream: bool) -> Action {
+    fn on_upstream_data(&mut self, size: usize, end_of_stream: bool) -> Action {
+        if end_of_stream && let Some(session) = &self.session {
+            session.on_end_of_stream(Way::ToClient);
+        }
         match self.session.as_ref().and_then(|session| session.settled()) {
             Some(Verdict::Pass) if self.translates() => self.translate(Way::ToClient, size),
             Some(Verdict::Pass) => Action::Continue,
@@ -272,6 +278,17 @@ impl Host for Envoy {
 
     fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {
         hostcalls::set_property(vec![name], Some(value.as_bytes())).map_err(refused("set_property"))
+    }
+
+    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
+        let flags = hostcalls::get_property(vec!["response", "flags"]).ok().flatten()?;
+        let flags = u64::from_le_bytes(flags.try_into().ok()?);
+        if flags == 0 {
+            return None;
+        }
+        let reason = hostcalls::get_property(vec!["upstream", "transport_failure_reason"]).ok().flatten();
+        let reason = String::from_utf8_lossy(&reason.unwrap_or_default()).into_owned();
+        Some(UpstreamFailure { flags, reason })
     }
 
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 use realmgate_wire::{ServerId, consistent_hash, realm_based};
 
@@ -59,8 +60,18 @@ pub struct Router {
     warned: Cell<bool>,
 }
 
+impl Found<'_> {
+    /// The route's name; empty where it has none.
+    #[must_use]
+    pub fn name(&self) -> Rc<str> {
+        Rc::clone(&self.route.name)
+    }
+}
+
 #[derive(Debug)]
 struct Route {
+    /// Shared with the sessions, which outlive a configuration.
+    name: Rc<str>,
     instances: NumberSet,
     hash_key: Option<HashKey>,
     split: Split,
@@ -119,6 +130,7 @@ impl Router {
                 of_type.push(Claim { route: index, worlds: &route.worlds, instances: &route.instances });
             }
             routes.push(Route {
+                name: Rc::from(route.name.as_str()),
                 instances: route.instances.clone(),
                 hash_key: route.hash_key,
                 split: route.split,

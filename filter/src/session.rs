@@ -1,33 +1,15 @@
 //! One connection: `AwaitHeader -> Routed | Closed`.
 
-use std::cell::{Cell, RefCell};
-use std::fmt::Write as _;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
 
-use realmgate_wire::{ClientHeader, Parsed, TraceContext};
+use realmgate_wire::{ClientHeader, Parsed, ServerId, TraceContext};
 
-use crate::host::{Host, HostError, Way};
+use crate::access_log::{Ending, Identity, PROPERTY, Record};
+use crate::host::{Host, HostError, UpstreamFailure, Way};
 use crate::route::{Decision, Router};
 use crate::telemetry::Metric;
 use crate::translate::{Fault, Messages, Translation};
-
-/// Property that says why the filter closed a connection, as a label of a [`Refusal`] or [`Fault`], or `client_gone`.
-pub const CLOSE_REASON: &str = "realmgate.close_reason";
-
-/// Property that holds the first header as `type/world/instance`, in decimal.
-pub const HEADER: &str = "realmgate.header";
-
-/// Property that holds the session id in decimal, where the framing carries one.
-pub const SESSION_ID: &str = "realmgate.session_id";
-
-/// Property that holds the trace id in hexadecimal, where the framing carries one.
-pub const TRACE_ID: &str = "realmgate.trace_id";
-
-/// Property that holds the numbers of messages `to the server/to the client` when the session ends, where its
-/// framing is not the client's.
-pub const MESSAGES: &str = "realmgate.messages";
-
-/// Label of a client that left before its header was whole. Not a refusal: nobody was turned away.
-pub const CLIENT_GONE: &str = "client_gone";
 
 /// Why a connection was closed by the filter before it had a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,6 +62,12 @@ pub struct Session {
     state: Cell<State>,
     /// Only where the framing is not the client's: others have no memory to spare for it.
     translation: RefCell<Option<Box<Translation>>>,
+    // The rest is for the access log.
+    server_id: Cell<Option<ServerId>>,
+    route: OnceCell<Rc<str>>,
+    identity: Cell<Option<Identity>>,
+    /// Where the first end of the stream came from.
+    ended: Cell<Option<Way>>,
 }
 
 impl Session {
@@ -123,23 +111,16 @@ impl Session {
             Parsed::Complete(header) => header,
             Parsed::Incomplete(_) if end_of_stream => {
                 self.on_gone(host);
-                return self.close(CLIENT_GONE, host);
+                return close(host);
             }
             Parsed::Incomplete(_) => return Verdict::Wait,
         };
-        let id = header.server_id;
-        let text = &mut decision.cluster;
-        text.clear();
-        // Writing to a string never fails.
-        let _ = write!(text, "{}/{}/{}", id.server_type(), id.world(), id.instance());
-        // The access log would miss it, the player would not.
-        let _ = host.set_property(HEADER, text);
-
+        self.server_id.set(Some(header.server_id));
         let limit = router.max_message_bytes();
         if limit > 0 && u32::from(header.body_len) > limit {
             return self.refuse(Refusal::MessageTooLarge, host);
         }
-        match decide(header, router, decision, host).and_then(|found| {
+        match self.decide(header, router, decision, host).and_then(|found| {
             if found {
                 self.begin(router, decision, host)?;
             }
@@ -160,19 +141,16 @@ impl Session {
         }
     }
 
-    /// Makes the translation that the destination needs, if any.
+    /// Names the session, and makes the translation that the destination needs, if any.
     fn begin(&self, router: &Router, decision: &Decision, host: &mut impl Host) -> Result<(), HostError> {
-        if decision.framing.is_client() {
-            return Ok(());
-        }
-        let session_id = host.session_id()?;
-        // Neither is worth a player: the access log would miss it.
-        let _ = host.set_property(SESSION_ID, &session_id.to_string());
-        let trace = || {
-            let trace = TraceContext::of_session(session_id, host.random(), host.random());
-            let _ = host.set_property(TRACE_ID, &format!("{:032x}", u128::from_be_bytes(trace.trace_id)));
-            trace
+        let session_id = match host.session_id() {
+            Ok(id) => id,
+            // Only the access log would have shown it.
+            Err(_) if decision.framing.is_client() => return Ok(()),
+            Err(error) => return Err(error),
         };
+        let trace = TraceContext::of_session(session_id, host.random(), host.random());
+        self.identity.set(Some(Identity { session_id, trace }));
         let translation = Translation::new(decision.framing, router.max_message_bytes(), session_id, trace);
         if let Ok(mut place) = self.translation.try_borrow_mut() {
             *place = translation.map(Box::new);
@@ -207,8 +185,8 @@ impl Session {
             }
             Err(fault) => {
                 host.count(Metric::SessionClosed(fault), 1);
-                self.on_end(host);
-                self.close(fault.label(), host)
+                self.finish(Ending::Fault(fault), host);
+                close(host)
             }
         }
     }
@@ -224,62 +202,101 @@ impl Session {
     pub fn on_gone(&self, host: &mut impl Host) {
         if self.is_waiting() {
             host.count(Metric::ClientGone, 1);
-            self.on_end(host);
+            self.finish(Ending::ClientGone, host);
         }
     }
 
-    /// Notes that the connection ended, whoever ended it.
-    pub fn on_end(&self, host: &mut impl Host) {
-        match self.state.replace(State::Closed) {
-            State::AwaitHeader => host.count(Metric::AwaitingHeader, -1),
-            State::Routed => {
-                host.count(Metric::SessionsActive, -1);
-                // Taken, so that a connection that is slow to go keeps no memory.
-                if let Ok(Some(translation)) = self.translation.try_borrow_mut().map(|mut place| place.take())
-                {
-                    let Messages { to_server, to_client } = translation.messages();
-                    let _ = host.set_property(MESSAGES, &format!("{to_server}/{to_client}"));
-                }
-            }
-            State::Closed => {}
+    /// Notes that nothing more comes from one side.
+    pub fn on_end_of_stream(&self, way: Way) {
+        if self.ended.get().is_none() {
+            self.ended.set(Some(way));
         }
+    }
+
+    /// Notes that the connection ended.
+    pub fn on_end(&self, by_client: bool, host: &mut impl Host) {
+        if self.settled() == Some(Verdict::Closed) {
+            return;
+        }
+        let ending = match self.ended.get() {
+            Some(Way::ToServer) => Ending::Client,
+            Some(Way::ToClient) => Ending::Server,
+            None if by_client => Ending::Client,
+            None => match host.upstream_failure() {
+                None => Ending::Proxy,
+                Some(failure) if failure.flags & UpstreamFailure::RESET > 0 => Ending::Server,
+                Some(failure) => Ending::Failed(failure),
+            },
+        };
+        self.finish(ending, host);
+    }
+
+    /// Notes the end of a connection that the host no longer knows.
+    pub fn on_lost(&self, host: &mut impl Host) {
+        self.leave(host);
     }
 
     fn refuse(&self, reason: Refusal, host: &mut impl Host) -> Verdict {
         host.count(Metric::Refused(reason), 1);
-        self.on_end(host);
-        self.close(reason.label(), host)
+        self.finish(Ending::Refused(reason), host);
+        close(host)
     }
 
-    fn close(&self, label: &str, host: &mut impl Host) -> Verdict {
-        self.state.set(State::Closed);
-        // Neither failure leaves anything to do: the connection is already going, and counted.
-        let _ = host.set_property(CLOSE_REASON, label);
-        let _ = host.close();
-        Verdict::Closed
+    /// Leaves the counts, and tells the access log.
+    fn finish(&self, ending: Ending, host: &mut impl Host) {
+        let messages = self.leave(host);
+        let record = Record {
+            server_id: self.server_id.get(),
+            route: self.route.get().cloned(),
+            identity: self.identity.get(),
+            messages,
+            ending,
+        };
+        // The access log would miss it, the player would not.
+        let _ = host.set_property(PROPERTY, &record.fields());
+    }
+
+    /// Leaves the counts; gives the messages where they were counted.
+    fn leave(&self, host: &mut impl Host) -> Option<Messages> {
+        match self.state.replace(State::Closed) {
+            State::AwaitHeader => host.count(Metric::AwaitingHeader, -1),
+            State::Routed => host.count(Metric::SessionsActive, -1),
+            State::Closed => {}
+        }
+        // Taken, so that a connection that is slow to go keeps no memory.
+        let translation = self.translation.try_borrow_mut().ok()?.take()?;
+        Some(translation.messages())
+    }
+
+    /// Finds the route and tells the host; `false` = no route.
+    fn decide(
+        &self,
+        header: ClientHeader,
+        router: &Router,
+        decision: &mut Decision,
+        host: &mut impl Host,
+    ) -> Result<bool, HostError> {
+        let Some(route) = router.find(header.server_id) else { return Ok(false) };
+        let _ = self.route.set(route.name());
+        // Lent out while the decision is written.
+        let mut address = std::mem::take(&mut decision.source_address);
+        // Without an address the split falls back to chance; the player gets through.
+        let known = router.wants_source_ip(route) && host.source_address(&mut address).is_ok();
+        let source_ip = known.then(|| ip_of(&address));
+        router.settle(route, header.server_id, source_ip, || host.random(), decision);
+        decision.source_address = address;
+        if let Some(key) = decision.hash_key() {
+            host.set_hash_key(key)?;
+        }
+        host.choose_cluster(&decision.cluster)?;
+        Ok(true)
     }
 }
 
-/// Finds the route and tells the host; `false` = no route.
-fn decide(
-    header: ClientHeader,
-    router: &Router,
-    decision: &mut Decision,
-    host: &mut impl Host,
-) -> Result<bool, HostError> {
-    let Some(route) = router.find(header.server_id) else { return Ok(false) };
-    // Lent out while the decision is written.
-    let mut address = std::mem::take(&mut decision.source_address);
-    // Without an address the split falls back to chance; the player gets through.
-    let known = router.wants_source_ip(route) && host.source_address(&mut address).is_ok();
-    let source_ip = known.then(|| ip_of(&address));
-    router.settle(route, header.server_id, source_ip, || host.random(), decision);
-    decision.source_address = address;
-    if let Some(key) = decision.hash_key() {
-        host.set_hash_key(key)?;
-    }
-    host.choose_cluster(&decision.cluster)?;
-    Ok(true)
+/// A failure leaves nothing to do: the connection is already going, and counted.
+fn close(host: &mut impl Host) -> Verdict {
+    let _ = host.close();
+    Verdict::Closed
 }
 
 /// The IP of `ip:port` or `[ip]:port`; an address of another shape is taken whole.

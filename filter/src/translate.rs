@@ -92,18 +92,18 @@ impl Messages {
 }
 
 impl Translation {
-    /// For a session of this id; `None` where the framing is the client's. The trace is asked for only where the
-    /// framing carries one.
+    /// For a session of this id and trace; `None` where the framing is the client's.
+    #[must_use]
     pub fn new(
         framing: Framing,
         max_message_bytes: u32,
         session_id: i64,
-        trace: impl FnOnce() -> TraceContext,
+        trace: TraceContext,
     ) -> Option<Self> {
         let trace = match framing {
             Framing::Client => return None,
             Framing::Server => None,
-            Framing::ServerTraced => Some(trace()),
+            Framing::ServerTraced => Some(trace),
         };
         Some(Self {
             to_server: Requests { max_message_bytes, headers: HeaderBytes::of_session(session_id, trace) },

@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use realmgate_filter::Gateway;
-use realmgate_filter::host::{Host, HostError, Way};
+use realmgate_filter::access_log::PROPERTY;
+use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
 use realmgate_filter::session::{Refusal, Session, Verdict};
 use realmgate_filter::telemetry::Metric;
 use realmgate_filter::translate::Fault;
 use realmgate_wire::{ClientHeader, ServerId};
+use serde_json::{Value, json};
 
 #[derive(Default)]
 struct Recorder {
@@ -19,6 +21,8 @@ struct Recorder {
     failing: Option<&'static str>,
     gone: Vec<u32>,
     data: Vec<u8>,
+    failure: Option<UpstreamFailure>,
+    logged: Option<Value>,
 }
 
 impl Recorder {
@@ -53,7 +57,16 @@ impl Host for Recorder {
         self.call("key", key)
     }
     fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {
-        self.call(name, value)
+        assert_eq!(name, PROPERTY);
+        let fields: Value =
+            serde_json::from_str(&format!("{{{}}}", value.strip_prefix(',').unwrap())).unwrap();
+        let reason = fields["close_reason"].as_str().unwrap().to_owned();
+        self.logged = Some(fields);
+        self.call("log", &reason)
+    }
+    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
+        let _ = self.call("upstream_failure", "");
+        self.failure.clone()
     }
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
         self.call("address", "")?;
@@ -116,12 +129,12 @@ fn a_header_routes_once() {
     }
     assert!(host.take().is_empty());
     assert_eq!(gateway.data(&session, &bytes, false, &mut host), Verdict::Pass);
-    assert_eq!(host.take(), ["realmgate.header 200/7/2", "address", "key 2001:db8::1", "cluster game-7"]);
+    assert_eq!(host.take(), ["address", "key 2001:db8::1", "cluster game-7", "session_id"]);
     // Whatever follows is not looked at.
     assert_eq!(gateway.data(&session, &header(99, 9999), false, &mut host), Verdict::Pass);
     gateway.end(&session, true, &mut host);
     gateway.tick(10_000, &mut host);
-    assert!(host.take().is_empty());
+    assert_eq!(host.take(), ["log client"], "one property for a whole connection");
     let expected = [(Metric::Routed, 1), (Metric::AwaitingHeader, 0), (Metric::SessionsActive, 0)];
     assert_eq!(host.counts, BTreeMap::from(expected));
 }
@@ -138,7 +151,7 @@ fn refusals_close_with_their_reason() {
         let session = gateway.open(1, &mut host);
         assert_eq!(gateway.data(&session, &bytes, false, &mut host), Verdict::Closed);
         let calls = host.take();
-        assert_eq!(calls[1..], [format!("realmgate.close_reason {}", reason.label()), "close".to_owned()]);
+        assert_eq!(calls, [format!("log {}", reason.label()), "close".to_owned()]);
         assert_eq!(gateway.data(&session, &header(1, 0), false, &mut host), Verdict::Closed);
         gateway.end(&session, true, &mut host);
         let expected = [(Metric::Refused(reason), 1), (Metric::AwaitingHeader, 0)];
@@ -151,7 +164,7 @@ fn a_client_that_leaves_early_is_not_refused() {
     let (mut gateway, mut host) = gateway();
     let half_closed = gateway.open(1, &mut host);
     assert_eq!(gateway.data(&half_closed, &header(1, 0)[..7], true, &mut host), Verdict::Closed);
-    assert_eq!(host.take(), ["realmgate.close_reason client_gone", "close"]);
+    assert_eq!(host.take(), ["log client_gone", "close"]);
     gateway.end(&half_closed, true, &mut host);
     let reset = gateway.open(2, &mut host);
     gateway.end(&reset, true, &mut host);
@@ -183,12 +196,12 @@ fn what_the_host_refuses_is_handled() {
     assert_eq!(warnings, 1, "a failure of every connection must not fill the log");
 
     // None of these is worth a player.
-    for harmless in ["realmgate.header", "address"] {
+    for harmless in ["log", "address"] {
         host.failing = Some(harmless);
         let session = gateway.open(1, &mut host);
         assert_eq!(gateway.data(&session, &header(1, 0), false, &mut host), Verdict::Pass, "{harmless}");
     }
-    for harmless in ["realmgate.close_reason", "close"] {
+    for harmless in ["log", "close"] {
         host.failing = Some(harmless);
         let session = gateway.open(1, &mut host);
         assert_eq!(gateway.data(&session, &header(99, 0), false, &mut host), Verdict::Closed, "{harmless}");
@@ -211,7 +224,7 @@ fn a_silent_client_is_closed_in_time_and_not_before() {
         assert!(host.take().is_empty());
     }
     gateway.tick(100, &mut host);
-    assert_eq!(host.take(), ["select 1", "realmgate.close_reason header_timeout", "close"]);
+    assert_eq!(host.take(), ["select 1", "log header_timeout", "close"]);
     gateway.end(&silent, false, &mut host);
     host.gone.push(2);
     gateway.tick(100, &mut host);
@@ -239,7 +252,7 @@ fn a_new_configuration_decides_those_who_wait_and_spares_the_rest() {
     assert_eq!(gateway.data(&routed, &header(7, 0), false, &mut host), Verdict::Pass);
     host.take();
     assert_eq!(gateway.data(&waiting, &rest, false, &mut host), Verdict::Pass);
-    assert_eq!(host.take(), ["realmgate.header 200/20/2", "cluster new"]);
+    assert_eq!(host.take(), ["cluster new", "session_id"]);
 }
 
 #[test]
@@ -279,7 +292,7 @@ fn memory_follows_the_connections_that_wait() {
 const SERVER: &str = r#"{"header_timeout_ms": 0, "max_message_bytes": 100, "routes": [
     {"server_type": 200, "worlds": "1", "to": [{"cluster": "plain", "framing": "server"}]},
     {"server_type": 200, "worlds": "2", "to": [{"cluster": "traced", "framing": "server-traced"}]},
-    {"server_type": 200, "to": [{"cluster": "client"}]}
+    {"server_type": 200, "name": "any world", "to": [{"cluster": "client"}]}
 ]}"#;
 
 /// A connection that has sent its first header, under [`SERVER`].
@@ -294,9 +307,7 @@ fn routed(world: u16) -> (Gateway, Recorder, Rc<Session>) {
 #[test]
 fn a_session_has_an_id_and_exchanges_headers() {
     let (mut gateway, mut host, session) = routed(1);
-    let calls =
-        ["realmgate.header 200/1/2", "cluster plain", "session_id", "realmgate.session_id 72623859790382856"];
-    assert_eq!(host.take(), calls);
+    assert_eq!(host.take(), ["cluster plain", "session_id"]);
     assert!(session.translates());
     host.data = [&header(1, 2)[..], b"ab"].concat();
     assert_eq!(gateway.translate(&session, Way::ToServer, 10, &mut host), Verdict::Pass);
@@ -322,7 +333,14 @@ fn a_session_has_an_id_and_exchanges_headers() {
     host.take();
     gateway.end(&session, true, &mut host);
     gateway.end(&session, true, &mut host);
-    assert_eq!(host.take(), ["realmgate.messages 2/1"]);
+    assert_eq!(host.take(), ["log client"]);
+    let expected = json!({
+        "status": "ok", "close_reason": "client", "error.message": "", "route": "",
+        "server.type": 200, "world.id": 1, "instance.id": 2, "session.id": "72623859790382856",
+        "trace_id": "01020304050607080000000000000000", "span_id": "0000000000000001",
+        "messages.to_server": 2, "messages.to_client": 1,
+    });
+    assert_eq!(host.logged, Some(expected));
     let counts = [
         (Metric::Routed, 1),
         (Metric::AwaitingHeader, 0),
@@ -334,20 +352,51 @@ fn a_session_has_an_id_and_exchanges_headers() {
 }
 
 #[test]
-fn a_traced_session_tells_its_trace() {
-    let (_, mut host, session) = routed(2);
-    assert!(session.translates());
-    let calls = host.take();
-    assert_eq!(calls[4], "realmgate.trace_id 01020304050607080000000000000000");
+fn the_log_says_who_ended_a_session_and_why() {
+    let reset = UpstreamFailure { flags: UpstreamFailure::RESET, reason: String::new() };
+    let refused = UpstreamFailure { flags: UpstreamFailure::CONNECT | 1 << 15, reason: "refused".to_owned() };
+    for (ends, by_client, failure, status, reason, message) in [
+        (&[Way::ToServer, Way::ToClient][..], false, None, "ok", "client", ""),
+        (&[Way::ToClient, Way::ToServer][..], true, None, "ok", "server", ""),
+        (&[], true, None, "ok", "client", ""),
+        (&[], false, Some(reset), "ok", "server", ""),
+        (&[], false, Some(refused), "failed", "connect_failed", "refused"),
+        (&[], false, None, "ok", "proxy", ""),
+    ] {
+        let (mut gateway, mut host, session) = routed(3);
+        host.failure = failure;
+        for &end in ends {
+            session.on_end_of_stream(end);
+        }
+        host.take();
+        gateway.end(&session, by_client, &mut host);
+        // Envoy is asked only where nothing else explains the end.
+        let asked = usize::from(ends.is_empty() && !by_client);
+        assert_eq!(host.take().len(), 1 + asked);
+        let logged = host.logged.unwrap();
+        assert_eq!(logged["status"], status);
+        assert_eq!(logged["close_reason"], reason);
+        assert_eq!(logged["error.message"], message);
+    }
 }
 
 #[test]
-fn the_clients_framing_costs_nothing() {
+fn the_clients_framing_translates_nothing_and_has_a_trace_all_the_same() {
     let (mut gateway, mut host, session) = routed(3);
     assert!(!session.translates());
-    assert_eq!(host.take(), ["realmgate.header 200/3/2", "cluster client"]);
     gateway.end(&session, true, &mut host);
-    assert!(host.take().is_empty());
+    assert_eq!(host.take(), ["cluster client", "session_id", "log client"]);
+    let logged = host.logged.unwrap();
+    assert_eq!(logged["trace_id"], "01020304050607080000000000000000");
+    assert_eq!(logged["route"], "any world");
+    assert_eq!(logged["messages.to_server"], Value::Null);
+
+    // An id that nobody waits for is not worth a player.
+    let (mut gateway, mut host) = (Gateway::new().unwrap(), Recorder::default());
+    gateway.configure(SERVER.as_bytes(), &mut host).unwrap();
+    host.failing = Some("session_id");
+    let session = gateway.open(1, &mut host);
+    assert_eq!(gateway.data(&session, &header(3, 2), false, &mut host), Verdict::Pass);
 }
 
 #[test]
@@ -364,11 +413,7 @@ fn a_session_that_makes_no_sense_is_closed_and_counted_once() {
         host.data = data;
         assert_eq!(gateway.translate(&session, way, size, &mut host), Verdict::Closed);
         let calls = host.take();
-        let closed = [
-            "realmgate.messages 0/0".to_owned(),
-            format!("realmgate.close_reason {}", reason.label()),
-            "close".to_owned(),
-        ];
+        let closed = [format!("log {}", reason.label()), "close".to_owned()];
         assert_eq!(calls[1..], closed);
         assert_eq!(gateway.translate(&session, way, size, &mut host), Verdict::Closed);
         gateway.end(&session, true, &mut host);

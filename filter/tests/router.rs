@@ -163,7 +163,15 @@ fn routes() -> impl Strategy<Value = Vec<RouteConfig>> {
     let route = (1..=2_u8, number_set(12), number_set(4)).prop_map(|(server_type, worlds, instances)| {
         let to =
             vec![Destination { cluster: "c".to_owned(), weight: 1, pick: None, framing: Framing::Client }];
-        RouteConfig { server_type, worlds, instances, hash_key: None, to, split: Split::Sticky }
+        RouteConfig {
+            server_type,
+            worlds,
+            instances,
+            hash_key: None,
+            to,
+            split: Split::Sticky,
+            name: String::new(),
+        }
     });
     prop::collection::vec(route, 0..12)
 }
@@ -205,6 +213,7 @@ fn large_configurations_stay_n_log_n() {
             framing: Framing::Client,
         }],
         split: Split::Sticky,
+        name: String::new(),
     };
     let each_world = (1..=32_767).map(|world| route(NumberSet::Ranges(vec![(world, world)])));
     let combs = (0..500_u16).map(|i| {

@@ -9,7 +9,7 @@
 
 use proptest::prelude::*;
 use realmgate_filter::config::Framing;
-use realmgate_filter::host::{Host, HostError, Way};
+use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
 use realmgate_filter::telemetry::Metric;
 use realmgate_filter::translate::{Fault, Messages, Translation};
 use realmgate_wire::{ClientHeader, HeaderBytes, ServerHeader, ServerId, TraceContext};
@@ -59,6 +59,9 @@ impl Host for Buffer {
     fn set_property(&mut self, _: &'static str, _: &str) -> Result<(), HostError> {
         unreachable!()
     }
+    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
+        unreachable!()
+    }
     fn source_address(&mut self, _: &mut String) -> Result<(), HostError> {
         unreachable!()
     }
@@ -77,7 +80,7 @@ fn trace() -> TraceContext {
 }
 
 fn translation(framing: Framing, max_message_bytes: u32) -> Translation {
-    Translation::new(framing, max_message_bytes, SESSION, trace).unwrap()
+    Translation::new(framing, max_message_bytes, SESSION, trace()).unwrap()
 }
 
 /// Sends `chunks` one way; what comes out, and the host with its counts.

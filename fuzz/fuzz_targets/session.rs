@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
 use realmgate_filter::Gateway;
-use realmgate_filter::host::{Host, HostError, Way};
+use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
 use realmgate_filter::session::{Session, Verdict};
 use realmgate_filter::telemetry::Metric;
 
@@ -56,6 +56,9 @@ impl Host for Counting {
     fn set_property(&mut self, _: &'static str, value: &str) -> Result<(), HostError> {
         assert!(!value.is_empty());
         self.answer()
+    }
+    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
+        self.failing.then(UpstreamFailure::default)
     }
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
         "192.0.2.1:1234".clone_into(out);

@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use realmgate_filter::config::Framing;
-use realmgate_filter::host::{Host, HostError, Way};
+use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
 use realmgate_filter::telemetry::Metric;
 use realmgate_filter::translate::{Fault, Translation};
 use realmgate_wire::TraceContext;
@@ -47,6 +47,9 @@ impl Host for Buffer {
         unreachable!()
     }
     fn set_property(&mut self, _: &'static str, _: &str) -> Result<(), HostError> {
+        unreachable!()
+    }
+    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
         unreachable!()
     }
     fn source_address(&mut self, _: &mut String) -> Result<(), HostError> {
@@ -119,7 +122,7 @@ fuzz_target!(|input: &[u8]| {
     let stream = stream.repeat(times);
 
     let framing = if traced { Framing::ServerTraced } else { Framing::Server };
-    let trace = || TraceContext::of_session(SESSION, 5, 6);
+    let trace = TraceContext::of_session(SESSION, 5, 6);
     let mut translation = Translation::new(framing, u32::try_from(limit).expect("small"), SESSION, trace)
         .expect("not the client's");
     let (mut out, mut scratch) = (Vec::new(), Vec::new());

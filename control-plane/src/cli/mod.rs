@@ -4,6 +4,7 @@
 mod bootstrap;
 mod client;
 mod credentials;
+mod drain;
 mod explain;
 mod failure;
 mod generated;
@@ -38,6 +39,8 @@ enum Command {
     Explain(explain::Arguments),
     /// List the connected proxies: in sync, pending or rejecting.
     Proxies(proxies::Arguments),
+    /// Take an Envoy out of service: first its readiness, then new connections, then wait for its sessions.
+    Drain(drain::Arguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell it is for.
@@ -56,6 +59,7 @@ impl Cli {
             Command::Policy(command) => policy::run(&command),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Proxies(arguments) => proxies::run(&arguments),
+            Command::Drain(arguments) => drain::run(&arguments),
             Command::Completions { shell } => generated::completions(shell),
             Command::Man => generated::man(),
         }

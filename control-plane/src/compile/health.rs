@@ -18,6 +18,9 @@ use std::net::SocketAddr;
 
 use super::envoy;
 
+/// The listener's name, in statistics too.
+pub const NAME: &str = "realmgate-health";
+
 /// The cluster of the bootstrap that is Envoy's own admin interface.
 const ADMIN_CLUSTER: &str = "realmgate-admin";
 
@@ -56,9 +59,9 @@ pub(super) fn listener(listen: SocketAddr, has_routes: bool) -> Listener {
         ..FilterChain::default()
     };
     Listener {
-        name: "realmgate-health".to_owned(),
+        name: NAME.to_owned(),
         // Its connections are told from players' by this.
-        stat_prefix: "realmgate-health".to_owned(),
+        stat_prefix: NAME.to_owned(),
         address: Some(envoy::address(&listen.ip().to_string(), listen.port())),
         filter_chains: vec![chain],
         ..Listener::default()

@@ -1,14 +1,11 @@
 //! A game listener: the filter, by ECDS, in front of a `tcp_proxy` that waits for it.
 
-use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::{
-    BackoffStrategy, CidrRange, DataSource, ExtensionConfigSource, SubstitutionFormatString, data_source,
-    substitution_format_string::Format,
+    BackoffStrategy, CidrRange, ExtensionConfigSource, TrafficDirection,
 };
 use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener as EnvoyListener, ListenerFilter, filter, listener_filter,
 };
-use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{StdoutAccessLog, stdout_access_log};
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy, UpstreamConnectMode,
@@ -18,7 +15,9 @@ use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
 use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
 use prost::Name;
 
-use super::{envoy, filter::extension_name};
+use super::access_log::access_log;
+use super::{envoy, filter::extension_name, player_tls};
+use crate::mesh::EdgeSettings;
 use crate::model::{ClusterDelivery, Listener};
 use crate::xds::Scope;
 
@@ -38,18 +37,8 @@ const EARLY_BYTES: u32 = 8 + 65_535;
 /// for a cluster that it was told does not exist.
 const CLUSTER_TIMEOUT_MS: u64 = 5_000;
 
-/// One JSON line a connection, at its close. Written as text, since the order of Envoy's JSON fields is
-/// not settled in the encoding and a new order would replace the listener.
-const ACCESS_LOG: &str = concat!(
-    r#"{"time":"%START_TIME%","client":"%DOWNSTREAM_REMOTE_ADDRESS%","duration_ms":%DURATION%,"#,
-    r#""received":%BYTES_RECEIVED%,"sent":%BYTES_SENT%,"header":"%FILTER_STATE(wasm.realmgate.header:PLAIN)%","#,
-    r#""cluster":"%UPSTREAM_CLUSTER%","server":"%UPSTREAM_HOST%","#,
-    r#""close_reason":"%FILTER_STATE(wasm.realmgate.close_reason:PLAIN)%","flags":"%RESPONSE_FLAGS%"}"#,
-    "\n"
-);
-
 /// The LDS resource of a game listener.
-pub(super) fn listener(listener: &Listener, scope: &Scope) -> EnvoyListener {
+pub(super) fn listener(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> EnvoyListener {
     let allowed = listener.allowed_clients.iter().map(|net| CidrRange {
         address_prefix: net.addr().to_string(),
         prefix_len: Some(envoy::uint32(net.prefix_len().into())),
@@ -59,7 +48,8 @@ pub(super) fn listener(listener: &Listener, scope: &Scope) -> EnvoyListener {
             source_prefix_ranges: allowed.collect(),
             ..FilterChainMatch::default()
         }),
-        filters: vec![routing_filter(&listener.name), tcp_proxy_filter(listener, scope)],
+        filters: vec![routing_filter(&listener.name), tcp_proxy_filter(listener, scope, edge)],
+        transport_socket: player_tls::transport_socket(listener),
         ..FilterChain::default()
     };
     let proxy_protocol = listener.proxy_protocol.then(|| ListenerFilter {
@@ -73,6 +63,8 @@ pub(super) fn listener(listener: &Listener, scope: &Scope) -> EnvoyListener {
         filter_chains: vec![chain],
         listener_filters: proxy_protocol.into_iter().collect(),
         stat_prefix: listener.name.clone(),
+        // What `/drain_listeners?inboundonly` stops, while the health listener goes on.
+        traffic_direction: TrafficDirection::Inbound.into(),
         ..EnvoyListener::default()
     }
 }
@@ -88,7 +80,7 @@ fn routing_filter(listener: &str) -> Filter {
     }
 }
 
-fn tcp_proxy_filter(listener: &Listener, scope: &Scope) -> Filter {
+fn tcp_proxy_filter(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> Filter {
     let hash_key = if scope.hashes_addresses { HASHED_ADDRESS } else { HASHED_STRING };
     let proxy = TcpProxy {
         stat_prefix: listener.name.clone(),
@@ -106,7 +98,7 @@ fn tcp_proxy_filter(listener: &Listener, scope: &Scope) -> Filter {
                 key: hash_key.to_owned(),
             })),
         }],
-        access_log: vec![access_log()],
+        access_log: access_log(listener, scope, edge).into_iter().collect(),
         on_demand: asks_for_clusters(listener, scope).then(on_demand),
         ..TcpProxy::default()
     };
@@ -128,23 +120,5 @@ fn on_demand() -> OnDemand {
         odcds_config: Some(envoy::ads()),
         timeout: Some(envoy::duration(CLUSTER_TIMEOUT_MS)),
         ..OnDemand::default()
-    }
-}
-
-fn access_log() -> AccessLog {
-    let format = SubstitutionFormatString {
-        omit_empty_values: true,
-        format: Some(Format::TextFormatSource(DataSource {
-            specifier: Some(data_source::Specifier::InlineString(ACCESS_LOG.to_owned())),
-            ..DataSource::default()
-        })),
-        ..SubstitutionFormatString::default()
-    };
-    let stdout =
-        StdoutAccessLog { access_log_format: Some(stdout_access_log::AccessLogFormat::LogFormat(format)) };
-    AccessLog {
-        name: "envoy.access_loggers.stdout".to_owned(),
-        config_type: Some(access_log::ConfigType::TypedConfig(envoy::any(&stdout))),
-        ..AccessLog::default()
     }
 }

@@ -1,5 +1,6 @@
 //! From the mesh to named Envoy resources: a pure function of the mesh and a proxy's scope.
 
+mod access_log;
 mod clusters;
 mod compiler;
 mod encoded;
@@ -9,6 +10,7 @@ mod filter;
 mod health;
 mod listeners;
 mod names;
+mod player_tls;
 mod resilience;
 mod routes;
 
@@ -30,6 +32,7 @@ pub use compiler::Compiler;
 use encoded::Encoded;
 pub use explain::{Explanation, Question, explain};
 pub use filter::config as filter_config;
+pub use health::NAME as HEALTH_LISTENER;
 pub use routes::{Entry, Origin, Rank, RouteTable};
 
 /// Everything that proxies of `scope` should have.
@@ -43,6 +46,7 @@ fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
     let (mut eager, mut on_demand) = (clusters::Clusters::new(), clusters::Clusters::new());
     let mut extensions = Vec::new();
     let mut listeners = Vec::new();
+    let mut secrets = Vec::new();
     let mut has_routes = false;
     for listener in mesh.listeners(&scope.listeners) {
         let table = RouteTable::new(mesh, &listener.name);
@@ -55,7 +59,8 @@ fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
         has_routes |= !config.routes.is_empty();
         let extension = filter::extension(&listener.name, &config, &mesh.module);
         extensions.push(resource(extension.name.clone(), &extension));
-        listeners.push(resource(listener.name.clone(), &listeners::listener(listener, scope)));
+        listeners.push(resource(listener.name.clone(), &listeners::listener(listener, scope, &mesh.edge)));
+        secrets.extend(player_tls::secrets(listener));
     }
     if let Some(listen) = mesh.edge.health_listen {
         let listener = health::listener(listen, has_routes);
@@ -80,6 +85,7 @@ fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
         ResourceSet::new(listeners),
         ResourceSet::new(extensions),
     )
+    .with_secrets(secrets)
 }
 
 fn resource(name: String, message: &impl Name) -> Arc<Resource> {

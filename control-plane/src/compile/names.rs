@@ -41,6 +41,14 @@ pub(super) fn rule_cluster(rule: &GatewayRule, world: &str) -> String {
     }
 }
 
+/// What the access log calls the route of an old gateway's rule; the same for all worlds of a service.
+pub(super) fn rule_route(rule: &GatewayRule) -> String {
+    match rule.origin {
+        RuleOrigin::Rules => format!("{GAME_GATEWAY}/{}", escape(&rule.service)),
+        RuleOrigin::RealmMapping => format!("{GAME_GATEWAY}/realm"),
+    }
+}
+
 /// The cluster of one endpoint of `cluster`; `pick` is its index or the placeholder.
 pub(super) fn pick_cluster(cluster: &str, pick: &str) -> String {
     format!("{cluster}/pick/{pick}")

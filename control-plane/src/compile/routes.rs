@@ -121,8 +121,8 @@ impl<'a> RouteTable<'a> {
         })
     }
 
-    /// The same in the filter's words. Entries of one rank that differ in their worlds alone become one:
-    /// entries of a rank never claim the same message, so joining them changes nothing, and two thousand
+    /// The same in the filter's words. Entries of one rank and name that differ in their worlds alone become
+    /// one: entries of a rank never claim the same message, so joining them changes nothing, and two thousand
     /// rules of a world each are a single line.
     #[must_use]
     pub fn to_filter(&self) -> Vec<RouteConfig> {
@@ -164,6 +164,7 @@ fn policy_entries<'a>(services: &Services<'a>, route: &'a Route, entries: &mut V
             hash_key: hash_key(route),
             to: route.to.iter().filter_map(|t| destination(services, route, &t.service, t.weight)).collect(),
             split: route.split,
+            name: route.name.clone(),
         };
         entries.push(Entry { origin: Origin::Policy(route), rank, route: route_config });
     };
@@ -227,6 +228,7 @@ fn rule_entry(rule: &GatewayRule, framing: Framing) -> Entry<'_> {
         hash_key: None,
         to: vec![Destination { cluster, weight: 1, pick, framing }],
         split: Split::default(),
+        name: names::rule_route(rule),
     };
     Entry { origin: Origin::Rule(rule), rank, route }
 }

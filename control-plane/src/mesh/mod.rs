@@ -32,6 +32,8 @@ pub struct Mesh {
 pub struct EdgeSettings {
     /// Where an edge answers load balancers; `None` = nowhere.
     pub health_listen: Option<SocketAddr>,
+    /// Where edges write their access log; `None` = nowhere.
+    pub access_log: Option<String>,
     /// The listener of the old gateway's rules; `None` = that source is off.
     pub gateway: Option<Listener>,
     /// What the game servers of those rules speak.
@@ -50,6 +52,7 @@ impl EdgeSettings {
             connect_backoff: Backoff::default(),
             proxy_protocol: false,
             allowed_clients: Vec::new(),
+            tls: None,
             clusters: ClusterDelivery::default(),
         }
     }

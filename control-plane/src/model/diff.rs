@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::Policy;
+use super::{PlayerTls, Policy};
 
 /// Differences in words, a line each: `+` added, `-` removed, `~` changed.
 #[must_use]
@@ -39,6 +39,12 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
             // These two are the filter's, which is exchanged without touching the listener.
             spared.limits.header_timeout = new.limits.header_timeout;
             spared.limits.max_message_bytes = new.limits.max_message_bytes;
+            // Files are named by secrets of their own.
+            if let (Some(spared), Some(new)) = (&mut spared.tls, &new.tls)
+                && spared.client_ca_file.is_some() == new.client_ca_file.is_some()
+            {
+                *spared = PlayerTls { min_version: spared.min_version, ..new.clone() };
+            }
             if spared == *new { "" } else { " (replaces the listener: its live connections drain)" }
         },
     );

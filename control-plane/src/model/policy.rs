@@ -11,6 +11,7 @@ use super::Endpoint;
 use super::duration::Duration;
 use super::health::HealthCheck;
 use super::numbers::{Instances, Worlds};
+use super::player_tls::PlayerTls;
 use super::resilience::{Connections, OutlierDetection};
 
 /// The whole document. Every part may be missing; an empty document routes nothing.
@@ -25,8 +26,8 @@ pub struct Policy {
     pub routes: Vec<Route>,
 }
 
-/// A port that players connect to. Changing anything but `limits.header_timeout` and
-/// `limits.max_message_bytes` replaces the listener in Envoy, which drains its live connections.
+/// A port that players connect to. Changing anything but `limits.header_timeout`, `limits.max_message_bytes` and
+/// the files of `tls` replaces the listener in Envoy, which drains its live connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
@@ -52,6 +53,9 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub allowed_clients: Vec<IpNet>,
+    /// TLS towards the players; none unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<PlayerTls>,
     /// How edges come by the clusters that the listener's routes name.
     #[serde(default)]
     pub clusters: ClusterDelivery,

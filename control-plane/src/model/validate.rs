@@ -40,6 +40,9 @@ fn check_listener(at: &str, listener: &Listener, found: &mut Vec<Problem>) {
     if !(1..=10).contains(&listener.connect_attempts) {
         found.push(Problem::at(format!("{at}.connect_attempts"), "must be from 1 to 10"));
     }
+    if let Some(tls) = &listener.tls {
+        tls.validate(&format!("{at}.tls"), found);
+    }
     let backoff = &listener.connect_backoff;
     positive(&format!("{at}.connect_backoff.base"), backoff.base, found);
     if backoff.max < backoff.base {

@@ -40,6 +40,12 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
             format!("`{health}` is taken by `game_gateway.listen`; give each its own port"),
         );
     }
+    if settings.edge.access_log.as_ref().is_some_and(|path| !path.is_absolute()) {
+        refuse(
+            "edge.access_log",
+            "it is no absolute path; an Envoy's working directory is not ours".to_owned(),
+        );
+    }
     if settings.game_gateway.refresh_interval.is_zero() {
         refuse("game_gateway.refresh_interval", "it must be longer than 0, such as 10s".to_owned());
     }

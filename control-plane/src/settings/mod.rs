@@ -199,6 +199,11 @@ pub struct Edge {
     #[serde(with = "text::optional")]
     #[schemars(with = "String")]
     pub health_listen: Option<SocketAddr>,
+    /// File on each edge's machine for its access log, a JSON object a line and connection; `/dev/stdout` = its
+    /// standard output, empty = none. A change replaces the game listeners: their live connections drain.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub access_log: Option<PathBuf>,
 }
 
 /// How Envoys come by the filter.
@@ -319,7 +324,10 @@ impl Default for GameGateway {
 
 impl Default for Edge {
     fn default() -> Self {
-        Self { health_listen: Some((Ipv4Addr::UNSPECIFIED, 9090).into()) }
+        Self {
+            health_listen: Some((Ipv4Addr::UNSPECIFIED, 9090).into()),
+            access_log: Some("/dev/stdout".into()),
+        }
     }
 }
 

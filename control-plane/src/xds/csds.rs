@@ -84,10 +84,11 @@ fn matches(matcher: &StringMatcher, id: &str) -> bool {
     }
 }
 
-/// Every wanted resource that the proxy asks for.
+/// Every wanted resource that the proxy asks for; of a secret no more than its name and version.
 fn resources(stream: &Stream, contents: bool) -> Vec<GenericXdsConfig> {
     let mut resources = Vec::new();
     for kind in ResourceType::ALL {
+        let contents = contents && kind != ResourceType::Secret;
         let (wanted, subscription) = (stream.wanted().of(kind), stream.of(kind));
         let waiting = subscription.unacknowledged();
         for resource in wanted.iter().filter(|resource| subscription.interest.covers(resource)) {

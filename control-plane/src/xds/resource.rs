@@ -1,5 +1,6 @@
 //! What the server sends: named, versioned resources, encoded once for both protocol variants.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +11,8 @@ use sha2::{Digest, Sha256};
 /// The resource types we serve, in the order in which Envoy must learn of them (make before break).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceType {
+    /// SDS: `envoy.extensions.transport_sockets.tls.v3.Secret`, certificates and whom to believe.
+    Secret,
     /// CDS: `envoy.config.cluster.v3.Cluster`.
     Cluster,
     /// EDS: `envoy.config.endpoint.v3.ClusterLoadAssignment`, named like its cluster.
@@ -22,12 +25,14 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in sending order.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Extension];
+    pub const ALL: [Self; 5] =
+        [Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Extension];
 
     /// The type URL on the wire.
     #[must_use]
     pub const fn url(self) -> &'static str {
         match self {
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
@@ -41,10 +46,11 @@ impl ResourceType {
         Self::ALL.into_iter().find(|t| t.url() == url)
     }
 
-    /// The short name of metrics and tables: `cds`, `eds`, `lds`, `ecds`.
+    /// The short name of metrics and tables: `sds`, `cds`, `eds`, `lds`, `ecds`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Secret => "sds",
             Self::Cluster => "cds",
             Self::Endpoints => "eds",
             Self::Listener => "lds",
@@ -54,7 +60,7 @@ impl ResourceType {
 }
 
 /// One encoded resource. Encoded once, shared by every stream that sends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Resource {
     name: Arc<str>,
     version: Arc<str>,
@@ -144,6 +150,16 @@ impl Resource {
     /// The encoded entry of a `DiscoveryResponse`.
     pub(crate) fn sotw_entry(&self) -> &[u8] {
         self.entry.get(self.any_at..).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Resource {
+    /// Without its content, which may be a private key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resource")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }
 

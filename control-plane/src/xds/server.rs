@@ -49,7 +49,7 @@ pub(super) struct Method {
 
 impl Method {
     fn of(path: &str) -> Option<Self> {
-        use ResourceType::{Cluster, Endpoints, Extension, Listener};
+        use ResourceType::{Cluster, Endpoints, Extension, Listener, Secret};
         let (package, method) = path.strip_prefix("/envoy.service.")?.split_once('/')?;
         let (kind, variant) = match (package, method) {
             ("discovery.v3.AggregatedDiscoveryService", "StreamAggregatedResources") => (None, Variant::Sotw),
@@ -66,6 +66,8 @@ impl Method {
             ("extension.v3.ExtensionConfigDiscoveryService", "DeltaExtensionConfigs") => {
                 (Some(Extension), Variant::Delta)
             }
+            ("secret.v3.SecretDiscoveryService", "StreamSecrets") => (Some(Secret), Variant::Sotw),
+            ("secret.v3.SecretDiscoveryService", "DeltaSecrets") => (Some(Secret), Variant::Delta),
             _ => return None,
         };
         Some(Self { kind, variant })

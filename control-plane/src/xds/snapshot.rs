@@ -184,10 +184,11 @@ pub struct Snapshot {
     endpoints: Arc<ResourceSet>,
     listeners: Arc<ResourceSet>,
     extensions: Arc<ResourceSet>,
+    secrets: Arc<ResourceSet>,
 }
 
 impl Snapshot {
-    /// The snapshot of these sets: CDS, EDS, LDS and ECDS.
+    /// The snapshot of these sets: CDS, EDS, LDS and ECDS. It has no secrets.
     #[must_use]
     pub fn new(
         clusters: ResourceSet,
@@ -195,11 +196,24 @@ impl Snapshot {
         listeners: ResourceSet,
         extensions: ResourceSet,
     ) -> Self {
-        let [clusters, endpoints, listeners, extensions] =
-            [clusters, endpoints, listeners, extensions].map(Arc::new);
-        let sets = [&clusters, &endpoints, &listeners, &extensions];
-        let version = content_hash(sets.map(|set| set.version().as_bytes())).into();
-        Self { version, made: None, clusters, endpoints, listeners, extensions }
+        let [clusters, endpoints, listeners, extensions, secrets] =
+            [clusters, endpoints, listeners, extensions, ResourceSet::new([])].map(Arc::new);
+        let snapshot =
+            Self { version: Arc::default(), made: None, clusters, endpoints, listeners, extensions, secrets };
+        snapshot.versioned()
+    }
+
+    /// The same snapshot with these secrets. The wildcard covers none of them: a proxy gets what it names.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: impl IntoIterator<Item = Resource>) -> Self {
+        self.secrets = Arc::new(ResourceSet::new(secrets.into_iter().map(|one| Arc::new(one.on_demand()))));
+        self.versioned()
+    }
+
+    fn versioned(mut self) -> Self {
+        let versions = ResourceType::ALL.map(|kind| self.of(kind).version().as_bytes());
+        self.version = content_hash(versions).into();
+        self
     }
 
     /// The same snapshot with the moment of the change that led to it, from which convergence is counted.
@@ -244,6 +258,7 @@ impl Snapshot {
     #[must_use]
     pub const fn of(&self, kind: ResourceType) -> &Arc<ResourceSet> {
         match kind {
+            ResourceType::Secret => &self.secrets,
             ResourceType::Cluster => &self.clusters,
             ResourceType::Endpoints => &self.endpoints,
             ResourceType::Listener => &self.listeners,
@@ -253,6 +268,7 @@ impl Snapshot {
 
     const fn of_mut(&mut self, kind: ResourceType) -> &mut Arc<ResourceSet> {
         match kind {
+            ResourceType::Secret => &mut self.secrets,
             ResourceType::Cluster => &mut self.clusters,
             ResourceType::Endpoints => &mut self.endpoints,
             ResourceType::Listener => &mut self.listeners,

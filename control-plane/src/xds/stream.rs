@@ -54,6 +54,7 @@ pub(crate) struct Stream {
     starting: Option<Instant>,
     /// Whether the proxy came with clusters of an earlier stream, which its listeners may still name.
     resumed: bool,
+    secrets: Subscription,
     clusters: Subscription,
     endpoints: Subscription,
     listeners: Subscription,
@@ -82,6 +83,7 @@ impl Stream {
             wanted_since: now,
             starting: None,
             resumed: false,
+            secrets: Subscription::new(ResourceType::Secret, variant),
             clusters: Subscription::new(ResourceType::Cluster, variant),
             endpoints: Subscription::new(ResourceType::Endpoints, variant),
             listeners: Subscription::new(ResourceType::Listener, variant),
@@ -95,6 +97,7 @@ impl Stream {
     /// The state of one type.
     pub(crate) const fn of(&self, kind: ResourceType) -> &Subscription {
         match kind {
+            ResourceType::Secret => &self.secrets,
             ResourceType::Cluster => &self.clusters,
             ResourceType::Endpoints => &self.endpoints,
             ResourceType::Listener => &self.listeners,
@@ -104,6 +107,7 @@ impl Stream {
 
     const fn of_mut(&mut self, kind: ResourceType) -> &mut Subscription {
         match kind {
+            ResourceType::Secret => &mut self.secrets,
             ResourceType::Cluster => &mut self.clusters,
             ResourceType::Endpoints => &mut self.endpoints,
             ResourceType::Listener => &mut self.listeners,
@@ -190,7 +194,7 @@ impl Stream {
                 }
                 self.raise_barrier |= self.awaited.len() != before;
             }
-            ResourceType::Listener | ResourceType::Extension => {}
+            ResourceType::Secret | ResourceType::Listener | ResourceType::Extension => {}
         }
         Ok((self.advance(now), refused))
     }
@@ -203,7 +207,7 @@ impl Stream {
         for kind in ResourceType::ALL {
             if before.of(kind).version() != wanted.of(kind).version() {
                 self.of_mut(kind).on_wanted(before.of(kind), wanted.of(kind));
-                self.raise_barrier |= kind != ResourceType::Endpoints;
+                self.raise_barrier |= !matches!(kind, ResourceType::Endpoints | ResourceType::Secret);
             }
         }
         self.awaited.retain(|name, _| wanted.of(ResourceType::Cluster).get(name).is_some());
@@ -223,8 +227,10 @@ impl Stream {
         acknowledgements.chain(awaited).chain(listeners).chain(self.starting).filter(|at| *at > now).min()
     }
 
-    /// Sends whatever may be sent now, in order: make (clusters, their endpoints), change what names them
-    /// (listeners, filters), break (clusters that nothing names any more) (22).
+    /// Sends whatever may be sent now, in order: make (secrets, clusters, their endpoints), change what names them
+    /// (listeners, filters), break (clusters that nothing names any more) (22). A secret waits for nothing: what
+    /// names it warms in Envoy until it comes, and Envoy asks for it only then. It is never taken away: Envoy
+    /// ignores that, and drops the name with the last cluster or listener that has it.
     fn advance(&mut self, now: Instant) -> Vec<Response> {
         self.starting = self.starting(now);
         if self.wanted.is_pending() {
@@ -233,7 +239,8 @@ impl Stream {
         let wanted = Arc::clone(&self.wanted);
         let clusters = wanted.of(ResourceType::Cluster);
         self.awaited.retain(|_, until| *until > now);
-        let mut out = Vec::new();
+        let secrets = wanted.of(ResourceType::Secret);
+        let mut out = Vec::from_iter(self.secrets.push(secrets, Gate::Open, &|_| Removal::Never, now));
         // A cluster that comes and goes before it is accepted goes at once: its endpoints, for which Envoy
         // waits, will never come.
         let leaving = self.clusters.has_leftovers(clusters);
@@ -312,7 +319,8 @@ impl Stream {
             || !self.awaited.is_empty();
         if making {
             Gate::Closed
-        } else if self.clusters.rejected.is_empty() && self.endpoints.rejected.is_empty() {
+        } else if [&self.secrets, &self.clusters, &self.endpoints].iter().all(|made| made.rejected.is_empty())
+        {
             Gate::Open
         } else {
             Gate::NewOnly

@@ -111,6 +111,14 @@ pub struct Outcome {
     pub to_client: Vec<u8>,
 }
 
+/// Why the filter closed a connection, by what it tells the access log; `None` = it did not.
+#[must_use]
+pub fn closed_by_filter(fields: &str) -> Option<String> {
+    let fields: Value = serde_json::from_str(&format!("{{{}}}", fields.strip_prefix(',')?)).ok()?;
+    let reason = fields.get("close_reason")?.as_str()?;
+    (!["client", "server", "proxy"].contains(&reason)).then(|| reason.to_owned())
+}
+
 impl Scenario {
     /// Whether the outcome depends on [`Self::source`].
     #[must_use]

@@ -1,11 +1,12 @@
 //! Runs a scenario against the filter's core, with a host that writes down what it is told.
 
 use realmgate_filter::Gateway;
-use realmgate_filter::host::{Host, HostError, Way};
-use realmgate_filter::session::{CLOSE_REASON, Session, Verdict};
+use realmgate_filter::access_log::PROPERTY;
+use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
+use realmgate_filter::session::{Session, Verdict};
 use realmgate_filter::telemetry::Metric;
 
-use super::{Outcome, Scenario, Step, session};
+use super::{Outcome, Scenario, Step, closed_by_filter, session};
 use crate::Failure;
 
 /// The only connection's id.
@@ -53,6 +54,8 @@ pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
             relay(&mut gateway, &session, Way::ToServer, &mut host);
         }
     }
+    // Its end is the client's, whatever the access log is told of it.
+    let outcome = host.outcome.clone();
     gateway.end(&session, true, &mut host);
     if host.left != 0 {
         return Err(Failure::new(format!(
@@ -60,7 +63,7 @@ pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
             scenario.name, host.left
         )));
     }
-    Ok(host.outcome)
+    Ok(outcome)
 }
 
 /// Lets the data that is on its way through, translated where the session wants it.
@@ -107,10 +110,13 @@ impl Host for Recorder {
         Ok(())
     }
     fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {
-        if name == CLOSE_REASON {
-            self.outcome.closed = Some(value.to_owned());
+        if name == PROPERTY {
+            self.outcome.closed = closed_by_filter(value);
         }
         Ok(())
+    }
+    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
+        None
     }
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
         self.source.as_ref().ok_or_else(|| refused("source_address"))?.clone_into(out);

@@ -11,10 +11,12 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod access_log;
 mod api;
 mod conformance;
 mod dashboards;
 mod demo;
+mod drain;
 mod edges;
 mod fleet;
 mod framing;
@@ -28,6 +30,7 @@ mod many_worlds;
 mod matrix;
 mod migration;
 mod parity;
+mod player_tls;
 mod readme;
 mod redis_rules;
 mod resilience;

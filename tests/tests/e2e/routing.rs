@@ -114,5 +114,5 @@ async fn what_cannot_be_routed_is_closed_in_time() {
         let line = format!(r#""close_reason":"{reason}""#);
         assert_eq!(log.matches(&line).count(), times, "{reason} in {log}");
     }
-    assert!(log.contains(r#""header":"200/2/1""#), "{log}");
+    assert!(log.contains(r#""server.type":200,"world.id":2,"instance.id":1"#), "{log}");
 }

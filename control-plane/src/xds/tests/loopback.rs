@@ -242,13 +242,25 @@ async fn shutdown_ends_streams_and_the_server() {
 #[tokio::test]
 async fn s27_client_status_tells_each_resource_of_each_proxy() {
     use pb_status::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
-    let fixture = Fixture::new(snapshot(&["a@1", "b@1"], &[], &["l@1"], &[])).await;
+    let with_secret =
+        |clusters: &[&str]| super::secrets::with(&snapshot(clusters, &[], &["l@1"], &[]), &["leaf@1"]);
+    let fixture = Fixture::new(with_secret(&["a@1", "b@1"])).await;
     let (requests, mut responses) = fixture.delta().await;
     requests.send(first(Some(node(&[])))).await.unwrap();
     let response = next(&mut responses).await;
+    let leaf = pb::DeltaDiscoveryRequest {
+        type_url: Secret.url().to_owned(),
+        resource_names_subscribe: vec!["leaf".to_owned()],
+        ..Default::default()
+    };
+    requests.send(leaf.clone()).await.unwrap();
+    let secret = next(&mut responses).await;
+    let acknowledged =
+        pb::DeltaDiscoveryRequest { response_nonce: secret.nonce, resource_names_subscribe: vec![], ..leaf };
+    requests.send(acknowledged).await.unwrap();
     requests.send(pb::DeltaDiscoveryRequest { response_nonce: response.nonce, ..first(None) }).await.unwrap();
     fixture.until(|proxy| proxy.sync == SyncState::Synced).await;
-    fixture.source.0.send_replace(snapshot(&["a@2", "b@1"], &[], &["l@1"], &[]));
+    fixture.source.0.send_replace(with_secret(&["a@2", "b@1"]));
     let response = next(&mut responses).await;
     let error_detail = Some(RpcStatus { code: 3, message: "a: bad".to_owned(), ..Default::default() });
     let nack = pb::DeltaDiscoveryRequest { response_nonce: response.nonce, error_detail, ..first(None) };
@@ -266,7 +278,9 @@ async fn s27_client_status_tells_each_resource_of_each_proxy() {
     let [client] = answer.config.as_slice() else { panic!("one proxy") };
     assert_eq!(client.node.as_ref().unwrap().id, "edge-1");
     // Of its listeners it never asked.
-    let [a, b] = client.generic_xds_configs.as_slice() else { panic!("two clusters") };
+    let [leaf, a, b] = client.generic_xds_configs.as_slice() else { panic!("a secret and two clusters") };
+    assert_eq!((leaf.name.as_str(), leaf.version_info.as_str(), leaf.config_status()), ("leaf", "1", Synced));
+    assert_eq!(leaf.xds_config, None, "a secret is shown");
     assert_eq!((a.name.as_str(), a.version_info.as_str(), a.config_status()), ("a", "2", Error));
     assert_eq!(a.error_state.as_ref().unwrap().details, "a: bad");
     assert_eq!((b.name.as_str(), b.config_status()), ("b", Synced));

@@ -8,6 +8,7 @@ mod on_demand;
 mod order;
 mod random;
 mod refusal;
+mod secrets;
 mod sotw;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::message::{Asks, Request, Response, Texts, Variant};
 use super::stream::{Stream, StreamError};
 use super::{Resource, ResourceSet, ResourceType, Snapshot};
-use ResourceType::{Cluster, Endpoints, Extension, Listener};
+use ResourceType::{Cluster, Endpoints, Extension, Listener, Secret};
 
 const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use realmgate_tests::scenario::Outcome;
+use realmgate_tests::scenario::{Outcome, closed_by_filter};
 use wasmtime::{Caller, Extern, Linker, Memory};
 
 type Called<'a> = Caller<'a, Host>;
@@ -218,9 +218,9 @@ fn set_property(mut caller: Called<'_>, path: u32, size: u32, value: u32, value_
     caller.data_mut().calls += 1;
     let (path, value) = (text(&mut caller, path, size), text(&mut caller, value, value_size));
     if let Some(connection) = caller.data_mut().connection()
-        && path == "realmgate.close_reason"
+        && path == realmgate_filter::access_log::PROPERTY
     {
-        connection.outcome.closed = Some(value);
+        connection.outcome.closed = closed_by_filter(&value);
     }
     OK
 }

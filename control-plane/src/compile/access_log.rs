@@ -1,0 +1,103 @@
+//! The access log of a game listener: one JSON object a line and connection, at its end. docs/access-log.md says what
+//! each field means.
+//!
+//! It is written as text, since the order of a map's entries in an encoded message is not settled and a new order
+//! would replace the listener. So nothing may stand in it that could break out of a JSON string: of Envoy's own words
+//! only numbers, addresses, names of ours and fixed words are used, and what peers may have a say in comes from the
+//! filter, which escapes it. The filter's fields start with a comma, so that a line without them is whole.
+
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, SubstitutionFormatString, data_source, substitution_format_string::Format,
+};
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{StdoutAccessLog, stdout_access_log};
+use realmgate_filter::access_log::PROPERTY;
+
+use super::envoy;
+use crate::mesh::EdgeSettings;
+use crate::model::Listener;
+use crate::xds::Scope;
+
+/// The standard output by the name that it has on every Unix. Envoy has a logger of its own for it, which needs no
+/// file to be opened.
+const STDOUT: &str = "/dev/stdout";
+
+/// The access log, where there is to be one.
+pub(super) fn access_log(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> Option<AccessLog> {
+    let path = edge.access_log.as_deref()?;
+    let format = SubstitutionFormatString {
+        // Empty texts instead of dashes.
+        omit_empty_values: true,
+        format: Some(Format::TextFormatSource(DataSource {
+            specifier: Some(data_source::Specifier::InlineString(format(listener, scope))),
+            ..DataSource::default()
+        })),
+        ..SubstitutionFormatString::default()
+    };
+    let (name, config) = if path == STDOUT {
+        let access_log_format = Some(stdout_access_log::AccessLogFormat::LogFormat(format));
+        ("envoy.access_loggers.stdout", envoy::any(&StdoutAccessLog { access_log_format }))
+    } else {
+        let access_log_format = Some(file_access_log::AccessLogFormat::LogFormat(format));
+        let file = FileAccessLog { path: path.to_owned(), access_log_format };
+        ("envoy.access_loggers.file", envoy::any(&file))
+    };
+    Some(AccessLog {
+        name: name.to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(config)),
+        ..AccessLog::default()
+    })
+}
+
+fn format(listener: &Listener, scope: &Scope) -> String {
+    // Before 1.38 Envoy knows its own reason but has no word for it; see `Scope::hashes_addresses`.
+    let reason = if scope.hashes_addresses { "" } else { "%DOWNSTREAM_LOCAL_CLOSE_REASON%" };
+    let fields = [
+        ("time", r#""%START_TIME%""#.to_owned()),
+        ("listener", literal(&listener.name)),
+        ("datacenter", literal(&scope.datacenter)),
+        ("client.address", r#""%DOWNSTREAM_REMOTE_ADDRESS%""#.to_owned()),
+        ("duration_ms", "%DURATION%".to_owned()),
+        ("network.io.receive", "%BYTES_RECEIVED%".to_owned()),
+        ("network.io.send", "%BYTES_SENT%".to_owned()),
+        ("cluster", r#""%UPSTREAM_CLUSTER%""#.to_owned()),
+        ("server.address", r#""%UPSTREAM_HOST%""#.to_owned()),
+        ("envoy.flags", r#""%RESPONSE_FLAGS%""#.to_owned()),
+        ("envoy.close_reason", format!("\"{reason}\"")),
+    ];
+    let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}%FILTER_STATE(wasm.{PROPERTY}:PLAIN)%}}\n", fields.join(","))
+}
+
+/// Text as a JSON string that Envoy's format passes on as it is.
+fn literal(text: &str) -> String {
+    serde_json::Value::from(text).to_string().replace('%', "%%")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn names_cannot_break_out_of_a_line() {
+        let listener =
+            EdgeSettings::gateway_listener(([127, 0, 0, 1], 1).into(), crate::model::Limits::default());
+        let datacenter = "a\"b\\c\n%START_TIME%".to_owned();
+        let format = format(&listener, &Scope { datacenter: datacenter.clone(), ..Scope::default() });
+        assert!(format.contains("%%START_TIME%%"), "{format}");
+        // As Envoy would write it of a connection that the filter never saw.
+        let kept = format.replace("%%", "\u{1}");
+        let written = |(n, part): (usize, &str)| match n % 2 {
+            0 => part.to_owned(),
+            _ if part.starts_with("FILTER_STATE") => String::new(),
+            _ => "0".to_owned(),
+        };
+        let line: String = kept.split('%').enumerate().map(written).collect();
+        let line: Value = serde_json::from_str(&line.replace('\u{1}', "%")).unwrap();
+        assert_eq!(line["datacenter"], datacenter);
+        assert_eq!(line["listener"], "game-gateway");
+    }
+}

@@ -1,0 +1,247 @@
+//! The filter's part of a connection's line in the access log: what Envoy cannot know.
+//!
+//! It is one property, written once, when the connection ends: each further one would be another call to the host.
+//! Envoy's text format puts it into the line as it is, so it holds JSON already, with a comma in front:
+//! `,"status":"ok","close_reason":"client",...`. Where the filter never ran there is no property, and the line is
+//! still JSON.
+
+use std::fmt::{self, Display};
+use std::rc::Rc;
+
+use realmgate_wire::{ServerId, TraceContext};
+use serde::{Serialize, Serializer};
+
+use crate::host::UpstreamFailure;
+use crate::session::Refusal;
+use crate::translate::{Fault, Messages};
+
+/// The property.
+pub const PROPERTY: &str = "realmgate.log";
+
+/// Longest error message in bytes: what Envoy says of a failure may quote a peer's certificate.
+const MAX_MESSAGE: usize = 300;
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The filter turned it away before it had a cluster.
+    Refused(Refusal),
+    /// The client left before its header was whole. Not a refusal: nobody was turned away.
+    ClientGone,
+    /// The filter closed the session.
+    Fault(Fault),
+    /// The client was the first to end the session.
+    Client,
+    /// The game server was.
+    Server,
+    /// The proxy could not bring the session to a game server.
+    Failed(UpstreamFailure),
+    /// The proxy ended the session for reasons of its own: nothing came for too long, or it ends itself.
+    Proxy,
+}
+
+impl Ending {
+    /// Short stable name.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.label(),
+            Self::ClientGone => "client_gone",
+            Self::Fault(fault) => fault.label(),
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Failed(failure) => failure.label(),
+            Self::Proxy => "proxy",
+        }
+    }
+
+    /// `ok`, `gone`, `refused` or `failed`.
+    #[must_use]
+    pub const fn status(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::ClientGone => "gone",
+            Self::Fault(_) | Self::Failed(_) => "failed",
+            Self::Client | Self::Server | Self::Proxy => "ok",
+        }
+    }
+
+    /// For people; empty where all went well.
+    fn message(&self) -> &str {
+        match self {
+            Self::Refused(Refusal::NoRoute) => "no route takes this server type, world and instance",
+            Self::Refused(Refusal::MessageTooLarge) | Self::Fault(Fault::MessageTooLarge) => {
+                "the client announced a message above max_message_bytes"
+            }
+            Self::Refused(Refusal::HeaderTimeout) => "the first 8 bytes did not come in time",
+            Self::Refused(Refusal::HostError) | Self::Fault(Fault::HostError) => {
+                "Envoy refused a call of the filter; its log says which"
+            }
+            Self::ClientGone => "the client left before its first 8 bytes were whole",
+            Self::Fault(Fault::ReplyTooShort) => "the game server announced a negative or too short length",
+            Self::Fault(Fault::ReplyTooLarge) => "the game server announced a body above 65535 bytes",
+            Self::Failed(failure) => bounded(failure.message()),
+            Self::Client | Self::Server | Self::Proxy => "",
+        }
+    }
+}
+
+/// The front of a text, cut between characters.
+fn bounded(text: &str) -> &str {
+    let cut = (0..=MAX_MESSAGE).rev().find(|&at| text.is_char_boundary(at));
+    if text.len() <= MAX_MESSAGE { text } else { text.get(..cut.unwrap_or(0)).unwrap_or_default() }
+}
+
+/// A session's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Unlike any other session's, of any worker or pod.
+    pub session_id: i64,
+    /// Its trace.
+    pub trace: TraceContext,
+}
+
+/// What is known of a connection at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Of the first header.
+    pub server_id: Option<ServerId>,
+    /// Name of the route that took it.
+    pub route: Option<Rc<str>>,
+    /// Once it was routed.
+    pub identity: Option<Identity>,
+    /// Where the framing is not the client's.
+    pub messages: Option<Messages>,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+impl Record {
+    /// The property's text.
+    #[must_use]
+    pub fn fields(&self) -> String {
+        let id = self.server_id;
+        let trace = self.identity.map(|identity| identity.trace);
+        let fields = Fields {
+            status: self.ending.status(),
+            close_reason: self.ending.label(),
+            error: self.ending.message(),
+            server_type: id.map(ServerId::server_type),
+            world: id.map(ServerId::world),
+            instance: id.map(ServerId::instance),
+            route: self.route.as_deref().unwrap_or_default(),
+            session_id: Text(self.identity.map(|identity| identity.session_id)),
+            trace_id: Text(trace.map(|trace| Hex::<32>(u128::from_be_bytes(trace.trace_id)))),
+            span_id: Text(trace.map(|trace| Hex::<16>(u64::from_be_bytes(trace.span_id).into()))),
+            to_server: self.messages.map(|messages| messages.to_server),
+            to_client: self.messages.map(|messages| messages.to_client),
+        };
+        // Numbers and strings alone: this cannot fail.
+        let mut object = serde_json::to_string(&fields).unwrap_or_default();
+        object.pop();
+        if !object.is_empty() {
+            object.replace_range(..1, ",");
+        }
+        object
+    }
+}
+
+/// The fields in their order. Numbers that are not known are null, texts are empty. A session id is a text: it does
+/// not fit the numbers of many a JSON reader.
+#[derive(Serialize)]
+struct Fields<'a> {
+    status: &'static str,
+    close_reason: &'static str,
+    #[serde(rename = "error.message")]
+    error: &'a str,
+    #[serde(rename = "server.type")]
+    server_type: Option<u8>,
+    #[serde(rename = "world.id")]
+    world: Option<u16>,
+    #[serde(rename = "instance.id")]
+    instance: Option<u8>,
+    route: &'a str,
+    #[serde(rename = "session.id")]
+    session_id: Text<i64>,
+    trace_id: Text<Hex<32>>,
+    span_id: Text<Hex<16>>,
+    #[serde(rename = "messages.to_server")]
+    to_server: Option<u64>,
+    #[serde(rename = "messages.to_client")]
+    to_client: Option<u64>,
+}
+
+/// A value in words.
+struct Text<T>(Option<T>);
+
+impl<T: Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_str(""),
+        }
+    }
+}
+
+/// A number in this many hexadecimal digits.
+struct Hex<const DIGITS: usize>(u128);
+
+impl<const DIGITS: usize> Display for Hex<DIGITS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:0DIGITS$x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(record: &Record) -> Value {
+        let fields = record.fields();
+        serde_json::from_str(&format!("{{{}}}", fields.strip_prefix(',').unwrap())).unwrap()
+    }
+
+    fn empty(ending: Ending) -> Record {
+        Record { server_id: None, route: None, identity: None, messages: None, ending }
+    }
+
+    #[test]
+    fn a_record_is_the_rest_of_a_json_object() {
+        let trace = TraceContext::of_session(7, 0xabc, 0xdef);
+        let record = Record {
+            server_id: Some(ServerId::new(200, 32_767, 255, true)),
+            route: Some(Rc::from("a \"route\"\n")),
+            identity: Some(Identity { session_id: i64::MAX, trace }),
+            messages: Some(Messages { to_server: u64::MAX, to_client: 0 }),
+            ending: Ending::Client,
+        };
+        let expected = json!({
+            "status": "ok", "close_reason": "client", "error.message": "",
+            "server.type": 200, "world.id": 32767, "instance.id": 255, "route": "a \"route\"\n",
+            "session.id": "9223372036854775807",
+            "trace_id": "00000000000000070000000000000abc", "span_id": "0000000000000def",
+            "messages.to_server": u64::MAX, "messages.to_client": 0,
+        });
+        assert_eq!(read(&record), expected);
+        let bare = read(&empty(Ending::ClientGone));
+        assert_eq!(bare.as_object().unwrap().len(), expected.as_object().unwrap().len());
+        for (field, nothing) in
+            [("world.id", Value::Null), ("trace_id", json!("")), ("session.id", json!(""))]
+        {
+            assert_eq!(bare[field], nothing, "{field}");
+        }
+    }
+
+    #[test]
+    fn what_peers_say_is_escaped_and_bounded() {
+        let said = format!("verify cert failed: \",\"status\":\"ok\\\u{1}{}", "ä".repeat(MAX_MESSAGE));
+        let failure = UpstreamFailure { flags: UpstreamFailure::CONNECT, reason: said.clone() };
+        let fields = read(&empty(Ending::Failed(failure)));
+        let message = fields["error.message"].as_str().unwrap();
+        assert!(said.starts_with(message) && message.len() + 1 >= MAX_MESSAGE, "{message}");
+        assert_eq!(fields["status"], "failed");
+        assert_eq!(fields["close_reason"], "connect_failed");
+    }
+}
