@@ -28,7 +28,14 @@ pub(super) fn extension_name(listener: &str) -> String {
 pub fn config(listener: &Listener, routes: Vec<RouteConfig>) -> FilterConfig {
     // The model bounds times to a year, which fits 32 bits of milliseconds only up to 49 days.
     let header_timeout_ms = u32::try_from(listener.limits.header_timeout.as_millis()).unwrap_or(u32::MAX);
-    FilterConfig { header_timeout_ms, max_message_bytes: listener.limits.max_message_bytes, routes }
+    let limits = &listener.limits;
+    FilterConfig {
+        header_timeout_ms,
+        max_message_bytes: limits.max_message_bytes,
+        connections_per_ip: limits.connections_per_ip,
+        new_connections_per_ip_per_second: limits.new_connections_per_ip_per_second,
+        routes,
+    }
 }
 
 /// The ECDS resource.

@@ -2,7 +2,7 @@
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::{
-    BackoffStrategy, CidrRange, DataSource, ExtensionConfigSource, SubstitutionFormatString, data_source,
+    BackoffStrategy, CidrRange, DataSource, SubstitutionFormatString, data_source,
     substitution_format_string::Format,
 };
 use envoy_types::pb::envoy::config::listener::v3::{
@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
 use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
 use prost::Name;
 
-use super::{envoy, filter::extension_name};
+use super::{connections, envoy, filter::extension_name};
 use crate::model::{ClusterDelivery, Listener};
 use crate::xds::Scope;
 
@@ -59,7 +59,11 @@ pub(super) fn listener(listener: &Listener, scope: &Scope) -> EnvoyListener {
             source_prefix_ranges: allowed.collect(),
             ..FilterChainMatch::default()
         }),
-        filters: vec![routing_filter(&listener.name), tcp_proxy_filter(listener, scope)],
+        filters: vec![
+            connections::filter(&listener.name),
+            routing_filter(&listener.name),
+            tcp_proxy_filter(listener, scope),
+        ],
         ..FilterChain::default()
     };
     let proxy_protocol = listener.proxy_protocol.then(|| ListenerFilter {
@@ -78,14 +82,7 @@ pub(super) fn listener(listener: &Listener, scope: &Scope) -> EnvoyListener {
 }
 
 fn routing_filter(listener: &str) -> Filter {
-    Filter {
-        name: extension_name(listener),
-        config_type: Some(filter::ConfigType::ConfigDiscovery(ExtensionConfigSource {
-            config_source: Some(envoy::ads()),
-            type_urls: vec![Wasm::type_url()],
-            ..ExtensionConfigSource::default()
-        })),
-    }
+    envoy::discovered_filter(extension_name(listener), Wasm::type_url())
 }
 
 fn tcp_proxy_filter(listener: &Listener, scope: &Scope) -> Filter {
