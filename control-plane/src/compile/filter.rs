@@ -47,8 +47,11 @@ pub(super) fn extension(
     // Numbers and strings alone: this cannot fail.
     let json = serde_json::to_string(config).unwrap_or_default();
     let vm = VmConfig {
-        // A new module is a new VM, even behind the same path: Envoy keys its VMs by this id and the code.
-        vm_id: format!("realmgate-{}", module.sha256.get(..16).unwrap_or("unread")),
+        // What VMs share belongs to this id: a new module goes on counting where the old one is.
+        vm_id: "realmgate".to_owned(),
+        // A new module is a new VM, even behind the same path: this makes it another resource, and Envoy reads the
+        // code again.
+        configuration: Some(envoy::any(&StringValue { value: module.sha256.clone() })),
         runtime: "envoy.wasm.runtime.v8".to_owned(),
         code: Some(AsyncDataSource { specifier: Some(code(module)) }),
         ..VmConfig::default()

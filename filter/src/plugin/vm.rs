@@ -17,7 +17,7 @@ thread_local! {
 }
 
 /// Where the VMs of a process meet: 8 bytes of base and 8 bytes of how many blocks are taken. Shared data belongs to a
-/// VM id, so a new module starts with a base of its own.
+/// VM id, which all modules have in common: a new one goes on where the old one is.
 const BLOCKS: &str = "realmgate.session_blocks";
 
 /// Each failed attempt is another VM's success, so this many VMs would have to come first.
