@@ -191,9 +191,12 @@ impl Vm {
 
     /// Time passes for a root context: as many ticks as it asked for.
     pub(crate) fn wait(&mut self, root: u32, ms: u32) -> Result<(), Failure> {
-        self.store.data().shared.lock().unwrap().now_ms += u64::from(ms);
         let period = self.store.data().tick_ms.get(&root).copied().filter(|&period| period > 0);
-        for _ in 0..period.map_or(0, |period| ms / period) {
+        let pass = |vm: &Self, ms: u32| vm.store.data().shared.lock().unwrap().now_ms += u64::from(ms);
+        let ticks = period.map_or(0, |period| ms / period);
+        pass(self, ms - ticks * period.unwrap_or(0));
+        for _ in 0..ticks {
+            pass(self, period.unwrap_or(0));
             self.call::<u32, ()>(root, "proxy_on_tick", root)?;
             self.close_those_to_close()?;
         }
