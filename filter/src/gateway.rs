@@ -71,7 +71,10 @@ impl Gateway {
     #[must_use]
     pub fn tick_period_ms(&self) -> Option<u32> {
         let reports = self.router.translates().then_some(REPORT_MS);
-        [tick_period_ms(self.router.header_timeout_ms()), reports, self.gate.beat_ms()].into_iter().flatten().min()
+        [tick_period_ms(self.router.header_timeout_ms()), reports, self.gate.beat_ms()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A connection begins. One that is over a limit comes back closed.

@@ -91,7 +91,9 @@ impl Bucket {
 
     /// Takes back a connection that was counted; whether there was one.
     pub fn release(&mut self, address: Address, worker: u32) -> bool {
-        let Some(record) = self.record(address, worker).filter(|record| record.open > 0) else { return false };
+        let Some(record) = self.record(address, worker).filter(|record| record.open > 0) else {
+            return false;
+        };
         record.open -= 1;
         true
     }

@@ -37,7 +37,8 @@ pub(super) async fn run() -> Result<String, Failure> {
     let servers = servers(&stage.net, 4, 0).await;
     let edge = stage.players();
     let none = json!({});
-    let all = json!({"connections": MANY, "connections_per_ip": MANY, "new_connections_per_ip_per_second": MANY});
+    let all =
+        json!({"connections": MANY, "connections_per_ip": MANY, "new_connections_per_ip_per_second": MANY});
     let case = |name, limits: &Value, let_in| Case { name, limits: limits.clone(), let_in };
     let cases = [
         case("let in, without limits", &none, true),
@@ -46,7 +47,11 @@ pub(super) async fn run() -> Result<String, Failure> {
         case("let in, all three limits", &all, true),
         case("refused by `connections`", &json!({"connections": 1}), false),
         case("refused by `connections_per_ip`", &json!({"connections_per_ip": 1}), false),
-        case("refused by `new_connections_per_ip_per_second`", &json!({"new_connections_per_ip_per_second": 1}), false),
+        case(
+            "refused by `new_connections_per_ip_per_second`",
+            &json!({"new_connections_per_ip_per_second": 1}),
+            false,
+        ),
     ];
     let mut samples: Vec<[Samples; 3]> = cases.iter().map(|_| Default::default()).collect();
     for round in 1..=ROUNDS {

@@ -74,7 +74,8 @@ async fn on_version(version: Option<&str>) {
     let servers = servers(&net, 3, 0).await;
     let control_plane = Stage::control_plane(&net, &json!({})).unwrap();
     // Envoy 1.37.0 crashes when the first listener that has the filter comes after its start (1.38 does not).
-    let listener = json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string(), "limits": crowd(&json!({}))}]);
+    let listener =
+        json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string(), "limits": crowd(&json!({}))}]);
     control_plane.put_policy(&json!({"listeners": listener}).to_string());
     let admin = net.at(port::ADMIN);
     let bootstrap = control_plane.edge_bootstrap("edge-1", admin).unwrap();

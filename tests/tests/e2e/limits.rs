@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use realmgate_tests::address::Address;
 use realmgate_tests::stage::{crowd, port};
-use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Stage, TestNet, wait_until};
+use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Stage, TestNet, parts, wait_until};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::cast::{LIMIT, game, route, servers, services};
 use crate::lazy_worlds::resident_kib;
+use crate::live_sessions::replace_module;
 
 const WORKERS: u32 = 4;
 
@@ -24,8 +25,10 @@ struct Cast {
 impl Cast {
     async fn start(limits: &Value, proxy_protocol: bool) -> Self {
         let net = TestNet::new();
+        let module = net.dir().join("filter.wasm");
+        std::fs::copy(parts::FILTER.find().unwrap(), &module).unwrap();
         let server = servers(&net, 1, 0).await.remove(0);
-        let control_plane = Stage::control_plane(&net, &json!({})).unwrap();
+        let control_plane = Stage::control_plane(&net, &json!({"filter": {"path": module}})).unwrap();
         let admin = net.at(port::ADMIN);
         let bootstrap = control_plane.edge_bootstrap("edge-1", admin).unwrap();
         let edge = Envoy::with(net.dir(), bootstrap, admin).name("edge").concurrency(WORKERS);
@@ -110,6 +113,10 @@ async fn connections_per_address_hold_exactly_over_all_workers() {
     assert_eq!(draining(), before);
     assert_eq!(cast.stage.filter_stat("connections_uncounted_total"), 0);
 
+    // Neither does another module forget, or end, anybody.
+    replace_module(&cast.stage, &cast.stage.net.dir().join("filter.wasm"));
+    assert_eq!(players_from(here.ip(), edge, 20).await.len(), 0);
+
     // Whoever has left has left nothing behind.
     drop(playing);
     wait_until("all are gone", LIMIT, || cast.stage.filter_stat("sessions_active") == 0);
@@ -190,7 +197,8 @@ async fn behind_a_load_balancer_the_addresses_are_those_it_tells() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_from_many_addresses_leaves_memory_as_it_was() {
     const EACH: u32 = 4000;
-    let limits = json!({"connections": 1000, "connections_per_ip": 10, "new_connections_per_ip_per_second": 10});
+    let limits =
+        json!({"connections": 1000, "connections_per_ip": 10, "new_connections_per_ip_per_second": 10});
     let mut cast = Cast::start(&limits, true).await;
     let edge = cast.stage.players();
     let mut memory = BTreeMap::new();

@@ -10,7 +10,8 @@ use crate::wasm_host::{self, Process, Vm, process};
 const MESSAGE: [u8; 8] = [0, 0, 0, 0, 1, 200, 1, 0];
 
 fn config(limits: &Value) -> Value {
-    let mut config = json!({"header_timeout_ms": 0, "routes": [{"server_type": 200, "to": [{"cluster": "game"}]}]});
+    let mut config =
+        json!({"header_timeout_ms": 0, "routes": [{"server_type": 200, "to": [{"cluster": "game"}]}]});
     let fields = limits.as_object().unwrap().clone();
     config.as_object_mut().unwrap().extend(fields);
     config

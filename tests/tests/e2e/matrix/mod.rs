@@ -74,8 +74,10 @@ struct Policy {
 impl Policy {
     fn text(&self, net: &TestNet, servers: &[GameServer]) -> String {
         let clusters = if self.on_demand { "on_demand" } else { "eager" };
-        let listener = |(name, port): (&&str, &u16)| json!({"name": name, "bind": net.at(*port).to_string(), "clusters": clusters,
-            "limits": crowd(&json!({}))});
+        let listener = |(name, port): (&&str, &u16)| {
+            json!({"name": name, "bind": net.at(*port).to_string(), "clusters": clusters,
+            "limits": crowd(&json!({}))})
+        };
         let service = |(world, (server, max)): (&u16, &(usize, u32))| {
             let address = servers[*server].address().to_string();
             json!({"name": format!("world-{world}"), "endpoints": [address], "connections": {"max": max}})

@@ -100,13 +100,17 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker.func_wrap(env, "proxy_set_shared_data", set_shared_data)?;
     let wasi = "wasi_snapshot_preview1";
     linker.func_wrap(wasi, "random_get", random_get)?;
-    linker.func_wrap(wasi, "clock_time_get", |mut caller: Called<'_>, clock: u32, _precision: u64, to: u32| {
-        caller.data_mut().calls += 1;
-        assert_eq!(clock, 1, "the monotonic one");
-        let now = caller.data().shared.lock().unwrap().now_ms * 1_000_000;
-        write(&mut caller, to, &now.to_le_bytes());
-        0
-    })?;
+    linker.func_wrap(
+        wasi,
+        "clock_time_get",
+        |mut caller: Called<'_>, clock: u32, _precision: u64, to: u32| {
+            caller.data_mut().calls += 1;
+            assert_eq!(clock, 1, "the monotonic one");
+            let now = caller.data().shared.lock().unwrap().now_ms * 1_000_000;
+            write(&mut caller, to, &now.to_le_bytes());
+            0
+        },
+    )?;
     linker.func_wrap(env, "proxy_get_property", get_property)?;
     linker.func_wrap(env, "proxy_set_property", set_property)?;
     linker.func_wrap(env, "proxy_call_foreign_function", foreign)?;
