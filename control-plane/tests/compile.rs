@@ -224,7 +224,30 @@ fn an_edge_gets_the_listeners_it_asks_for() {
     let snapshot = compile(&mesh, &scope);
     let names: Vec<_> = snapshot.of(ResourceType::Listener).iter().map(|l| &**l.name()).collect();
     assert_eq!(names, ["edge", "realmgate-health"]);
-    assert_eq!(snapshot.of(ResourceType::Extension).len(), 1);
+    // Its bound on connections, and its routes.
+    assert_eq!(snapshot.of(ResourceType::Extension).len(), 2);
+}
+
+#[test]
+fn other_limits_are_another_filter_in_the_same_listener() {
+    let of = |limits: &str| {
+        let policy = format!("listeners: [{{name: edge, bind: \"127.0.0.1:7000\", limits: {{{limits}}}}}]");
+        compile(&mesh(&policy, rules()), &Scope::default())
+    };
+    let before = of("");
+    for limits in [
+        "connections: 0",
+        "connections: 7",
+        "connections_per_ip: 0",
+        "new_connections_per_ip_per_second: 7",
+        "header_timeout: 7s",
+        "max_message_bytes: 7",
+    ] {
+        let after = of(limits);
+        assert_eq!(after.of(ResourceType::Listener), before.of(ResourceType::Listener), "{limits}");
+        let changes = after.of(ResourceType::Extension).changes_since(before.of(ResourceType::Extension));
+        assert_eq!(changes.len(), 1, "{limits}");
+    }
 }
 
 #[test]

@@ -74,6 +74,10 @@ impl Ending {
                 "the client announced a message above max_message_bytes"
             }
             Self::Refused(Refusal::HeaderTimeout) => "the first 8 bytes did not come in time",
+            Self::Refused(Refusal::ConnectionsPerIp) => "the client's address has connections_per_ip open",
+            Self::Refused(Refusal::NewConnectionsPerIp) => {
+                "the client's address had its new_connections_per_ip_per_second"
+            }
             Self::Refused(Refusal::HostError) | Self::Fault(Fault::HostError) => {
                 "Envoy refused a call of the filter; its log says which"
             }

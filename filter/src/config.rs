@@ -4,6 +4,8 @@
 //! {
 //!   "header_timeout_ms": 5000,
 //!   "max_message_bytes": 65535,
+//!   "connections_per_ip": 100,
+//!   "new_connections_per_ip_per_second": 50,
 //!   "routes": [
 //!     {"server_type": 200, "worlds": "17", "to": [{"cluster": "game/{world}"}]},
 //!     {"server_type": 200, "worlds": "1-20000", "hash_key": "instance",
@@ -28,13 +30,24 @@ pub struct FilterConfig {
     /// A message whose header announces a longer body is refused; 0 = no limit. Where the framing is `client`
     /// only the first message is read.
     pub max_message_bytes: u32,
+    /// Open connections from one address (IPv6: from one /64); 0 = no limit.
+    pub connections_per_ip: u32,
+    /// New connections from one address in a second: so many at once, and as many again spread over each second; 0
+    /// = no limit.
+    pub new_connections_per_ip_per_second: u32,
     /// Routes in order; the first that matches wins.
     pub routes: Vec<RouteConfig>,
 }
 
 impl Default for FilterConfig {
     fn default() -> Self {
-        Self { header_timeout_ms: 5000, max_message_bytes: 65_535, routes: Vec::new() }
+        Self {
+            header_timeout_ms: 5000,
+            max_message_bytes: 65_535,
+            connections_per_ip: 0,
+            new_connections_per_ip_per_second: 0,
+            routes: Vec::new(),
+        }
     }
 }
 

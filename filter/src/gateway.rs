@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::config::FilterConfig;
 use crate::host::{Host, Way};
-use crate::limits::{Deadlines, tick_period_ms};
+use crate::limits::{Deadlines, Gate, SharedTable, tick_period_ms};
 use crate::route::{Decision, Router};
 use crate::session::{Session, Verdict};
 use crate::telemetry::Metric;
@@ -16,6 +16,7 @@ use crate::validate::ConfigError;
 pub struct Gateway {
     router: Rc<Router>,
     deadlines: Deadlines,
+    gate: Gate,
     decision: Decision,
     /// Scratch space of translations.
     out: Vec<u8>,
@@ -36,10 +37,16 @@ impl Gateway {
         Ok(Self {
             router,
             deadlines: Deadlines::default(),
+            gate: Gate::default(),
             decision: Decision::default(),
             out: Vec::new(),
             unreported: Messages::default(),
         })
+    }
+
+    /// Counts connections as those of this listener, where the worker's other configurations do.
+    pub fn count_in(&mut self, listener: &str, table: SharedTable) {
+        self.gate.count_in(listener, table);
     }
 
     /// Takes a new configuration. Routed connections are not touched; those that wait are decided by it.
@@ -47,9 +54,10 @@ impl Gateway {
     /// # Errors
     /// [`ConfigError`] when it is not valid: counted, and the old one stays.
     pub fn configure(&mut self, json: &[u8], host: &mut impl Host) -> Result<(), ConfigError> {
-        match FilterConfig::from_json(json).and_then(|config| Router::new(&config)) {
-            Ok(router) => {
+        match FilterConfig::from_json(json).and_then(|config| Ok((Router::new(&config)?, config))) {
+            Ok((router, config)) => {
                 self.router = Rc::new(router);
+                self.gate.configure(&config);
                 Ok(())
             }
             Err(error) => {
@@ -63,12 +71,19 @@ impl Gateway {
     #[must_use]
     pub fn tick_period_ms(&self) -> Option<u32> {
         let reports = self.router.translates().then_some(REPORT_MS);
-        [tick_period_ms(self.router.header_timeout_ms()), reports].into_iter().flatten().min()
+        [tick_period_ms(self.router.header_timeout_ms()), reports, self.gate.beat_ms()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// A connection begins.
+    /// A connection begins. One that is over a limit comes back closed.
     pub fn open(&mut self, connection: u32, host: &mut impl Host) -> Rc<Session> {
-        let session = Rc::new(Session::default());
+        let counted = match self.gate.admit(host) {
+            Ok(counted) => counted,
+            Err(reason) => return Rc::new(Session::refused(reason, host)),
+        };
+        let session = Rc::new(Session::of(counted));
         host.count(Metric::AwaitingHeader, 1);
         self.deadlines.enter(connection, Rc::clone(&session));
         session
@@ -99,6 +114,7 @@ impl Gateway {
 
     /// A connection ended, by its client or by somebody on this side.
     pub fn end(&mut self, session: &Session, by_client: bool, host: &mut impl Host) {
+        self.gate.release(session, host);
         if !session.is_waiting() {
             session.on_end(by_client, host);
             // A configuration that was replaced may not live to see another tick.
@@ -116,6 +132,7 @@ impl Gateway {
     /// Lets `elapsed_ms` pass and closes those whose header took too long.
     pub fn tick(&mut self, elapsed_ms: u32, host: &mut impl Host) {
         self.report(host);
+        self.gate.beat(host);
         self.deadlines.advance(elapsed_ms);
         while let Some((connection, session)) = self.deadlines.expired(self.router.header_timeout_ms()) {
             // One that the host no longer knows is only crossed out.
@@ -123,6 +140,7 @@ impl Gateway {
                 session.on_timeout(host);
             } else {
                 session.on_lost(host);
+                self.gate.release(&session, host);
             }
         }
     }

@@ -25,6 +25,16 @@ pub trait Host {
     /// Replaces what `out` holds by the client's address, `ip:port` or `[ip]:port`.
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError>;
 
+    /// Nanoseconds of a clock that all workers share and that never goes back.
+    fn now(&mut self) -> Result<u64, HostError>;
+
+    /// Replaces what `out` holds by a value that the workers share, and gives the version of it: `None`, and nothing in
+    /// `out`, where there is no value yet.
+    fn load(&mut self, key: &str, out: &mut Vec<u8>) -> Result<Option<u32>, HostError>;
+
+    /// Writes a shared value if it is still of this version, `None` = if it is not there; whether it was.
+    fn store(&mut self, key: &str, value: &[u8], version: Option<u32>) -> Result<bool, HostError>;
+
     /// A session id that no other session has, of any worker or pod; above 0.
     fn session_id(&mut self) -> Result<i64, HostError>;
 

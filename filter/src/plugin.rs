@@ -2,6 +2,7 @@
 //!
 //! Calls go through `proxy_wasm::hostcalls`, whose results are handled; the SDK's trait helpers unwrap them.
 
+mod shared;
 mod vm;
 
 use std::cell::{OnceCell, RefCell};
@@ -15,6 +16,7 @@ use realmgate_wire::ClientHeader;
 
 use crate::gateway::Gateway;
 use crate::host::{Host, HostError, UpstreamFailure, Way};
+use crate::limits::SharedTable;
 use crate::route::sticky_point;
 use crate::session::{Session, Verdict};
 use crate::telemetry::Metric;
@@ -32,6 +34,8 @@ thread_local! {
     /// Ids of the metrics, in the order of [`Metric::ALL`]: one VM may carry many root contexts, and each
     /// definition would cost the host another id.
     static METRICS: OnceCell<Vec<Option<u32>>> = const { OnceCell::new() };
+    /// What the connections of all its root contexts count in: a new configuration does not start from 0.
+    static TABLE: SharedTable = SharedTable::default();
 }
 
 fn define_metrics() -> Vec<Option<u32>> {
@@ -68,6 +72,7 @@ impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         let Ok(mut shared) = self.shared.try_borrow_mut() else { return false };
         let Shared { gateway: Some(gateway), envoy, tick_ms } = &mut *shared else { return false };
+        gateway.count_in(&shared::plugin_name(), TABLE.with(Rc::clone));
         let json = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size);
         let json = json.ok().flatten().unwrap_or_default();
         if let Err(error) = gateway.configure(&json, envoy) {
@@ -298,6 +303,18 @@ impl Host for Envoy {
         out.clear();
         out.push_str(text.ok_or_else(|| refused(CALL)("none"))?);
         Ok(())
+    }
+
+    fn now(&mut self) -> Result<u64, HostError> {
+        vm::now()
+    }
+
+    fn load(&mut self, key: &str, out: &mut Vec<u8>) -> Result<Option<u32>, HostError> {
+        shared::load(key, out)
+    }
+
+    fn store(&mut self, key: &str, value: &[u8], version: Option<u32>) -> Result<bool, HostError> {
+        shared::store(key, value, version)
     }
 
     fn session_id(&mut self) -> Result<i64, HostError> {

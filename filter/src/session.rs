@@ -7,6 +7,8 @@ use realmgate_wire::{ClientHeader, Parsed, ServerId, TraceContext};
 
 use crate::access_log::{Ending, Identity, PROPERTY, Record};
 use crate::host::{Host, HostError, UpstreamFailure, Way};
+use crate::limits::Address;
+use crate::limits::address::ip_of;
 use crate::route::{Decision, Router};
 use crate::telemetry::Metric;
 use crate::translate::{Fault, Messages, Translation};
@@ -20,6 +22,10 @@ pub enum Refusal {
     MessageTooLarge,
     /// The header was not whole in time.
     HeaderTimeout,
+    /// The client's address has `connections_per_ip` open.
+    ConnectionsPerIp,
+    /// The client's address had its `new_connections_per_ip_per_second`.
+    NewConnectionsPerIp,
     /// The host refused a call that the connection cannot do without.
     HostError,
 }
@@ -32,6 +38,8 @@ impl Refusal {
             Self::NoRoute => "no_route",
             Self::MessageTooLarge => "message_too_large",
             Self::HeaderTimeout => "header_timeout",
+            Self::ConnectionsPerIp => "connections_per_ip",
+            Self::NewConnectionsPerIp => "new_connections_per_ip",
             Self::HostError => "host_error",
         }
     }
@@ -60,6 +68,8 @@ enum State {
 #[derive(Debug, Default)]
 pub struct Session {
     state: Cell<State>,
+    /// Where it counts as an open connection.
+    counted: Cell<Option<Address>>,
     /// Only where the framing is not the client's: others have no memory to spare for it.
     translation: RefCell<Option<Box<Translation>>>,
     // The rest is for the access log.
@@ -71,6 +81,27 @@ pub struct Session {
 }
 
 impl Session {
+    /// A connection that is let in; it counts as one of this address.
+    #[must_use]
+    pub fn of(counted: Option<Address>) -> Self {
+        Self { counted: Cell::new(counted), ..Self::default() }
+    }
+
+    /// A connection that is turned away before a byte of it is read.
+    #[must_use]
+    pub fn refused(reason: Refusal, host: &mut impl Host) -> Self {
+        // It never awaited its header, for which it would leave a count.
+        let session = Self { state: Cell::new(State::Closed), ..Self::default() };
+        session.refuse(reason, host);
+        session
+    }
+
+    /// Where it counts, for the one who takes that back.
+    #[must_use]
+    pub fn take_counted(&self) -> Option<Address> {
+        self.counted.take()
+    }
+
     /// Whether the header is not whole yet.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
@@ -297,16 +328,4 @@ impl Session {
 fn close(host: &mut impl Host) -> Verdict {
     let _ = host.close();
     Verdict::Closed
-}
-
-/// The IP of `ip:port` or `[ip]:port`; an address of another shape is taken whole.
-fn ip_of(address: &str) -> &str {
-    if let Some(inner) = address.strip_prefix('[') {
-        return inner.split_once(']').map_or(address, |(ip, _)| ip);
-    }
-    match address.split_once(':') {
-        // A second colon: an IPv6 address without a port.
-        Some((ip, port)) if !port.contains(':') => ip,
-        _ => address,
-    }
 }

@@ -23,6 +23,8 @@ pub enum Metric {
     SessionsActive,
     /// Sessions closed by the filter, by reason.
     SessionClosed(Fault),
+    /// Connections let in although they could not be counted to their address.
+    Uncounted,
     /// Messages to game servers, where their framing is not the client's.
     MessagesToServer,
     /// Messages to clients, likewise.
@@ -31,12 +33,15 @@ pub enum Metric {
 
 impl Metric {
     /// Every metric, in the order of [`Metric::index`].
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Routed,
         Self::Refused(Refusal::NoRoute),
         Self::Refused(Refusal::MessageTooLarge),
         Self::Refused(Refusal::HeaderTimeout),
         Self::Refused(Refusal::HostError),
+        Self::Refused(Refusal::ConnectionsPerIp),
+        Self::Refused(Refusal::NewConnectionsPerIp),
+        Self::Uncounted,
         Self::ClientGone,
         Self::AwaitingHeader,
         Self::ConfigRejected,
@@ -58,16 +63,19 @@ impl Metric {
             Self::Refused(Refusal::MessageTooLarge) => 2,
             Self::Refused(Refusal::HeaderTimeout) => 3,
             Self::Refused(Refusal::HostError) => 4,
-            Self::ClientGone => 5,
-            Self::AwaitingHeader => 6,
-            Self::ConfigRejected => 7,
-            Self::SessionsActive => 8,
-            Self::SessionClosed(Fault::MessageTooLarge) => 9,
-            Self::SessionClosed(Fault::ReplyTooShort) => 10,
-            Self::SessionClosed(Fault::ReplyTooLarge) => 11,
-            Self::SessionClosed(Fault::HostError) => 12,
-            Self::MessagesToServer => 13,
-            Self::MessagesToClient => 14,
+            Self::Refused(Refusal::ConnectionsPerIp) => 5,
+            Self::Refused(Refusal::NewConnectionsPerIp) => 6,
+            Self::Uncounted => 7,
+            Self::ClientGone => 8,
+            Self::AwaitingHeader => 9,
+            Self::ConfigRejected => 10,
+            Self::SessionsActive => 11,
+            Self::SessionClosed(Fault::MessageTooLarge) => 12,
+            Self::SessionClosed(Fault::ReplyTooShort) => 13,
+            Self::SessionClosed(Fault::ReplyTooLarge) => 14,
+            Self::SessionClosed(Fault::HostError) => 15,
+            Self::MessagesToServer => 16,
+            Self::MessagesToClient => 17,
         }
     }
 
@@ -81,6 +89,13 @@ impl Metric {
                 "realmgate_connections_refused_message_too_large_total"
             }
             Self::Refused(Refusal::HeaderTimeout) => "realmgate_connections_refused_header_timeout_total",
+            Self::Refused(Refusal::ConnectionsPerIp) => {
+                "realmgate_connections_refused_connections_per_ip_total"
+            }
+            Self::Refused(Refusal::NewConnectionsPerIp) => {
+                "realmgate_connections_refused_new_connections_per_ip_total"
+            }
+            Self::Uncounted => "realmgate_connections_uncounted_total",
             Self::Refused(Refusal::HostError) => "realmgate_connections_refused_host_error_total",
             Self::ClientGone => "realmgate_connections_client_gone_total",
             Self::AwaitingHeader => "realmgate_connections_awaiting_header",

@@ -73,6 +73,15 @@ impl Host for Recorder {
         "[2001:db8::1]:4711".clone_into(out);
         Ok(())
     }
+    fn now(&mut self) -> Result<u64, HostError> {
+        unreachable!("no limits")
+    }
+    fn load(&mut self, _: &str, _: &mut Vec<u8>) -> Result<Option<u32>, HostError> {
+        unreachable!("no limits")
+    }
+    fn store(&mut self, _: &str, _: &[u8], _: Option<u32>) -> Result<bool, HostError> {
+        unreachable!("no limits")
+    }
     fn session_id(&mut self) -> Result<i64, HostError> {
         self.call("session_id", "")?;
         Ok(0x0102_0304_0506_0708)

@@ -20,7 +20,7 @@ const CONFIGS: [&[u8]; 4] = [
         {"server_type": 200, "instances": "8-99", "to": [{"cluster": "d", "framing": "server-traced"}]},
         {"server_type": 200, "instances": "7", "to": [{"cluster": "c", "pick":
          {"strategy": "realm_based", "of": 3, "cluster": "c-{pick}"}}]}]}"#,
-    br#"{"header_timeout_ms": 0, "routes": [{"server_type": 0, "to": [{"cluster": "zero"}]}]}"#,
+    br#"{"header_timeout_ms": 0, "connections_per_ip": 2, "new_connections_per_ip_per_second": 9, "routes": [{"server_type": 0, "to": [{"cluster": "zero"}]}]}"#,
     b"{}",
     b"no configuration",
 ];
@@ -30,6 +30,7 @@ struct Counting {
     metrics: BTreeMap<Metric, i64>,
     clusters: i64,
     failing: bool,
+    shared: BTreeMap<String, (Vec<u8>, u32)>,
     data: Vec<u8>,
 }
 
@@ -63,6 +64,20 @@ impl Host for Counting {
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
         "192.0.2.1:1234".clone_into(out);
         self.answer()
+    }
+    fn now(&mut self) -> Result<u64, HostError> {
+        self.answer().map(|()| 0)
+    }
+    fn load(&mut self, key: &str, out: &mut Vec<u8>) -> Result<Option<u32>, HostError> {
+        self.answer()?;
+        let (value, version) = self.shared.get(key).cloned().unzip();
+        *out = value.unwrap_or_default();
+        Ok(version)
+    }
+    fn store(&mut self, key: &str, value: &[u8], version: Option<u32>) -> Result<bool, HostError> {
+        self.answer()?;
+        self.shared.insert(key.to_owned(), (value.to_owned(), version.unwrap_or(0).wrapping_add(1)));
+        Ok(true)
     }
     fn session_id(&mut self) -> Result<i64, HostError> {
         self.answer().map(|()| 7)

@@ -34,6 +34,15 @@ impl Host for Buffer {
         self.data.extend_from_slice(bytes);
         Ok(())
     }
+    fn now(&mut self) -> Result<u64, HostError> {
+        unreachable!()
+    }
+    fn load(&mut self, _: &str, _: &mut Vec<u8>) -> Result<Option<u32>, HostError> {
+        unreachable!()
+    }
+    fn store(&mut self, _: &str, _: &[u8], _: Option<u32>) -> Result<bool, HostError> {
+        unreachable!()
+    }
     fn session_id(&mut self) -> Result<i64, HostError> {
         unreachable!()
     }

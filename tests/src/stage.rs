@@ -30,6 +30,15 @@ pub mod port {
     pub const GAME: u16 = 21_001;
 }
 
+/// These limits of a listener, and none on how many players may come from where: all of a test's have one address, and
+/// come as fast as they can.
+#[must_use]
+pub fn crowd(limits: &Value) -> Value {
+    let mut all = json!({"connections": 0, "connections_per_ip": 0, "new_connections_per_ip_per_second": 0});
+    merge_settings(&mut all, limits);
+    all
+}
+
 /// Everything stops in the order of the fields: the edge first, the address last.
 #[derive(Debug)]
 pub struct Stage {
@@ -53,7 +62,7 @@ impl Stage {
     pub fn control_plane(net: &TestNet, settings: &Value) -> Result<ControlPlane, Failure> {
         let mut all = json!({
             "filter": {"path": parts::FILTER.find()?},
-            "game_gateway": {"listen": net.at(port::GAME_GATEWAY).to_string()},
+            "game_gateway": {"listen": net.at(port::GAME_GATEWAY).to_string(), "limits": crowd(&json!({}))},
             "edge": {"health_listen": net.at(port::HEALTH).to_string()},
         });
         merge_settings(&mut all, settings);
@@ -79,10 +88,10 @@ impl Stage {
         self.net.at(port::GAME_GATEWAY)
     }
 
-    /// The `listeners` part of a policy: one, `edge`, at [`Self::players`], with these limits.
+    /// The `listeners` part of a policy: one, `edge`, at [`Self::players`], with these limits and those of a [`crowd`].
     #[must_use]
     pub fn listener(&self, limits: &Value) -> Value {
-        json!([{"name": "edge", "bind": self.players().to_string(), "limits": limits}])
+        json!([{"name": "edge", "bind": self.players().to_string(), "limits": crowd(limits)}])
     }
 
     /// A counter or gauge of the filter, by the part of its name behind `realmgate_`.

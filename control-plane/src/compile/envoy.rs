@@ -1,10 +1,11 @@
 //! Small Envoy messages that several kinds of resources contain.
 
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress, address, config_source,
-    socket_address,
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, ExtensionConfigSource, SocketAddress, address,
+    config_source, socket_address,
 };
-use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, filter};
+use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value, UInt64Value};
 use prost::{Message, Name};
 
 /// "Over the same ADS stream".
@@ -14,6 +15,16 @@ pub(super) fn ads() -> ConfigSource {
         resource_api_version: ApiVersion::V3.into(),
         ..ConfigSource::default()
     }
+}
+
+/// A network filter whose configuration comes by ECDS, under the filter's name.
+pub(super) fn discovered_filter(name: String, type_url: String) -> Filter {
+    let source = ExtensionConfigSource {
+        config_source: Some(ads()),
+        type_urls: vec![type_url],
+        ..ExtensionConfigSource::default()
+    };
+    Filter { name, config_type: Some(filter::ConfigType::ConfigDiscovery(source)) }
 }
 
 /// A TCP address.
@@ -41,4 +52,9 @@ pub(super) fn duration(millis: u64) -> Duration {
 /// An optional number.
 pub(super) const fn uint32(value: u32) -> UInt32Value {
     UInt32Value { value }
+}
+
+/// An optional large number.
+pub(super) const fn uint64(value: u64) -> UInt64Value {
+    UInt64Value { value }
 }

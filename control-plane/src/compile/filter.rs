@@ -28,7 +28,14 @@ pub(super) fn extension_name(listener: &str) -> String {
 pub fn config(listener: &Listener, routes: Vec<RouteConfig>) -> FilterConfig {
     // The model bounds times to a year, which fits 32 bits of milliseconds only up to 49 days.
     let header_timeout_ms = u32::try_from(listener.limits.header_timeout.as_millis()).unwrap_or(u32::MAX);
-    FilterConfig { header_timeout_ms, max_message_bytes: listener.limits.max_message_bytes, routes }
+    let limits = &listener.limits;
+    FilterConfig {
+        header_timeout_ms,
+        max_message_bytes: limits.max_message_bytes,
+        connections_per_ip: limits.connections_per_ip,
+        new_connections_per_ip_per_second: limits.new_connections_per_ip_per_second,
+        routes,
+    }
 }
 
 /// The ECDS resource.
@@ -40,8 +47,11 @@ pub(super) fn extension(
     // Numbers and strings alone: this cannot fail.
     let json = serde_json::to_string(config).unwrap_or_default();
     let vm = VmConfig {
-        // A new module is a new VM, even behind the same path: Envoy keys its VMs by this id and the code.
-        vm_id: format!("realmgate-{}", module.sha256.get(..16).unwrap_or("unread")),
+        // What VMs share belongs to this id: a new module goes on counting where the old one is.
+        vm_id: "realmgate".to_owned(),
+        // A new module is a new VM, even behind the same path: this makes it another resource, and Envoy reads the
+        // code again.
+        configuration: Some(envoy::any(&StringValue { value: module.sha256.clone() })),
         runtime: "envoy.wasm.runtime.v8".to_owned(),
         code: Some(AsyncDataSource { specifier: Some(code(module)) }),
         ..VmConfig::default()

@@ -1,8 +1,6 @@
 //! A game listener: the filter, by ECDS, in front of a `tcp_proxy` that waits for it.
 
-use envoy_types::pb::envoy::config::core::v3::{
-    BackoffStrategy, CidrRange, ExtensionConfigSource, TrafficDirection,
-};
+use envoy_types::pb::envoy::config::core::v3::{BackoffStrategy, CidrRange, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener as EnvoyListener, ListenerFilter, filter, listener_filter,
 };
@@ -16,7 +14,7 @@ use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
 use prost::Name;
 
 use super::access_log::access_log;
-use super::{envoy, filter::extension_name, player_tls};
+use super::{connections, envoy, filter::extension_name, player_tls};
 use crate::mesh::EdgeSettings;
 use crate::model::{ClusterDelivery, Listener};
 use crate::xds::Scope;
@@ -48,7 +46,11 @@ pub(super) fn listener(listener: &Listener, scope: &Scope, edge: &EdgeSettings) 
             source_prefix_ranges: allowed.collect(),
             ..FilterChainMatch::default()
         }),
-        filters: vec![routing_filter(&listener.name), tcp_proxy_filter(listener, scope, edge)],
+        filters: vec![
+            connections::filter(&listener.name),
+            routing_filter(&listener.name),
+            tcp_proxy_filter(listener, scope, edge),
+        ],
         transport_socket: player_tls::transport_socket(listener),
         ..FilterChain::default()
     };
@@ -70,14 +72,7 @@ pub(super) fn listener(listener: &Listener, scope: &Scope, edge: &EdgeSettings) 
 }
 
 fn routing_filter(listener: &str) -> Filter {
-    Filter {
-        name: extension_name(listener),
-        config_type: Some(filter::ConfigType::ConfigDiscovery(ExtensionConfigSource {
-            config_source: Some(envoy::ads()),
-            type_urls: vec![Wasm::type_url()],
-            ..ExtensionConfigSource::default()
-        })),
-    }
+    envoy::discovered_filter(extension_name(listener), Wasm::type_url())
 }
 
 fn tcp_proxy_filter(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> Filter {

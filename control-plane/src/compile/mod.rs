@@ -3,6 +3,7 @@
 mod access_log;
 mod clusters;
 mod compiler;
+mod connections;
 mod encoded;
 mod envoy;
 mod explain;
@@ -59,6 +60,8 @@ fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
         has_routes |= !config.routes.is_empty();
         let extension = filter::extension(&listener.name, &config, &mesh.module);
         extensions.push(resource(extension.name.clone(), &extension));
+        let bound = connections::extension(listener);
+        extensions.push(resource(bound.name.clone(), &bound));
         listeners.push(resource(listener.name.clone(), &listeners::listener(listener, scope, &mesh.edge)));
         secrets.extend(player_tls::secrets(listener));
     }

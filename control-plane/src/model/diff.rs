@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{PlayerTls, Policy};
+use super::{Limits, PlayerTls, Policy};
 
 /// Differences in words, a line each: `+` added, `-` removed, `~` changed.
 #[must_use]
@@ -36,9 +36,8 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
         &mut changes,
         |old, new| {
             let mut spared = old.clone();
-            // These two are the filter's, which is exchanged without touching the listener.
-            spared.limits.header_timeout = new.limits.header_timeout;
-            spared.limits.max_message_bytes = new.limits.max_message_bytes;
+            // All but this one belong to filters that are exchanged without touching the listener.
+            spared.limits = Limits { idle_timeout: old.limits.idle_timeout, ..new.limits.clone() };
             // Files are named by secrets of their own.
             if let (Some(spared), Some(new)) = (&mut spared.tls, &new.tls)
                 && spared.client_ca_file.is_some() == new.client_ca_file.is_some()

@@ -26,8 +26,8 @@ pub struct Policy {
     pub routes: Vec<Route>,
 }
 
-/// A port that players connect to. Changing anything but `limits.header_timeout`, `limits.max_message_bytes` and
-/// the files of `tls` replaces the listener in Envoy, which drains its live connections.
+/// A port that players connect to. Changing `limits` (but for `idle_timeout`) or the files of `tls` spares live
+/// connections; changing anything else replaces the listener in Envoy, which drains them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
@@ -99,10 +99,16 @@ impl Listener {
     }
 }
 
-/// Bounds on one connection; 0 = no limit.
+/// Bounds on connections; 0 = no limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// Open connections of one edge, in all.
+    pub connections: u32,
+    /// Open connections of one edge from one client address; an IPv6 client counts by its /64.
+    pub connections_per_ip: u32,
+    /// New connections from one client address in a second: so many at once, and as many again spread over each second.
+    pub new_connections_per_ip_per_second: u32,
     /// Time for the first 8 bytes to arrive.
     pub header_timeout: Duration,
     /// Time without a byte in either direction.
@@ -115,6 +121,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections: 10_000,
+            connections_per_ip: 100,
+            new_connections_per_ip_per_second: 50,
             header_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30 * 60),
             max_message_bytes: 65_535,

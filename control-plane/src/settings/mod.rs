@@ -182,7 +182,7 @@ pub struct GameGateway {
     pub framing: Framing,
     /// How often the rules are read again.
     pub refresh_interval: Duration,
-    /// Bounds on one connection to `game_gateway.listen`; 0 = no limit.
+    /// Bounds on the connections to `game_gateway.listen`; 0 = no limit.
     pub limits: Limits,
     /// `eager`: edges have the cluster of every rule before its first player; `on_demand`: with its first
     /// player, as docs/policy.md says of a listener's `clusters`. A change drains the live connections of

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::time::UNIX_EPOCH;
 
 use proxy_wasm::hostcalls;
-use proxy_wasm::types::Status;
 use realmgate_wire::SessionIds;
 
+use super::shared;
 use crate::host::HostError;
 use crate::route::sticky_point;
 
@@ -17,12 +17,8 @@ thread_local! {
 }
 
 /// Where the VMs of a process meet: 8 bytes of base and 8 bytes of how many blocks are taken. Shared data belongs to a
-/// VM id, so a new module starts with a base of its own.
+/// VM id, which all modules have in common: a new one goes on where the old one is.
 const BLOCKS: &str = "realmgate.session_blocks";
-
-/// Passed with a write, it lets the write make a key but not replace one: no value carries it, since Envoy numbers its
-/// writes from 1. (0 would mean "replace whatever is there".)
-const ABSENT: u32 = u32::MAX;
 
 /// Each failed attempt is another VM's success, so this many VMs would have to come first.
 const ATTEMPTS: u32 = 10_000;
@@ -40,18 +36,17 @@ pub(super) fn session_id() -> Result<i64, HostError> {
 
 /// Takes a block that no VM of the process has had.
 fn next_block() -> Result<SessionIds, HostError> {
+    let mut value = Vec::new();
     for _ in 0..ATTEMPTS {
-        let (value, version) = hostcalls::get_shared_data(BLOCKS).map_err(refused)?;
-        let (base, taken, version) = match (value.as_deref().and_then(read), version) {
-            (Some((base, taken)), Some(version)) => (base, taken, version),
-            (None, None) => (base(), 0, ABSENT),
+        let version = shared::load(BLOCKS, &mut value)?;
+        let (base, taken) = match (read(&value), version) {
+            (Some(blocks), Some(_)) => blocks,
+            (None, None) => (base(), 0),
             _ => return Err(refused("a value of another shape")),
         };
         let next = [base.to_le_bytes(), taken.wrapping_add(1).to_le_bytes()].concat();
-        match hostcalls::set_shared_data(BLOCKS, Some(&next), Some(version)) {
-            Ok(()) => return Ok(SessionIds::of_block(base, taken)),
-            Err(Status::CasMismatch) => {}
-            Err(status) => return Err(refused(status)),
+        if shared::store(BLOCKS, &next, version)? {
+            return Ok(SessionIds::of_block(base, taken));
         }
     }
     Err(refused("no end of other writers"))
@@ -77,6 +72,18 @@ mod wasi {
     #[link(wasm_import_module = "wasi_snapshot_preview1")]
     unsafe extern "C" {
         fn random_get(at: *mut u8, len: usize) -> u32;
+        fn clock_time_get(clock: u32, precision: u64, at: *mut u64) -> u32;
+    }
+
+    /// WASI's number of the clock that only goes on.
+    const MONOTONIC: u32 = 1;
+
+    /// Envoy's steady clock, which all its threads share.
+    pub(super) fn now() -> Option<u64> {
+        let mut time = 0;
+        // SAFETY: it writes a u64 where it is told to and nothing else.
+        let error = unsafe { clock_time_get(MONOTONIC, 1, &raw mut time) };
+        (error == 0).then_some(time)
     }
 
     /// 8 bytes from the cryptographic generator of Envoy, which serves this one call of WASI to every module.
@@ -86,6 +93,11 @@ mod wasi {
         let error = unsafe { random_get(bytes.as_mut_ptr(), bytes.len()) };
         (error == 0).then_some(bytes)
     }
+}
+
+/// As [`crate::host::Host::now`].
+pub(super) fn now() -> Result<u64, HostError> {
+    wasi::now().ok_or_else(|| HostError { call: "the clock", reason: "none".to_owned() })
 }
 
 /// A number to start from, different in every VM, worker and process.

@@ -5,6 +5,7 @@
 
 mod change;
 mod echo;
+mod limits;
 mod load;
 mod report;
 mod worlds;
@@ -21,6 +22,8 @@ use report::{Machine, Report};
 pub enum Part {
     /// Everything.
     All,
+    /// Limits alone; of the report only its section is rewritten.
+    Limits,
     /// The xDS server alone; of the report only its section is rewritten.
     Xds,
 }
@@ -37,7 +40,12 @@ pub async fn run(part: Part) -> Result<(), Failure> {
             change::run(&mut report).await?;
             worlds::by_ranges(&mut report).await?;
             worlds::by_rules(&mut report).await?;
-            format!("{}\n{}", report.text(&Machine::this(&envoy)?), xds::run().await)
+            let text = format!("{}\n{}", report.text(&Machine::this(&envoy)?), limits::run().await?);
+            format!("{text}\n{}", xds::run().await)
+        }
+        Part::Limits => {
+            let before = fs::read_to_string(&path).map_err(because("cannot read docs/BENCHMARKS.md"))?;
+            report::with_section(&before, limits::HEADING, &limits::run().await?)
         }
         Part::Xds => {
             let before = fs::read_to_string(&path).map_err(because("cannot read docs/BENCHMARKS.md"))?;

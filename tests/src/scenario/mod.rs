@@ -24,6 +24,7 @@
 //!             "to_client": "02003412 00000000 aabb"}}
 //! ```
 
+mod before;
 mod native;
 pub mod session;
 
@@ -33,6 +34,7 @@ use std::{fs, iter};
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use before::Before;
 pub use native::run_natively;
 
 use crate::{Failure, parts};
@@ -47,6 +49,8 @@ pub struct Scenario {
     /// The client's address as the filter sees it, `ip:port`. A runner on real sockets cannot choose it and
     /// leaves out the scenarios that [need it](Self::needs_source).
     pub source: Option<String>,
+    /// What other connections do before this one comes.
+    pub before: Vec<Before>,
     /// What happens, in order.
     pub steps: Vec<Step>,
     /// What is to come of it.
@@ -124,6 +128,13 @@ impl Scenario {
     #[must_use]
     pub const fn needs_source(&self) -> bool {
         self.source.is_some()
+    }
+
+    /// The client's address where the runner can choose it.
+    #[must_use]
+    pub fn source(&self) -> Option<String> {
+        let has_others = !self.before.is_empty();
+        self.source.clone().or_else(|| has_others.then(|| before::SOURCE.to_owned()))
     }
 
     /// Everything that the client sends.
@@ -232,6 +243,8 @@ struct Written {
     #[serde(default)]
     at_each_byte: bool,
     #[serde(default)]
+    before: Vec<Before>,
+    #[serde(default)]
     steps: Vec<WrittenStep>,
     expect: WrittenExpect,
 }
@@ -270,6 +283,7 @@ fn read_file(path: &Path) -> Result<Vec<Scenario>, Failure> {
         let scenario = Scenario {
             config: written.config.unwrap_or_else(|| file.config.clone()),
             source: written.source,
+            before: written.before,
             steps: steps.map_err(Failure::because(&name))?,
             expect: expect(written.expect).map_err(Failure::because(&name))?,
             name,

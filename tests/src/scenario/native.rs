@@ -1,12 +1,15 @@
 //! Runs a scenario against the filter's core, with a host that writes down what it is told.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
 use realmgate_filter::Gateway;
 use realmgate_filter::access_log::PROPERTY;
 use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
 use realmgate_filter::session::{Session, Verdict};
 use realmgate_filter::telemetry::Metric;
 
-use super::{Outcome, Scenario, Step, closed_by_filter, session};
+use super::{Before, Outcome, Scenario, Step, closed_by_filter, session};
 use crate::Failure;
 
 /// The only connection's id.
@@ -14,12 +17,13 @@ const CONNECTION: u32 = 2;
 
 /// Runs it.
 pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
-    let mut host = Recorder { source: scenario.source.clone(), ..Recorder::default() };
+    let mut host = Recorder { source: scenario.source(), ..Recorder::default() };
     let mut gateway = Gateway::new().map_err(Failure::because("making a gateway"))?;
     if let Err(error) = gateway.configure(scenario.config.to_string().as_bytes(), &mut host) {
         host.outcome.config_refused = Some(error.to_string());
         return Ok(host.outcome);
     }
+    let others = play_before(scenario, &mut gateway, &mut host);
     let session = gateway.open(CONNECTION, &mut host);
     for step in &scenario.steps {
         if host.closed {
@@ -34,10 +38,7 @@ pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
             }
             Step::EndStream => {}
             Step::WaitMs(ms) => {
-                let period = gateway.tick_period_ms().unwrap_or(*ms).max(1);
-                for _ in 0..ms / period {
-                    gateway.tick(period, &mut host);
-                }
+                wait(*ms, &mut gateway, &mut host);
                 continue;
             }
             Step::Configure(config) | Step::ConfigureBad(config) => {
@@ -57,6 +58,7 @@ pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
     // Its end is the client's, whatever the access log is told of it.
     let outcome = host.outcome.clone();
     gateway.end(&session, true, &mut host);
+    others.iter().for_each(|session| gateway.end(session, true, &mut host));
     if host.left != 0 {
         return Err(Failure::new(format!(
             "{}: {} connections are left in a gauge",
@@ -64,6 +66,36 @@ pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
         )));
     }
     Ok(outcome)
+}
+
+/// The other connections that are left.
+fn play_before(scenario: &Scenario, gateway: &mut Gateway, host: &mut Recorder) -> VecDeque<Rc<Session>> {
+    let mut others = VecDeque::new();
+    for before in &scenario.before {
+        match before {
+            Before::Open(count) => {
+                let ids = CONNECTION + 1..=CONNECTION + count;
+                others.extend(ids.map(|id| gateway.open(id, host)));
+            }
+            Before::Close(count) => {
+                for _ in 0..*count {
+                    if let Some(session) = others.pop_front() {
+                        gateway.end(&session, true, host);
+                    }
+                }
+            }
+            Before::WaitMs(ms) => wait(*ms, gateway, host),
+        }
+    }
+    others
+}
+
+fn wait(ms: u32, gateway: &mut Gateway, host: &mut Recorder) {
+    host.now_ms += u64::from(ms);
+    let period = gateway.tick_period_ms().unwrap_or(ms).max(1);
+    for _ in 0..ms / period {
+        gateway.tick(period, host);
+    }
 }
 
 /// Lets the data that is on its way through, translated where the session wants it.
@@ -84,6 +116,8 @@ struct Recorder {
     to_server: Vec<u8>,
     to_client: Vec<u8>,
     source: Option<String>,
+    shared: BTreeMap<String, (Vec<u8>, u32)>,
+    now_ms: u64,
     closed: bool,
     left: i64,
 }
@@ -121,6 +155,19 @@ impl Host for Recorder {
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
         self.source.as_ref().ok_or_else(|| refused("source_address"))?.clone_into(out);
         Ok(())
+    }
+    fn now(&mut self) -> Result<u64, HostError> {
+        Ok(self.now_ms * 1_000_000)
+    }
+    fn load(&mut self, key: &str, out: &mut Vec<u8>) -> Result<Option<u32>, HostError> {
+        let (value, version) = self.shared.get(key).cloned().unzip();
+        *out = value.unwrap_or_default();
+        Ok(version)
+    }
+    fn store(&mut self, key: &str, value: &[u8], version: Option<u32>) -> Result<bool, HostError> {
+        let next = version.unwrap_or(0) + 1;
+        self.shared.insert(key.to_owned(), (value.to_owned(), next));
+        Ok(true)
     }
     fn session_id(&mut self) -> Result<i64, HostError> {
         Ok(session::ID)

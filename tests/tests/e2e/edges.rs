@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use realmgate_tests::stage::port;
+use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Envoy, GameServer, Stage, TestNet, parts};
 use serde_json::{Value, json};
 
@@ -74,7 +74,8 @@ async fn on_version(version: Option<&str>) {
     let servers = servers(&net, 3, 0).await;
     let control_plane = Stage::control_plane(&net, &json!({})).unwrap();
     // Envoy 1.37.0 crashes when the first listener that has the filter comes after its start (1.38 does not).
-    let listener = json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string()}]);
+    let listener =
+        json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string(), "limits": crowd(&json!({}))}]);
     control_plane.put_policy(&json!({"listeners": listener}).to_string());
     let admin = net.at(port::ADMIN);
     let bootstrap = control_plane.edge_bootstrap("edge-1", admin).unwrap();

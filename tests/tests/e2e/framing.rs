@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use realmgate_filter::config::Framing;
 use realmgate_tests::game_server::Connection;
-use realmgate_tests::stage::port;
+use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Stage, TestNet};
 use realmgate_wire::ServerId;
 use serde_json::json;
@@ -88,7 +88,8 @@ async fn on_version(version: Option<&str>) {
     let servers = one_of_each(&net, 1).await;
     let control_plane = Stage::control_plane(&net, &json!({})).unwrap();
     // Envoy 1.37.0 crashes when the first listener that has the filter comes after its start (1.38 does not).
-    let listener = json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string()}]);
+    let listener =
+        json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string(), "limits": crowd(&json!({}))}]);
     control_plane.put_policy(&json!({"listeners": listener}).to_string());
     let admin = net.at(port::ADMIN);
     let bootstrap = control_plane.edge_bootstrap("edge-1", admin).unwrap();

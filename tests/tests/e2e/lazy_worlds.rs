@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use realmgate_tests::envoy::Builder;
-use realmgate_tests::stage::port;
+use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Redis, Stage, TestNet, wait_until};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -122,7 +122,7 @@ async fn probe(edge: SocketAddr, world: u16, server: String, stop: watch::Receiv
     (probes, slowest)
 }
 
-fn resident_kib(pid: u32) -> u64 {
+pub(crate) fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
@@ -222,7 +222,7 @@ async fn idle_edges_pay_nothing_for_thirty_thousand_worlds() {
         let worlds = json!([format!("1-{worlds}")]);
         json!({
             "listeners": [{"name": "edge", "bind": players.to_string(), "clusters": "on_demand",
-                "limits": {"header_timeout": timeout}}],
+                "limits": crowd(&json!({"header_timeout": timeout}))}],
             "services": [{"name": "own", "dns": {"host": host, "port": port::GAME}}],
             "routes": [route("own", &worlds, "own")],
         })

@@ -25,6 +25,7 @@ mod health_checks;
 mod health_listener;
 mod identity;
 mod lazy_worlds;
+mod limits;
 mod live_sessions;
 mod many_worlds;
 mod matrix;

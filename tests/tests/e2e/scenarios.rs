@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use realmgate_tests::scenario::{Expect, Scenario, Step, session};
+use realmgate_tests::scenario::{Before, Expect, Scenario, Step, session};
 use realmgate_tests::stage::port;
 use realmgate_tests::{Envoy, TestNet, load_scenarios, parts, wait_until};
 use serde_json::{Value, json};
@@ -133,6 +133,30 @@ async fn act(client: &mut TcpStream, steps: &[Step], backend: usize, received: &
     }
 }
 
+/// The connections that came before and are still there.
+async fn play_before(scenario: &Scenario, edge: SocketAddr, envoy: &Envoy) -> Vec<TcpStream> {
+    let mut others = Vec::new();
+    for before in &scenario.before {
+        match *before {
+            Before::Open(count) => {
+                for _ in 0..count {
+                    others.push(TcpStream::connect(edge).await.unwrap());
+                }
+            }
+            Before::Close(count) => drop(others.drain(..count as usize)),
+            Before::WaitMs(ms) => {
+                sleep(Duration::from_millis(u64::from(ms) / FASTER)).await;
+                continue;
+            }
+        }
+        let count = others.len() as u64;
+        wait_until(&format!("{}: {count} others", scenario.name), LIMIT, || {
+            stat(envoy, "connections_awaiting_header") == count
+        });
+    }
+    others
+}
+
 /// The filter's counters and gauges, by the part of the name behind `realmgate_`.
 fn stat(envoy: &Envoy, name: &str) -> u64 {
     envoy.stat(&format!("wasmcustom.realmgate_{name}"))
@@ -154,6 +178,7 @@ fn counter(expect: &Expect) -> String {
 async fn play(scenario: &Scenario, edge: SocketAddr, envoy: &Envoy, received: &Received) {
     let name = &scenario.name;
     let counter = counter(&scenario.expect);
+    let others = play_before(scenario, edge, envoy).await;
     let before = stat(envoy, &counter);
     let connections = received.lock().unwrap().len();
     let mut client = TcpStream::connect(edge).await.unwrap();
@@ -192,7 +217,7 @@ async fn play(scenario: &Scenario, edge: SocketAddr, envoy: &Envoy, received: &R
     }
     let more = usize::from(matches!(scenario.expect, Expect::Routed { .. }));
     assert_eq!(received.lock().unwrap().len(), connections + more, "{name}: connections to backends");
-    drop(client);
+    drop((client, others));
     wait_until(&format!("{name}: nothing is left behind"), LIMIT, || {
         stat(envoy, "connections_awaiting_header") == 0 && stat(envoy, "sessions_active") == 0
     });

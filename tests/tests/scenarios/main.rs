@@ -5,6 +5,7 @@
     reason = "a host that cannot serve the module has failed the test"
 )]
 
+mod limits;
 mod wasm_host;
 
 use realmgate_tests::scenario::{Outcome, Scenario, run_natively};

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use realmgate_tests::conformance::{Kind, Variant};
-use realmgate_tests::stage::port;
+use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::tap::Said;
 use realmgate_tests::{Envoy, GameServer, Stage, Tap, TestNet, parts, wait_until};
 use serde_json::{Value, json};
@@ -74,7 +74,10 @@ struct Policy {
 impl Policy {
     fn text(&self, net: &TestNet, servers: &[GameServer]) -> String {
         let clusters = if self.on_demand { "on_demand" } else { "eager" };
-        let listener = |(name, port): (&&str, &u16)| json!({"name": name, "bind": net.at(*port).to_string(), "clusters": clusters});
+        let listener = |(name, port): (&&str, &u16)| {
+            json!({"name": name, "bind": net.at(*port).to_string(), "clusters": clusters,
+            "limits": crowd(&json!({}))})
+        };
         let service = |(world, (server, max)): (&u16, &(usize, u32))| {
             let address = servers[*server].address().to_string();
             json!({"name": format!("world-{world}"), "endpoints": [address], "connections": {"max": max}})

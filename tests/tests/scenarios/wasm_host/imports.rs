@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     values: BTreeMap<String, (Vec<u8>, u32)>,
     writes: u32,
     random: u64,
+    /// What the steady clock shows.
+    pub(super) now_ms: u64,
 }
 
 impl Shared {
@@ -43,6 +45,8 @@ impl Shared {
 #[derive(Default)]
 pub(super) struct Host {
     pub(super) configuration: Vec<u8>,
+    /// Where new connections come from.
+    pub(super) source: Option<String>,
     pub(super) connections: BTreeMap<u32, Connection>,
     pub(super) current: u32,
     pub(super) effective: Option<u32>,
@@ -94,7 +98,19 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker.func_wrap(env, "proxy_set_buffer_bytes", set_buffer)?;
     linker.func_wrap(env, "proxy_get_shared_data", get_shared_data)?;
     linker.func_wrap(env, "proxy_set_shared_data", set_shared_data)?;
-    linker.func_wrap("wasi_snapshot_preview1", "random_get", random_get)?;
+    let wasi = "wasi_snapshot_preview1";
+    linker.func_wrap(wasi, "random_get", random_get)?;
+    linker.func_wrap(
+        wasi,
+        "clock_time_get",
+        |mut caller: Called<'_>, clock: u32, _precision: u64, to: u32| {
+            caller.data_mut().calls += 1;
+            assert_eq!(clock, 1, "the monotonic one");
+            let now = caller.data().shared.lock().unwrap().now_ms * 1_000_000;
+            write(&mut caller, to, &now.to_le_bytes());
+            0
+        },
+    )?;
     linker.func_wrap(env, "proxy_get_property", get_property)?;
     linker.func_wrap(env, "proxy_set_property", set_property)?;
     linker.func_wrap(env, "proxy_call_foreign_function", foreign)?;
@@ -152,6 +168,7 @@ fn set_buffer(mut caller: Called<'_>, kind: u32, start: u32, size: u32, at: u32,
 }
 
 fn get_shared_data(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size: u32, to_cas: u32) -> u32 {
+    caller.data_mut().calls += 1;
     let key = text(&mut caller, at, size);
     let found = caller.data().shared.lock().unwrap().values.get(&key).cloned();
     let Some((value, cas)) = found else { return NOT_FOUND };
@@ -161,6 +178,7 @@ fn get_shared_data(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size:
 }
 
 fn set_shared_data(mut caller: Called<'_>, at: u32, size: u32, value: u32, value_size: u32, cas: u32) -> u32 {
+    caller.data_mut().calls += 1;
     let key = text(&mut caller, at, size);
     let value = read(&mut caller, value, value_size);
     let mut shared = caller.data().shared.lock().unwrap();

@@ -7,7 +7,7 @@ mod imports;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use imports::{Connection, Host, Shared, link};
-use realmgate_tests::scenario::{Outcome, Scenario, Step};
+use realmgate_tests::scenario::{Before, Outcome, Scenario, Step};
 use realmgate_tests::{Failure, parts};
 use serde_json::Value;
 use wasmtime::{Engine, Instance, Linker, Module, Store};
@@ -37,8 +37,21 @@ pub(crate) fn run(module: &Module, scenario: &Scenario) -> Result<Outcome, Failu
         let told = told.strip_prefix("realmgate: configuration refused: ").unwrap_or(&told);
         return Ok(Outcome { config_refused: Some(told.to_owned()), ..Outcome::default() });
     }
+    vm.come_from(scenario.source());
+    let mut others = CONNECTION + 1..CONNECTION + 1;
+    for before in &scenario.before {
+        match before {
+            Before::Open(count) => {
+                for id in others.end..others.end + count {
+                    vm.open(id, ROOT)?;
+                }
+                others.end += count;
+            }
+            Before::Close(count) => others.by_ref().take(*count as usize).try_for_each(|id| vm.leave(id))?,
+            Before::WaitMs(ms) => vm.wait(ROOT, *ms)?,
+        }
+    }
     vm.open(CONNECTION, ROOT)?;
-    vm.connection(CONNECTION).source.clone_from(&scenario.source);
     for step in &scenario.steps {
         match step {
             Step::Send(bytes) => vm.send(CONNECTION, bytes)?,
@@ -55,6 +68,7 @@ pub(crate) fn run(module: &Module, scenario: &Scenario) -> Result<Outcome, Failu
     }
     let outcome = vm.outcome(CONNECTION);
     vm.leave(CONNECTION)?;
+    others.try_for_each(|id| vm.leave(id))?;
     for gauge in ["realmgate_connections_awaiting_header", "realmgate_sessions_active"] {
         if vm.metric(gauge) != 0 {
             return Err(Failure::new(format!("{}: a connection is left in {gauge}", scenario.name)));
@@ -109,13 +123,22 @@ impl Vm {
         Ok(self.call::<(u32, u32), u32>(root, "proxy_on_configure", (root, size))? == 1)
     }
 
+    /// Connections come from this address from now on.
+    pub(crate) fn come_from(&mut self, source: Option<String>) {
+        self.store.data_mut().source = source;
+    }
+
     /// A connection comes.
     pub(crate) fn open(&mut self, id: u32, root: u32) -> Result<(), Failure> {
-        self.store.data_mut().connections.insert(id, Connection::default());
+        let source = self.store.data().source.clone();
+        self.store.data_mut().connections.insert(id, Connection { source, ..Connection::default() });
         self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, root))?;
         let action = self.call::<u32, u32>(id, "proxy_on_new_connection", id)?;
         // Anything else lets tcp_proxy choose its cluster before the header is there.
-        if action == PAUSE { Ok(()) } else { Err(Failure::new("a new connection is not held back")) }
+        if action != PAUSE {
+            return Err(Failure::new("a new connection is not held back"));
+        }
+        self.close_those_to_close()
     }
 
     /// Its client sends bytes.
@@ -169,7 +192,11 @@ impl Vm {
     /// Time passes for a root context: as many ticks as it asked for.
     pub(crate) fn wait(&mut self, root: u32, ms: u32) -> Result<(), Failure> {
         let period = self.store.data().tick_ms.get(&root).copied().filter(|&period| period > 0);
-        for _ in 0..period.map_or(0, |period| ms / period) {
+        let pass = |vm: &Self, ms: u32| vm.store.data().shared.lock().unwrap().now_ms += u64::from(ms);
+        let ticks = period.map_or(0, |period| ms / period);
+        pass(self, ms - ticks * period.unwrap_or(0));
+        for _ in 0..ticks {
+            pass(self, period.unwrap_or(0));
             self.call::<u32, ()>(root, "proxy_on_tick", root)?;
             self.close_those_to_close()?;
         }

@@ -1,0 +1,232 @@
+//! Limits on connections, on an edge of four workers.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use realmgate_tests::address::Address;
+use realmgate_tests::stage::{crowd, port};
+use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Stage, TestNet, parts, wait_until};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::cast::{LIMIT, game, route, servers, services};
+use crate::lazy_worlds::resident_kib;
+use crate::live_sessions::replace_module;
+
+const WORKERS: u32 = 4;
+
+/// An edge whose players go to one server.
+struct Cast {
+    stage: Stage,
+    server: GameServer,
+}
+
+impl Cast {
+    async fn start(limits: &Value, proxy_protocol: bool) -> Self {
+        let net = TestNet::new();
+        let module = net.dir().join("filter.wasm");
+        std::fs::copy(parts::FILTER.find().unwrap(), &module).unwrap();
+        let server = servers(&net, 1, 0).await.remove(0);
+        let control_plane = Stage::control_plane(&net, &json!({"filter": {"path": module}})).unwrap();
+        let admin = net.at(port::ADMIN);
+        let bootstrap = control_plane.edge_bootstrap("edge-1", admin).unwrap();
+        let edge = Envoy::with(net.dir(), bootstrap, admin).name("edge").concurrency(WORKERS);
+        let cast = Self { stage: Stage { edge: edge.start().unwrap(), control_plane, net }, server };
+        cast.limit(limits, proxy_protocol);
+        cast
+    }
+
+    /// Applies limits, and waits for the edge to have them.
+    fn limit(&self, limits: &Value, proxy_protocol: bool) {
+        let listener = json!([{"name": "edge", "bind": self.stage.players().to_string(),
+            "proxy_protocol": proxy_protocol, "limits": crowd(limits)}]);
+        let policy = json!({"listeners": listener, "services": services(std::slice::from_ref(&self.server)),
+            "routes": [route("all", &json!("any"), self.server.name())]});
+        self.stage.control_plane.put_policy(&policy.to_string());
+    }
+
+    fn refused(&self, reason: &str) -> u64 {
+        self.stage.filter_stat(&format!("connections_refused_{reason}_total"))
+    }
+}
+
+/// Those of `count` players, all at once, who get through to their server.
+async fn players_from(source: IpAddr, to: SocketAddr, count: usize) -> Vec<GameClient> {
+    let coming: JoinSet<_> =
+        (0..count).map(|_| async move { plays(GameClient::connect_from(source, to).await).await }).collect();
+    coming.join_all().await.into_iter().flatten().collect()
+}
+
+/// The same behind a load balancer that says where they come from.
+async fn players_behind(source: &'static str, to: SocketAddr, count: usize) -> Vec<GameClient> {
+    let coming: JoinSet<_> =
+        (0..count).map(|_| async move { plays(from_behind(source, to).await).await }).collect();
+    coming.join_all().await.into_iter().flatten().collect()
+}
+
+async fn plays(client: std::io::Result<GameClient>) -> Option<GameClient> {
+    let mut client = client.ok()?;
+    client.who_are_you(game(1, 1)).await.ok().map(|_| client)
+}
+
+async fn from_behind(source: &str, to: SocketAddr) -> std::io::Result<GameClient> {
+    let mut client = GameClient::connect(to).await?;
+    let (family, here) = if source.contains(':') { ("TCP6", "2001:db8::1") } else { ("TCP4", "192.0.2.1") };
+    client.send_bytes(format!("PROXY {family} {source} {here} 4711 7000\r\n").as_bytes()).await?;
+    Ok(client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_per_address_hold_exactly_over_all_workers() {
+    let cast = Cast::start(&json!({"connections_per_ip": 10}), false).await;
+    let edge = cast.stage.players();
+    let [here, there] = [Address::claim(), Address::claim()];
+    let mut playing = players_from(here.ip(), edge, 50).await;
+    assert_eq!(playing.len(), 10);
+    assert_eq!(cast.refused("connections_per_ip"), 40);
+    assert_eq!(cast.server.total(), 10, "a refused connection reached a game server");
+    assert_eq!(players_from(there.ip(), edge, 50).await.len(), 10, "another address has its own");
+    wait_until("those are gone", LIMIT, || cast.server.live() == 10);
+
+    // Places that become free are taken, as many and no more.
+    for round in 0..5 {
+        playing.truncate(7);
+        wait_until("three are gone", LIMIT, || cast.stage.filter_stat("sessions_active") == 7);
+        let more = players_from(here.ip(), edge, 20).await;
+        assert_eq!(more.len(), 3, "round {round}");
+        playing.extend(more);
+    }
+
+    // New limits count what is there, and end nobody.
+    let draining = || cast.stage.edge.stat("listener_manager.total_filter_chains_draining");
+    let before = draining();
+    cast.limit(&json!({"connections_per_ip": 12, "connections": 17}), false);
+    let more = players_from(here.ip(), edge, 20).await;
+    assert_eq!(more.len(), 2);
+    cast.limit(&json!({"connections_per_ip": 5}), false);
+    assert_eq!(players_from(here.ip(), edge, 20).await.len(), 0);
+    for client in playing.iter_mut().chain(&mut { more }) {
+        let frame = Frame::to_world(1, 2, "still here");
+        assert_eq!(client.exchange(&frame).await.unwrap(), frame);
+    }
+    assert_eq!(draining(), before);
+    assert_eq!(cast.stage.filter_stat("connections_uncounted_total"), 0);
+
+    // Neither does another module forget, or end, anybody.
+    replace_module(&cast.stage, &cast.stage.net.dir().join("filter.wasm"));
+    assert_eq!(players_from(here.ip(), edge, 20).await.len(), 0);
+
+    // Whoever has left has left nothing behind.
+    drop(playing);
+    wait_until("all are gone", LIMIT, || cast.stage.filter_stat("sessions_active") == 0);
+    assert_eq!(players_from(here.ip(), edge, 20).await.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_in_total_hold_exactly_over_all_workers() {
+    let cast = Cast::start(&json!({"connections": 20}), false).await;
+    let edge = cast.stage.players();
+    let from = Address::claim();
+    let limited = "connection_limit.edge.limited_connections";
+    let mut playing = players_from(from.ip(), edge, 60).await;
+    assert_eq!((playing.len(), cast.stage.edge.stat(limited)), (20, 40));
+    assert_eq!(cast.server.total(), 20, "a refused connection reached a game server");
+    assert_eq!(cast.stage.filter_stat("connections_routed_total"), 20, "the filter was not even asked");
+    playing.truncate(15);
+    wait_until("five are gone", LIMIT, || {
+        cast.stage.edge.stat("connection_limit.edge.active_connections") == 15
+    });
+    playing.extend(players_from(from.ip(), edge, 20).await);
+    assert_eq!(playing.len(), 20);
+
+    // Another limit spares those that are there, and counts from 0.
+    cast.limit(&json!({"connections": 5}), false);
+    assert_eq!(players_from(from.ip(), edge, 20).await.len(), 5);
+    cast.limit(&json!({}), false);
+    assert_eq!(players_from(from.ip(), edge, 50).await.len(), 50, "0 is no limit");
+    for client in &mut playing {
+        let frame = Frame::to_world(1, 2, "still here");
+        assert_eq!(client.exchange(&frame).await.unwrap(), frame);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_connections_per_second_hold_over_all_workers() {
+    const RATE: usize = 20;
+    let cast = Cast::start(&json!({"new_connections_per_ip_per_second": RATE}), false).await;
+    let edge = cast.stage.players();
+    let [here, there] = [Address::claim(), Address::claim()];
+    let start = Instant::now();
+    let first = players_from(here.ip(), edge, 60).await.len();
+    let mut let_in = first;
+    while start.elapsed() < Duration::from_millis(1500) {
+        let_in += players_from(here.ip(), edge, 5).await.len();
+    }
+    // So many at once, and as many again in each second.
+    let most = RATE + (start.elapsed().as_secs_f64() * RATE as f64) as usize + 1;
+    assert!(first >= RATE && let_in <= most, "{first} at once, {let_in} of {most}");
+    assert!(let_in >= most * 9 / 10, "{let_in} of {most}");
+    assert!(cast.refused("new_connections_per_ip") > 40);
+    assert_eq!(players_from(there.ip(), edge, RATE).await.len(), RATE, "another address has its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_load_balancer_the_addresses_are_those_it_tells() {
+    let cast = Cast::start(&json!({"connections_per_ip": 2}), true).await;
+    let edge = cast.stage.players();
+    let mut playing = Vec::new();
+    for (source, expected) in [
+        ("203.0.113.1", 2),
+        ("203.0.113.2", 2),
+        ("203.0.113.1", 0),
+        ("2001:db8:1:1::1", 2),
+        // The same /64.
+        ("2001:db8:1:1:ffff::2", 0),
+        ("2001:db8:1:2::1", 2),
+        ("::ffff:203.0.113.2", 0),
+        ("::ffff:203.0.113.3", 2),
+    ] {
+        let let_in = players_behind(source, edge, 8).await;
+        assert_eq!(let_in.len(), expected, "{source}");
+        playing.extend(let_in);
+    }
+}
+
+/// A flood must not grow the edge: what it keeps of an address goes with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_from_many_addresses_leaves_memory_as_it_was() {
+    const EACH: u32 = 4000;
+    let limits =
+        json!({"connections": 1000, "connections_per_ip": 10, "new_connections_per_ip_per_second": 10});
+    let mut cast = Cast::start(&limits, true).await;
+    let edge = cast.stage.players();
+    let mut memory = BTreeMap::new();
+    for wave in 0..4_u32 {
+        let mut attackers = JoinSet::new();
+        for attacker in 0..16 {
+            attackers.spawn(async move {
+                for number in (0..EACH).filter(|number| number % 16 == attacker) {
+                    let source = Ipv4Addr::from_bits(0x0a00_0000 + wave * EACH + number);
+                    // Some are refused: there are but so many places.
+                    let Ok(mut client) = from_behind(&source.to_string(), edge).await else { continue };
+                    let _ = client.send_bytes(&[0; 4]).await;
+                }
+            });
+        }
+        attackers.join_all().await;
+        wait_until("the flood is over", LIMIT, || {
+            cast.stage.edge.stat("listener_manager.total_listeners_active") > 0
+                && cast.stage.filter_stat("connections_awaiting_header") == 0
+        });
+        memory.insert(wave, resident_kib(cast.stage.edge.process().pid()));
+    }
+    println!("resident after each {EACH} addresses: {memory:?} KiB");
+    println!("{:?}", cast.stage.edge.stats("wasmcustom"));
+    println!("{:?} {:?}", cast.stage.edge.stats("listener.127"), cast.stage.edge.stats("connection_limit"));
+    // The first waves fill Envoy's own pools and the table's keys.
+    assert!(memory[&3] < memory[&1] + 2048, "{memory:?}");
+    assert_eq!(cast.stage.filter_stat("connections_uncounted_total"), 0);
+    assert!(cast.stage.filter_stat("connections_client_gone_total") >= u64::from(EACH));
+    assert_eq!(players_behind("10.0.0.1", edge, 20).await.len(), 10, "and it serves on");
+}
