@@ -55,7 +55,9 @@ pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
         }
     }
     gateway.end(&session, true, &mut host);
-    others.iter().for_each(|session| gateway.end(session, true, &mut host));
+    for session in &others {
+        gateway.end(session, true, &mut host);
+    }
     if host.left != 0 {
         return Err(Failure::new(format!(
             "{}: {} connections are left in a gauge",

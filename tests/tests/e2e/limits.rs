@@ -164,7 +164,8 @@ async fn new_connections_per_second_hold_over_all_workers() {
         let_in += players_from(here.ip(), edge, 5).await.len();
     }
     // So many at once, and as many again in each second.
-    let most = RATE + (start.elapsed().as_secs_f64() * RATE as f64) as usize + 1;
+    let later = usize::try_from(start.elapsed().as_millis()).unwrap() * RATE / 1000;
+    let most = RATE + later + 1;
     assert!(first >= RATE && let_in <= most, "{first} at once, {let_in} of {most}");
     assert!(let_in >= most * 9 / 10, "{let_in} of {most}");
     assert!(cast.refused("new_connections_per_ip") > 40);
