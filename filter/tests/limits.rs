@@ -32,7 +32,8 @@ struct Shared(Rc<RefCell<Process>>);
 
 impl Shared {
     fn pass(&self, seconds: f64) {
-        self.0.borrow_mut().now += (seconds * 1e9) as u64;
+        let nanos = std::time::Duration::from_secs_f64(seconds).as_nanos();
+        self.0.borrow_mut().now += u64::try_from(nanos).unwrap();
     }
 
     fn bytes(&self) -> usize {
@@ -224,7 +225,9 @@ fn a_lost_race_is_run_again() {
 /// A second in which all these workers show that they live.
 fn second(host: &mut Shared, workers: &mut [Table]) {
     host.pass(1.0);
-    workers.iter_mut().for_each(|worker| worker.beat(host).unwrap());
+    for worker in workers {
+        worker.beat(host).unwrap();
+    }
 }
 
 #[test]
@@ -240,7 +243,9 @@ fn the_dead_count_no_more_and_the_stuck_come_back() {
         second(&mut host, &mut workers);
         assert_eq!(workers[0].admit(address(1), open(3), &mut host).unwrap(), Answer::TooMany);
     }
-    (0..4).for_each(|_| second(&mut host, &mut workers));
+    for _ in 0..4 {
+        second(&mut host, &mut workers);
+    }
     // One lives: two places are free.
     assert_eq!(workers[0].admit(address(1), open(3), &mut host).unwrap(), Answer::Counted);
     stuck.beat(&mut host).unwrap();
@@ -332,7 +337,9 @@ proptest! {
                 }
                 Act::Second => {
                     second(&mut host, &mut workers);
-                    dead.iter_mut().for_each(|(_, age)| *age += 1);
+                    for (_, age) in &mut dead {
+                        *age += 1;
+                    }
                 }
                 Act::Race(races) => host.0.borrow_mut().races = races,
             }
@@ -341,7 +348,9 @@ proptest! {
         for (worker, number) in living {
             workers[worker].release(address(number), &mut host).unwrap();
         }
-        (0..13).for_each(|_| second(&mut host, &mut workers));
+        for _ in 0..13 {
+            second(&mut host, &mut workers);
+        }
         for number in 0..5 {
             let let_in = (0..10).filter(|_| {
                 workers[0].admit(address(number), open(3), &mut host).unwrap() == Answer::Counted

@@ -55,7 +55,9 @@ impl Bucket {
     /// Replaces what `out` holds by the bucket.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.clear();
-        self.records.iter().for_each(|record| record.put(out));
+        for record in &self.records {
+            record.put(out);
+        }
     }
 
     /// Drops what counts no more: records of the dead, and those of addresses that have nothing open and whose

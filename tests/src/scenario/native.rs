@@ -58,7 +58,9 @@ pub fn run_natively(scenario: &Scenario) -> Result<Outcome, Failure> {
     // Its end is the client's, whatever the access log is told of it.
     let outcome = host.outcome.clone();
     gateway.end(&session, true, &mut host);
-    others.iter().for_each(|session| gateway.end(session, true, &mut host));
+    for session in &others {
+        gateway.end(session, true, &mut host);
+    }
     if host.left != 0 {
         return Err(Failure::new(format!(
             "{}: {} connections are left in a gauge",

@@ -164,7 +164,8 @@ async fn new_connections_per_second_hold_over_all_workers() {
         let_in += players_from(here.ip(), edge, 5).await.len();
     }
     // So many at once, and as many again in each second.
-    let most = RATE + (start.elapsed().as_secs_f64() * RATE as f64) as usize + 1;
+    let later = usize::try_from(start.elapsed().as_millis()).unwrap() * RATE / 1000;
+    let most = RATE + later + 1;
     assert!(first >= RATE && let_in <= most, "{first} at once, {let_in} of {most}");
     assert!(let_in >= most * 9 / 10, "{let_in} of {most}");
     assert!(cast.refused("new_connections_per_ip") > 40);
@@ -196,7 +197,7 @@ async fn behind_a_load_balancer_the_addresses_are_those_it_tells() {
 /// A flood must not grow the edge: what it keeps of an address goes with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_from_many_addresses_leaves_memory_as_it_was() {
-    const EACH: u32 = 4000;
+    const EACH: u32 = 3000;
     let limits =
         json!({"connections": 1000, "connections_per_ip": 10, "new_connections_per_ip_per_second": 10});
     let mut cast = Cast::start(&limits, true).await;
@@ -208,25 +209,20 @@ async fn a_flood_from_many_addresses_leaves_memory_as_it_was() {
             attackers.spawn(async move {
                 for number in (0..EACH).filter(|number| number % 16 == attacker) {
                     let source = Ipv4Addr::from_bits(0x0a00_0000 + wave * EACH + number);
-                    // Some are refused: there are but so many places.
-                    let Ok(mut client) = from_behind(&source.to_string(), edge).await else { continue };
-                    let _ = client.send_bytes(&[0; 4]).await;
+                    let mut client = from_behind(&source.to_string(), edge).await.unwrap();
+                    // A header that nothing routes, so that each has been through the filter when it ends.
+                    client.send_bytes(&[0, 0, 1, 0, 1, 10, 1, 0]).await.unwrap();
+                    client.read_until_closed().await.unwrap();
                 }
             });
         }
         attackers.join_all().await;
-        wait_until("the flood is over", LIMIT, || {
-            cast.stage.edge.stat("listener_manager.total_listeners_active") > 0
-                && cast.stage.filter_stat("connections_awaiting_header") == 0
-        });
         memory.insert(wave, resident_kib(cast.stage.edge.process().pid()));
     }
     println!("resident after each {EACH} addresses: {memory:?} KiB");
-    println!("{:?}", cast.stage.edge.stats("wasmcustom"));
-    println!("{:?} {:?}", cast.stage.edge.stats("listener.127"), cast.stage.edge.stats("connection_limit"));
     // The first waves fill Envoy's own pools and the table's keys.
     assert!(memory[&3] < memory[&1] + 2048, "{memory:?}");
     assert_eq!(cast.stage.filter_stat("connections_uncounted_total"), 0);
-    assert!(cast.stage.filter_stat("connections_client_gone_total") >= u64::from(EACH));
+    assert_eq!(cast.refused("no_route"), u64::from(4 * EACH));
     assert_eq!(players_behind("10.0.0.1", edge, 20).await.len(), 10, "and it serves on");
 }

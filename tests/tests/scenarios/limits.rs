@@ -92,7 +92,9 @@ fn workers_at_the_same_time_let_in_exactly_as_many_as_may() {
                     let all = (2..12).map(|id| round * 100 + id);
                     let mine: Vec<_> = all.filter(|&id| is_let_in(&mut vm, id, 1)).collect();
                     barrier.wait();
-                    mine.iter().for_each(|&id| vm.leave(id).unwrap());
+                    for &id in &mine {
+                        vm.leave(id).unwrap();
+                    }
                     let_in.push(mine.len());
                 }
                 let_in
