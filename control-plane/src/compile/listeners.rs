@@ -31,7 +31,7 @@ const NO_CLUSTER: &str = "realmgate-none";
 
 /// What the client may have sent before its backend connection stands: one message of the largest size and
 /// its header. Beyond it Envoy stops reading from the client until the backend is there.
-const EARLY_BYTES: u32 = 8 + 65_535;
+pub(super) const EARLY_BYTES: u32 = 8 + 65_535;
 
 /// How long a player waits for a cluster on demand: as long as for a connection to a game server, and enough
 /// for the control plane to restart meanwhile. Envoy's 60 s would outlast any player, and Envoy never asks again
@@ -106,7 +106,7 @@ fn tcp_proxy_filter(listener: &Listener, scope: &Scope) -> Filter {
                 key: hash_key.to_owned(),
             })),
         }],
-        access_log: vec![access_log()],
+        access_log: vec![access_log(ACCESS_LOG)],
         on_demand: asks_for_clusters(listener, scope).then(on_demand),
         ..TcpProxy::default()
     };
@@ -131,11 +131,12 @@ fn on_demand() -> OnDemand {
     }
 }
 
-fn access_log() -> AccessLog {
+/// To the standard output, in this format.
+pub(super) fn access_log(format: &str) -> AccessLog {
     let format = SubstitutionFormatString {
         omit_empty_values: true,
         format: Some(Format::TextFormatSource(DataSource {
-            specifier: Some(data_source::Specifier::InlineString(ACCESS_LOG.to_owned())),
+            specifier: Some(data_source::Specifier::InlineString(format.to_owned())),
             ..DataSource::default()
         })),
         ..SubstitutionFormatString::default()

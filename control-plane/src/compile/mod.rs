@@ -1,5 +1,6 @@
 //! From the mesh to named Envoy resources: a pure function of the mesh and a proxy's scope.
 
+mod admission;
 mod clusters;
 mod compiler;
 mod encoded;
@@ -9,17 +10,17 @@ mod filter;
 mod health;
 mod listeners;
 mod names;
+mod rbac;
 mod resilience;
 mod routes;
+mod sidecar;
+mod tls;
 
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::{
     Cluster,
     cluster::{ClusterDiscoveryType, DiscoveryType},
-};
-use envoy_types::pb::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
 };
 use prost::Name;
 
@@ -40,6 +41,10 @@ pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
 
 /// The same, with what is encoded already.
 fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
+    if let Some(ports) = &scope.sidecar {
+        return sidecar::compile(mesh, scope, ports);
+    }
+    let client = tls::Client::of(mesh, scope);
     let (mut eager, mut on_demand) = (clusters::Clusters::new(), clusters::Clusters::new());
     let mut extensions = Vec::new();
     let mut listeners = Vec::new();
@@ -49,7 +54,7 @@ fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
         let asks = listeners::asks_for_clusters(listener, scope);
         let specs = if asks { &mut on_demand } else { &mut eager };
         for entry in table.entries() {
-            clusters::collect(&table, entry, specs);
+            clusters::collect(&table, entry, &client, specs);
         }
         let config = filter::config(listener, table.to_filter());
         has_routes |= !config.routes.is_empty();
@@ -80,6 +85,7 @@ fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
         ResourceSet::new(listeners),
         ResourceSet::new(extensions),
     )
+    .with_secrets(client.secrets())
 }
 
 fn resource(name: String, message: &impl Name) -> Arc<Resource> {
@@ -90,26 +96,12 @@ fn resource(name: String, message: &impl Name) -> Arc<Resource> {
 /// settings.
 fn module_cluster(host: &str) -> Option<Arc<Resource>> {
     let endpoint: crate::model::Endpoint = host.parse().ok()?;
-    let address = envoy::address(endpoint.host(), endpoint.port());
-    let lb_endpoint = LbEndpoint {
-        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
-            address: Some(address),
-            ..Endpoint::default()
-        })),
-        ..LbEndpoint::default()
-    };
+    let endpoints = vec![clusters::lb_endpoint(endpoint.host(), endpoint.port())];
     let cluster = Cluster {
         name: filter::MODULE_CLUSTER.to_owned(),
         connect_timeout: Some(envoy::duration(5000)),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into())),
-        load_assignment: Some(ClusterLoadAssignment {
-            cluster_name: filter::MODULE_CLUSTER.to_owned(),
-            endpoints: vec![LocalityLbEndpoints {
-                lb_endpoints: vec![lb_endpoint],
-                ..LocalityLbEndpoints::default()
-            }],
-            ..ClusterLoadAssignment::default()
-        }),
+        load_assignment: Some(clusters::load_assignment(filter::MODULE_CLUSTER, endpoints)),
         ..Cluster::default()
     };
     Some(resource(cluster.name.clone(), &cluster))

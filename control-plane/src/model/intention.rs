@@ -3,6 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Problem;
+use super::validate::unique;
+
 /// Every service, as source or destination of an intention.
 pub const ANY_SERVICE: &str = "*";
 
@@ -27,4 +30,33 @@ pub enum Action {
     Allow,
     /// Closes it.
     Deny,
+}
+
+/// What is wrong with the intentions of a policy.
+pub(super) fn check_intentions(intentions: &[Intention], found: &mut Vec<Problem>) {
+    for (i, intention) in intentions.iter().enumerate() {
+        for (field, service) in [("source", &intention.source), ("destination", &intention.destination)] {
+            if let Err(why) = check_service(service) {
+                found.push(Problem::at(format!("intentions[{i}].{field}"), why));
+            }
+        }
+    }
+    unique(intentions.iter().map(|one| (&one.source, &one.destination)), found, |i| {
+        (format!("intentions[{i}]"), "these two services have an intention already".to_owned())
+    });
+}
+
+/// A service's name as it can stand in a SPIFFE id. It need not be one of the policy: the mesh has others.
+fn check_service(name: &str) -> Result<(), String> {
+    let letters = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    match name {
+        ANY_SERVICE => Ok(()),
+        name if name.contains('*') => {
+            Err(format!("`{name}`: `*` stands for every service, not for parts of names"))
+        }
+        name if name.is_empty() || name.len() > 128 || !letters(name) => {
+            Err(format!("`{name}` is not 1 to 128 letters, digits, `-`, `_` or `.`"))
+        }
+        _ => Ok(()),
+    }
 }

@@ -25,6 +25,7 @@ mod lazy_worlds;
 mod live_sessions;
 mod many_worlds;
 mod matrix;
+mod mesh_tls;
 mod readme;
 mod redis_rules;
 mod resilience;

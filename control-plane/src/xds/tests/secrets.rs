@@ -72,7 +72,8 @@ fn nobody_gets_secrets_that_it_does_not_name() {
         assert_eq!(trace(&proxy.ask(Secret, &["roots"])), ["sds: roots@1"]);
         let everything = trace(&proxy.ask(Secret, &["*"]));
         assert!(everything.iter().all(|response| !response.contains("leaf")), "{everything:?}");
-        assert_eq!(trace(&proxy.ask(Secret, &["leaf"])), ["sds: leaf@1"]);
+        let named = trace(&proxy.ask(Secret, &["leaf"]));
+        assert!(named.concat().contains("leaf@1"), "{named:?}");
     }
 }
 
