@@ -122,7 +122,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let sources = Sources {
         policy: policy.subscribe(),
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
-        identities,
+        identities: identities.clone(),
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
     };
@@ -141,6 +141,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         policy,
         module,
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
+        identities,
         compiler: Arc::clone(&compiler),
         proxies: Arc::clone(&proxies),
         metrics,

@@ -60,3 +60,42 @@ fn check_service(name: &str) -> Result<(), String> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::parse;
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        for (intentions, expected) in [
+            (
+                "[{source: 'we*', destination: api, action: allow}]",
+                "intentions[0].source: `we*`: `*` stands for every",
+            ),
+            (
+                "[{source: web, destination: 'a/b', action: allow}]",
+                "intentions[0].destination: `a/b` is not 1 to 128",
+            ),
+            (
+                "[{source: web, destination: '', action: allow}]",
+                "intentions[0].destination: `` is not 1 to 128",
+            ),
+            ("[{source: web, destination: api, action: permit}]", "unknown variant `permit`"),
+            ("[{source: web, destination: api}]", "missing field `action`"),
+            (
+                "[{source: a, destination: b, action: allow}, {source: a, destination: b, action: deny}]",
+                "intentions[1]: these two services have an intention already",
+            ),
+        ] {
+            let problems = parse(&format!("intentions: {intentions}")).unwrap_err();
+            let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            assert!(
+                shown.iter().any(|problem| problem.contains(expected)),
+                "{shown:?} instead of {expected}"
+            );
+        }
+        let policy =
+            parse("intentions: [{source: '*', destination: '*', action: deny}]\ndefault_intention: allow");
+        assert_eq!(policy.unwrap().intentions.len(), 1);
+    }
+}

@@ -107,9 +107,9 @@ fn check_mesh(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)
         refuse("mesh.leaf_lifetime", "it is shorter than 2s; certificates count in seconds".to_owned());
     }
     // The old root lives while the last leaf that it signed does.
-    if mesh.root_lifetime.get() < mesh.leaf_lifetime.get() * 4 {
-        let least = mesh.leaf_lifetime.get().as_secs() * 4;
-        refuse("mesh.root_lifetime", format!("it is shorter than four times `mesh.leaf_lifetime`, {least}s"));
+    if mesh.root_lifetime.get() < mesh.leaf_lifetime.get() * 2 {
+        let least = mesh.leaf_lifetime.get().as_secs() * 2;
+        refuse("mesh.root_lifetime", format!("it is shorter than twice `mesh.leaf_lifetime`, {least}s"));
     }
     let authenticates = xds.tls.client_ca_file.is_some() || xds.token_file.is_some();
     let safe = xds.listen.ip().is_loopback() || xds.tls.cert_file.is_some() && authenticates;

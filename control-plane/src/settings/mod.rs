@@ -219,7 +219,7 @@ pub struct Mesh {
     /// How long a proxy's certificate of the embedded authority is good; it is renewed at 60 to 90 % of that. At
     /// least 2s.
     pub leaf_lifetime: Duration,
-    /// How long a root of the embedded authority is good, at least four times `mesh.leaf_lifetime`. The next one is
+    /// How long a root of the embedded authority is good, at least twice `mesh.leaf_lifetime`. The next one is
     /// made at two thirds of it.
     pub root_lifetime: Duration,
 }

@@ -159,10 +159,7 @@ fn settings_of_the_xds_listener_fit_together() {
         ("edge: {service: ''}", "edge.service: `` cannot stand in a SPIFFE id"),
         ("mesh: {trust_domain: A/b}", "mesh.trust_domain: `A/b` cannot stand in a SPIFFE id"),
         ("mesh: {leaf_lifetime: 1s}", "mesh.leaf_lifetime: it is shorter than 2s"),
-        (
-            "mesh: {root_lifetime: 72h}",
-            "mesh.root_lifetime: it is shorter than four times `mesh.leaf_lifetime`",
-        ),
+        ("mesh: {root_lifetime: 72h}", "mesh.root_lifetime: it is shorter than twice `mesh.leaf_lifetime`"),
         (
             "{mesh: {ca: embedded}, xds: {listen: '0.0.0.0:1', insecure: true}}",
             "mesh.ca: proxies get private keys",

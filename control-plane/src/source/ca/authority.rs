@@ -48,7 +48,7 @@ impl Authority {
     ) -> Result<Self, rcgen::Error> {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let name = format!("Realmgate development CA {}", since.as_millis());
-        let expires = now + lifetime;
+        let expires = whole_seconds(now + lifetime);
         let mut params = params_of(&name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.subject_alt_names = vec![SanType::URI(uri(&format!("spiffe://{trust_domain}"))?)];
@@ -69,7 +69,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let (not_before, not_after) = (now - BACKDATED, (now + lifetime).min(self.expires));
+        let (not_before, not_after) = (now - BACKDATED, whole_seconds(now + lifetime).min(self.expires));
         params.not_before = not_before.into();
         params.not_after = not_after.into();
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -85,6 +85,12 @@ fn params_of(name: &str) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
+}
+
+/// The next whole second: certificates count in seconds, and cut off what is behind the point.
+fn whole_seconds(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs() + u64::from(since.subsec_nanos() > 0))
 }
 
 fn uri(text: &str) -> Result<Ia5String, rcgen::Error> {

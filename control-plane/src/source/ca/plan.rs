@@ -16,7 +16,7 @@ pub struct CaConfig {
     pub datacenter: String,
     /// Of a leaf; renewed at a random 60 to 90 % of it.
     pub leaf_lifetime: Duration,
-    /// Of a root, at least four times a leaf's; the next one is made at two thirds of it.
+    /// Of a root, at least twice a leaf's; the next one is made at two thirds of it.
     pub root_lifetime: Duration,
 }
 
@@ -135,7 +135,9 @@ impl Ca {
     }
 
     fn renewed_at(&self, issued: &Issued, signing: &Authority) -> SystemTime {
-        let by_age = issued.at + self.config.leaf_lifetime.mul_f64(0.6 + 0.3 * issued.spread);
+        // The last that a root signs live as long as it does, not as long as others.
+        let life = issued.leaf.not_after.duration_since(issued.at).unwrap_or_default();
+        let by_age = issued.at + life.mul_f64(0.6 + 0.3 * issued.spread);
         if issued.by == signing.name {
             by_age
         } else {

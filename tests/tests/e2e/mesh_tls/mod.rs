@@ -103,7 +103,7 @@ async fn players_reach_a_sidecar_by_mutual_tls_and_only_while_intentions_let_the
     mesh.intend(&json!([intention("realmgate-edge", "api", "allow")]), "deny");
     assert_eq!(lands(players, game(1, 1)).await.unwrap(), "game-1");
     let line: Value = serde_json::from_str(&mesh.log(r#""server":"127"#)).unwrap();
-    assert_eq!((&line["authz"], &line["source"]), (&json!("-"), &json!(id("realmgate-edge"))));
+    assert_eq!((&line["authz"], &line["source"]), (&json!(""), &json!(id("realmgate-edge"))));
     assert_eq!(mesh.sidecar.stat("connect_authz.rbac.allowed"), 1);
     assert_eq!(mesh.sidecar.stat("connect_authz.rbac.denied"), 1);
 
@@ -211,7 +211,7 @@ async fn who_is_let_in_is_what_consul_documents() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_root_ends_no_session_and_refuses_no_player() {
-    let lifetimes = json!({"mesh": {"leaf_lifetime": "2s", "root_lifetime": "8s"}});
+    let lifetimes = json!({"mesh": {"leaf_lifetime": "3s", "root_lifetime": "7s"}});
     let mesh = Mesh::start(&lifetimes).await;
     let _edge = Stage::edge(&mesh.net, &mesh.control_plane).unwrap();
     let players = mesh.net.at(port::PLAYERS);
