@@ -354,7 +354,7 @@ impl Default for Edge {
 
 impl Default for Mesh {
     fn default() -> Self {
-        // Lifetimes and datacenter as Consul has them.
+        // As Consul has them: datacenter and lifetimes, in hours and years.
         Self {
             ca: MeshCa::None,
             trust_domain: "realmgate.internal".to_owned(),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::mesh::identity::Leaf;
 
 /// Clocks of proxies may be behind ours by this much.
-const BACKDATED: Duration = Duration::from_secs(60);
+const BACKDATED: Duration = Duration::from_mins(1);
 
 /// A root certificate and its key.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

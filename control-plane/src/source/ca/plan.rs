@@ -21,7 +21,7 @@ pub struct CaConfig {
 }
 
 /// Longest time for which a new root is known to all before it signs: proxies that were away come back meanwhile.
-const LONGEST_OVERLAP: Duration = Duration::from_secs(3600);
+const LONGEST_OVERLAP: Duration = Duration::from_hours(1);
 
 impl CaConfig {
     /// For how long a new root is published before it signs.
@@ -150,7 +150,7 @@ impl Ca {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn config() -> CaConfig {
         CaConfig {

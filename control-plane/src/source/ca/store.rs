@@ -105,7 +105,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(directory.path(), "a.internal");
         assert_eq!(store.load().unwrap(), []);
-        let root = Authority::create("a.internal", SystemTime::now(), Duration::from_secs(60)).unwrap();
+        let root = Authority::create("a.internal", SystemTime::now(), Duration::from_mins(1)).unwrap();
         fs::write(directory.path().join("mesh-ca.tmp"), "left by a crash").unwrap();
         store.save(std::slice::from_ref(&root)).unwrap();
         assert_eq!(store.load().unwrap(), [root]);

@@ -126,7 +126,12 @@ async fn players_reach_a_sidecar_by_mutual_tls_and_only_while_intentions_let_the
     assert!(session.await.unwrap() > 0);
 
     // The server is who the edge wants, or nobody: another service of the same authority is not.
-    mesh.control_plane.put_policy(&policy(&mesh.net, &json!([]), "allow").replace(r#""api""#, r#""shop""#));
+    let mut other: Value = serde_json::from_str(&policy(&mesh.net, &json!([]), "allow")).unwrap();
+    let mut shop = other["services"][0].clone();
+    shop["name"] = json!("shop");
+    other["services"].as_array_mut().unwrap().push(shop);
+    other["routes"] = json!([route("all", &json!("any"), "shop")]);
+    mesh.control_plane.put_policy(&other.to_string());
     assert!(lands(players, game(1, 1)).await.is_err(), "api stood in for shop");
     wait_until("the edge refuses the certificate", LIMIT, || {
         edge.stat("cluster.shop.ssl.fail_verify_san") > 0

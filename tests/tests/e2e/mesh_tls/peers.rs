@@ -24,7 +24,7 @@ use tokio_rustls::{TlsConnector, rustls};
 
 use crate::cast::LIMIT;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Who signs a peer's certificate.
 pub(super) struct Authority(Issuer<'static, KeyPair>);
