@@ -14,6 +14,10 @@ REDIS_OLDEST_MAJOR=6
 # The first Prometheus with native `last_over_time` and `promtool test rules` as they are used here; Debian's oldest is newer.
 PROMETHEUS_OLDEST=2.26
 
+# Consul before 1.8 lacks gateways and mesh federation. Debian packaged it last in this suite (1.8.7).
+CONSUL_OLDEST=1.8
+CONSUL_DEBIAN_SUITE=bullseye
+
 # Any Node.js that is still looked after runs the wasm tests; the other is the one that setup brings.
 NODE_OLDEST_MAJOR=18
 NODE_VERSION=24.19.0

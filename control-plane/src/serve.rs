@@ -15,9 +15,11 @@ use tokio::time::timeout;
 
 use crate::api;
 use crate::compile::Compiler;
-use crate::mesh::{self, EdgeSettings, GatewayStatus, ModuleLocation, Sources};
+use crate::mesh::identity::wanted_leaves;
+use crate::mesh::{self, EdgeSettings, GatewayStatus, Identities, ModuleLocation, Sources};
 use crate::model;
-use crate::settings::{Delivery, Settings, Xds};
+use crate::settings::{Delivery, MeshCa, Settings};
+use crate::source::ca::{CaConfig, CaError, EmbeddedCa};
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
 use crate::source::policy::{ApplyError, PolicySource, Unreadable};
@@ -51,6 +53,9 @@ pub enum ServeError {
     /// The old gateway's rules cannot be followed.
     #[error("game_gateway: {0}")]
     Gateway(#[from] StartError),
+    /// The embedded authority cannot be taken up.
+    #[error("mesh.ca: {0}")]
+    Ca(#[from] CaError),
     /// The stored policy cannot be read.
     #[error(transparent)]
     Policy(#[from] Unreadable),
@@ -96,7 +101,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     raise_file_limit();
     let metrics = prometheus::Registry::new();
     let drain = settings.xds.drain.get();
-    let listener = Listener::open(listener_config(&settings.xds), &metrics)?;
+    let listener = Listener::open(listener_config(&settings), &metrics)?;
     let xds_listener = bind("xds.listen", settings.xds.listen)?;
     let api_listener = bind("api.listen", settings.api.listen)?;
     let data_dir = settings.data_dir.clone();
@@ -110,15 +115,18 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let module = Arc::new(FilterModuleSource::new(settings.filter.path.clone(), module_location(&settings)));
     let gateway = start_gateway(&settings, &metrics)?;
 
+    let mut tasks = JoinSet::new();
+    let identities = start_ca(&settings, &policy, &metrics, &mut tasks)?;
+
     let (publish, mesh) = watch::channel(None);
     let sources = Sources {
         policy: policy.subscribe(),
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
+        identities: identities.clone(),
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
     };
     let compiler = Arc::new(Compiler::new());
-    let mut tasks = JoinSet::new();
     tasks.spawn(mesh::join(sources, settings.xds.debounce.get(), publish));
     tasks.spawn(Arc::clone(&compiler).run(mesh));
     tasks.spawn({
@@ -133,6 +141,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         policy,
         module,
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
+        identities,
         compiler: Arc::clone(&compiler),
         proxies: Arc::clone(&proxies),
         metrics,
@@ -223,14 +232,45 @@ async fn import(policy: &PolicySource, path: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn listener_config(xds: &Xds) -> ListenerConfig {
+/// Starts whoever makes certificates, for the services that the policy of the moment needs them for.
+fn start_ca(
+    settings: &Settings,
+    policy: &PolicySource,
+    metrics: &prometheus::Registry,
+    tasks: &mut JoinSet<()>,
+) -> Result<Option<watch::Receiver<Arc<Identities>>>, ServeError> {
+    if settings.mesh.ca == MeshCa::None {
+        return Ok(None);
+    }
+    let config = CaConfig {
+        trust_domain: settings.mesh.trust_domain.clone(),
+        datacenter: settings.mesh.datacenter.clone(),
+        leaf_lifetime: settings.mesh.leaf_lifetime.get(),
+        root_lifetime: settings.mesh.root_lifetime.get(),
+    };
+    let ca = EmbeddedCa::open(config, &settings.data_dir, metrics)?;
+    let identities = ca.identities();
+    let (mut policies, edge_service) = (policy.subscribe(), settings.edge.service.clone());
+    let wanted = move |policy: &model::Policy| wanted_leaves(policy, &edge_service);
+    let (want, leaves) = watch::channel(wanted(&policies.borrow_and_update().policy));
+    tasks.spawn(ca.run(leaves));
+    tasks.spawn(async move {
+        while policies.changed().await.is_ok() {
+            want.send_replace(wanted(&policies.borrow_and_update().policy));
+        }
+    });
+    Ok(Some(identities))
+}
+
+fn listener_config(settings: &Settings) -> ListenerConfig {
+    let xds = &settings.xds;
     let tls = xds.tls.cert_file.clone().zip(xds.tls.key_file.clone());
     ListenerConfig {
         max_connections: xds.max_connections,
         drain: xds.drain.get(),
         tls: tls.map(|(cert, key)| TlsFiles { cert, key, client_ca: xds.tls.client_ca_file.clone() }),
         token_file: xds.token_file.clone(),
-        edge_service: xds.tls.edge_service.clone(),
+        edge_service: settings.edge.service.clone(),
         ..ListenerConfig::default()
     }
 }
@@ -252,6 +292,7 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
         ..EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())
     };
     EdgeSettings {
+        service: settings.edge.service.clone(),
         health_listen: settings.edge.health_listen,
         access_log: settings.edge.access_log.as_ref().map(|path| path.display().to_string()),
         gateway: gateway.enabled.then(listener),

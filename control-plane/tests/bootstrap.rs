@@ -14,6 +14,19 @@ use tempfile::TempDir;
 
 const EDGE: [&str; 5] = ["envoy-bootstrap", "--role", "edge", "--id", "edge-1"];
 
+const SIDECAR: [&str; 10] = [
+    "--role",
+    "sidecar",
+    "--id",
+    "game-1",
+    "--service",
+    "game",
+    "--inbound",
+    "0.0.0.0:20000",
+    "--app",
+    "127.0.0.1:7777",
+];
+
 /// The bootstrap printed for an edge with these further arguments.
 #[track_caller]
 fn edge(arguments: &[&str]) -> String {
@@ -110,6 +123,19 @@ fn the_example_in_the_repository_is_what_is_printed() {
 }
 
 #[test]
+fn a_sidecar_says_whose_it_is_and_its_ports() {
+    let outcome = realmgate(&[&["envoy-bootstrap"], &SIDECAR[..]].concat());
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    validate(&outcome.stdout);
+    golden::assert_holds("envoy/sidecar.yaml", &outcome.stdout);
+    let expected = serde_json::json!({
+        "role": "sidecar", "service": "game", "datacenter": "", "cell": "",
+        "inbound": "0.0.0.0:20000", "app": "127.0.0.1:7777",
+    });
+    assert_eq!(parsed(&outcome.stdout)["node"]["metadata"]["realmgate"], expected);
+}
+
+#[test]
 fn the_node_says_who_the_edge_is() {
     let bootstrap = parsed(&edge(&["--datacenter", "aws-1", "--listener", "a", "--listener", "b"]));
     let expected = serde_json::json!({
@@ -145,7 +171,10 @@ fn addresses_and_protocol_are_the_ones_asked_for() {
 #[test]
 fn what_cannot_be_is_wrong_usage() {
     for (arguments, expected) in [
-        (&["--role", "sidecar", "--id", "a"][..], "--role sidecar is not available in this version"),
+        (&["--role", "sidecar", "--id", "a", "--service", "game"][..], "--inbound"),
+        (&["--role", "sidecar", "--id", "a", "--inbound", "10.0.0.1:1", "--app", "127.0.0.1:1"], "--service"),
+        (&[&SIDECAR[..], &["--listener", "a"]].concat(), "--listener is for --role edge"),
+        (&["--role", "edge", "--id", "a", "--inbound", "10.0.0.1:1"], "--inbound and --app are for"),
         (&["--role", "mesh-gateway", "--id", "a"], "--role mesh-gateway is not available"),
         (&["--role", "edge", "--id", "a b"], "no space"),
         (&["--role", "edge", "--id", "a", "--control-plane", "here"], "the port is missing"),

@@ -9,6 +9,7 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod mesh_tls;
 mod resilience;
 
 use std::fs;
@@ -38,8 +39,12 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// The policy of the documentation, so that it stays true.
 fn documented_policy() -> String {
-    let text = fs::read_to_string(format!("{ROOT}/docs/policy.md")).unwrap();
-    let (_, rest) = text.split_once("```yaml\n").expect("docs/policy.md has an example");
+    example("docs/policy.md")
+}
+
+fn example(file: &str) -> String {
+    let text = fs::read_to_string(format!("{ROOT}/{file}")).unwrap();
+    let (_, rest) = text.split_once("```yaml\n").expect("it has an example");
     rest.split_once("```").unwrap().0.to_owned()
 }
 
@@ -79,8 +84,11 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
     Mesh {
         policy: Arc::new(parse(policy).unwrap()),
         rules: Arc::new(rules),
+        identities: Arc::default(),
+        intentions: Arc::default(),
         module: FilterModule { sha256: String::new(), location: ModuleLocation::Path(wasm_path()) },
         edge: Arc::new(EdgeSettings {
+            service: "realmgate-edge".to_owned(),
             health_listen: Some("127.0.0.1:9090".parse().unwrap()),
             access_log: Some("/dev/stdout".to_owned()),
             gateway: Some(gateway),

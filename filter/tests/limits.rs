@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use proptest::prelude::*;
-use realmgate_filter::host::{Host, HostError, Way};
+use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
 use realmgate_filter::limits::bucket::{Answer, MOST};
 use realmgate_filter::limits::table::BUCKETS;
 use realmgate_filter::limits::{Address, AddressLimits, Listener, Table};
@@ -42,6 +42,9 @@ impl Shared {
 }
 
 impl Host for Shared {
+    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
+        None
+    }
     fn now(&mut self) -> Result<u64, HostError> {
         Ok(self.0.borrow().now)
     }

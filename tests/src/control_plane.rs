@@ -121,8 +121,19 @@ impl ControlPlane {
 
     /// The same with further arguments.
     pub fn edge_bootstrap_with(&self, id: &str, admin: SocketAddr, more: &[&str]) -> Result<String, Failure> {
+        self.bootstrap("edge", id, admin, more)
+    }
+
+    /// The same of a proxy of any role.
+    pub fn bootstrap(
+        &self,
+        role: &str,
+        id: &str,
+        admin: SocketAddr,
+        more: &[&str],
+    ) -> Result<String, Failure> {
         let (xds, port) = (self.xds.to_string(), admin.port().to_string());
-        let arguments = ["envoy-bootstrap", "--role", "edge", "--id", id, "--control-plane", &xds];
+        let arguments = ["envoy-bootstrap", "--role", role, "--id", id, "--control-plane", &xds];
         let output = self.realmgate(&[&arguments[..], &["--admin-port", &port], more].concat())?;
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);

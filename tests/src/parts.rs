@@ -36,6 +36,9 @@ pub const PROMETHEUS: Part =
 /// What checks its rules and runs their tests.
 pub const PROMTOOL: Part =
     Part { name: "promtool", variable: "PROMTOOL_BIN", brought_by: "make setup", place: Place::Tools };
+/// Consul.
+pub const CONSUL: Part =
+    Part { name: "consul", variable: "CONSUL_BIN", brought_by: "make setup", place: Place::Tools };
 /// The control plane and its command line.
 pub const REALMGATE: Part =
     Part { name: "realmgate", variable: "REALMGATE_BIN", brought_by: "make build", place: Place::Built };

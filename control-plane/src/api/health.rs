@@ -9,7 +9,7 @@ use prometheus::{Encoder, TextEncoder};
 use serde::Serialize;
 
 use super::Context;
-use crate::mesh::GatewayStatus;
+use crate::mesh::{GatewayStatus, Identities};
 use crate::source::Health;
 use crate::source::gateway_rules::Refusal;
 
@@ -24,6 +24,8 @@ struct Report {
     filter_module: ModuleState,
     #[serde(skip_serializing_if = "Option::is_none")]
     game_gateway: Option<GatewayState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mesh: Option<MeshState>,
     /// Connected proxies.
     proxies: usize,
 }
@@ -55,6 +57,16 @@ struct GatewayState {
     refused: Vec<Refusal>,
 }
 
+#[derive(Serialize)]
+struct MeshState {
+    /// Empty = nothing was heard of an authority yet.
+    trust_domain: String,
+    /// Roots that are believed; two while one follows another.
+    roots: usize,
+    /// Services that have a certificate.
+    services: Vec<String>,
+}
+
 /// Enough to see what is wrong, bounded whatever Redis holds.
 const REFUSALS_SHOWN: usize = 100;
 
@@ -79,6 +91,7 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
         },
         filter_module: ModuleState { sha256: module.sha256.clone(), error: module.error.clone() },
         game_gateway: context.gateway.as_ref().map(gateway_state),
+        mesh: context.identities.as_ref().map(|identities| mesh_state(&identities.borrow())),
         proxies: context.proxies.connected(),
     };
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -90,6 +103,14 @@ fn gateway_state(status: &GatewayStatus) -> GatewayState {
     let rules = status.rules.borrow().clone();
     let refused = rules.refused.iter().take(REFUSALS_SHOWN).cloned().collect();
     GatewayState { health, rules: rules.rules.len(), refused }
+}
+
+fn mesh_state(identities: &Identities) -> MeshState {
+    MeshState {
+        trust_domain: identities.trust_domain.clone(),
+        roots: identities.roots.len(),
+        services: identities.leaves.keys().cloned().collect(),
+    }
 }
 
 pub(super) async fn metrics(State(context): State<Context>) -> Response {

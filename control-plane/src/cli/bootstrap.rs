@@ -1,6 +1,6 @@
 //! `realmgate envoy-bootstrap`: the little that an Envoy has to be told before it can ask for the rest.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clap::ValueEnum;
 
@@ -19,8 +19,8 @@ pub(super) struct Arguments {
     /// Its own name, distinct among all proxies.
     #[arg(long, value_parser = name)]
     id: String,
-    /// The service it stands for.
-    #[arg(long, value_parser = name)]
+    /// The service it stands for; a sidecar stands for one.
+    #[arg(long, value_parser = name, required_if_eq("role", "sidecar"))]
     service: Option<String>,
     /// Its datacenter.
     #[arg(long, value_name = "NAME", value_parser = name)]
@@ -31,6 +31,12 @@ pub(super) struct Arguments {
     /// A listener it opens, any number of times [default: all of the policy]
     #[arg(long = "listener", value_name = "NAME", value_parser = name)]
     listeners: Vec<String>,
+    /// Where a sidecar listens for peers.
+    #[arg(long, value_name = "ADDRESS:PORT", required_if_eq("role", "sidecar"))]
+    inbound: Option<SocketAddr>,
+    /// Where a sidecar reaches its game server.
+    #[arg(long, value_name = "ADDRESS:PORT", required_if_eq("role", "sidecar"))]
+    app: Option<SocketAddr>,
     /// Where it reaches the control plane's xDS listener.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18000")]
     control_plane: Endpoint,
@@ -69,29 +75,57 @@ enum Variant {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match arguments.role {
         Role::Edge => output::print(&edge(arguments)?),
-        Role::Sidecar => Err(not_yet("sidecar")),
-        Role::MeshGateway => Err(not_yet("mesh-gateway")),
+        Role::Sidecar => output::print(&sidecar(arguments)?),
+        Role::MeshGateway => {
+            let why = "--role mesh-gateway is not available in this version; the roles are edge and sidecar";
+            Err(Failure::usage(why.to_owned()))
+        }
     }
 }
 
-fn not_yet(role: &str) -> Failure {
-    Failure::usage(format!("--role {role} is not available in this version; the only role is edge"))
+fn edge(arguments: &Arguments) -> Result<String, Failure> {
+    if arguments.inbound.is_some() || arguments.app.is_some() {
+        return Err(Failure::usage("--inbound and --app are for --role sidecar".to_owned()));
+    }
+    let listeners: Vec<_> = arguments.listeners.iter().map(|l| quoted(l)).collect();
+    let share = format!("      listeners: [{}]\n", listeners.join(", "));
+    let own_admin = format!(
+        include_str!("own_admin.yaml.in"),
+        admin_reached_at = quoted(&reached_at(arguments.admin_address).to_string()),
+        admin_port = arguments.admin_port,
+    );
+    bootstrap("edge", arguments, &share, &own_admin)
 }
 
-fn edge(arguments: &Arguments) -> Result<String, Failure> {
+fn sidecar(arguments: &Arguments) -> Result<String, Failure> {
+    if !arguments.listeners.is_empty() {
+        return Err(Failure::usage(
+            "--listener is for --role edge; a sidecar has one, at --inbound".to_owned(),
+        ));
+    }
+    let ports = [("inbound", arguments.inbound), ("app", arguments.app)];
+    if let Some((flag, _)) = ports.iter().find(|(_, at)| at.is_some_and(|at| at.port() == 0)) {
+        return Err(Failure::usage(format!("--{flag}: port 0 is no port that others can know")));
+    }
+    let line = |(key, at): (&str, Option<SocketAddr>)| at.map(|at| format!("      {key}: \"{at}\"\n"));
+    bootstrap("sidecar", arguments, &ports.into_iter().filter_map(line).collect::<String>(), "")
+}
+
+/// The bootstrap with the lines of the role: `share` of the node's metadata, `own_admin` of the clusters.
+fn bootstrap(role: &str, arguments: &Arguments, share: &str, own_admin: &str) -> Result<String, Failure> {
     let optional = |name: &Option<String>| quoted(name.as_deref().unwrap_or_default());
-    let listeners: Vec<_> = arguments.listeners.iter().map(|l| quoted(l)).collect();
     let Parts { secrets, http_filters, transport_socket } =
         arguments.credentials.parts(&arguments.control_plane)?;
     Ok(format!(
-        include_str!("edge.yaml.in"),
+        include_str!("bootstrap.yaml.in"),
+        role = role,
         id = quoted(&arguments.id),
         service = optional(&arguments.service),
         datacenter = optional(&arguments.datacenter),
         cell = optional(&arguments.cell),
-        listeners = format_args!("[{}]", listeners.join(", ")),
+        share = share,
+        own_admin = own_admin,
         admin_address = quoted(&arguments.admin_address.to_string()),
-        admin_reached_at = quoted(&reached_at(arguments.admin_address).to_string()),
         admin_port = arguments.admin_port,
         api_type = match arguments.xds {
             Variant::Delta => "DELTA_GRPC",

@@ -25,12 +25,16 @@ const STDOUT: &str = "/dev/stdout";
 
 /// The access log, where there is to be one.
 pub(super) fn access_log(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> Option<AccessLog> {
-    let path = edge.access_log.as_deref()?;
+    edge.access_log.as_deref().map(|path| written(path, format(listener, scope)))
+}
+
+/// An access log at this path, with lines of this format.
+pub(super) fn written(path: &str, format: String) -> AccessLog {
     let format = SubstitutionFormatString {
         // Empty texts instead of dashes.
         omit_empty_values: true,
         format: Some(Format::TextFormatSource(DataSource {
-            specifier: Some(data_source::Specifier::InlineString(format(listener, scope))),
+            specifier: Some(data_source::Specifier::InlineString(format)),
             ..DataSource::default()
         })),
         ..SubstitutionFormatString::default()
@@ -43,11 +47,11 @@ pub(super) fn access_log(listener: &Listener, scope: &Scope, edge: &EdgeSettings
         let file = FileAccessLog { path: path.to_owned(), access_log_format };
         ("envoy.access_loggers.file", envoy::any(&file))
     };
-    Some(AccessLog {
+    AccessLog {
         name: name.to_owned(),
         config_type: Some(access_log::ConfigType::TypedConfig(config)),
         ..AccessLog::default()
-    })
+    }
 }
 
 fn format(listener: &Listener, scope: &Scope) -> String {

@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 
 use super::resilience::Resilience;
 use super::routes::{Entry, Origin, RouteTable};
+use super::tls::{Client, Security};
 use super::{envoy, names};
 use crate::model::{Dns, Endpoint, Strategy};
 use crate::source::gateway_rules::RuleOrigin;
@@ -28,6 +29,8 @@ pub(super) struct ClusterSpec {
     pub(super) strategy: Strategy,
     /// What holds when its endpoints fail.
     pub(super) resilience: Resilience,
+    /// How they are spoken to.
+    pub(super) security: Security,
 }
 
 /// Where endpoints come from.
@@ -48,7 +51,12 @@ pub(super) enum Discovery {
 pub(super) type Clusters = BTreeMap<String, ClusterSpec>;
 
 /// Adds the clusters that `entry` can choose.
-pub(super) fn collect(table: &RouteTable<'_>, entry: &Entry<'_>, clusters: &mut Clusters) {
+pub(super) fn collect(
+    table: &RouteTable<'_>,
+    entry: &Entry<'_>,
+    client: &Client<'_>,
+    clusters: &mut Clusters,
+) {
     match entry.origin {
         Origin::Rule(rule) => {
             let world = rule.world.map(|w| w.to_string()).unwrap_or_default();
@@ -58,32 +66,41 @@ pub(super) fn collect(table: &RouteTable<'_>, entry: &Entry<'_>, clusters: &mut 
                 // A world's only endpoint.
                 RuleOrigin::RealmMapping => Resilience::default().of_one_endpoint(),
             };
-            add_fixed(name, rule.strategy, &rule.endpoints, &resilience, clusters);
+            let common = Common { strategy: rule.strategy, resilience, security: Security::Plain };
+            add_fixed(name, &rule.endpoints, &common, clusters);
         }
         Origin::Policy(route) => {
             for service in route.to.iter().filter_map(|target| table.service(&target.service)) {
                 let name = names::policy_cluster(service, route.strategy);
-                let resilience = Resilience::of(service);
+                let (resilience, security) = (Resilience::of(service), client.towards(service));
+                let common = Common { strategy: route.strategy, resilience, security };
                 match &service.dns {
-                    None => add_fixed(name, route.strategy, &service.endpoints, &resilience, clusters),
-                    Some(dns) => add_dns(&name, entry, dns, route.strategy, &resilience, clusters),
+                    None => add_fixed(name, &service.endpoints, &common, clusters),
+                    Some(dns) => add_dns(&name, entry, dns, &common, clusters),
                 }
             }
         }
     }
 }
 
-fn add_fixed(
-    name: String,
+/// What all clusters of a service have alike.
+struct Common {
     strategy: Strategy,
-    endpoints: &[Endpoint],
-    resilience: &Resilience,
-    clusters: &mut Clusters,
-) {
-    let spec = |endpoints: &[Endpoint], resilience: &Resilience| ClusterSpec {
-        discovery: Discovery::Fixed(endpoints.to_vec()),
-        strategy,
-        resilience: resilience.clone(),
+    resilience: Resilience,
+    security: Security,
+}
+
+impl Common {
+    fn spec(&self, discovery: Discovery, resilience: &Resilience) -> ClusterSpec {
+        let (resilience, security) = (resilience.clone(), self.security.clone());
+        ClusterSpec { discovery, strategy: self.strategy, resilience, security }
+    }
+}
+
+fn add_fixed(name: String, endpoints: &[Endpoint], common: &Common, clusters: &mut Clusters) {
+    let Common { strategy, resilience, .. } = common;
+    let spec = |endpoints: &[Endpoint], resilience: &Resilience| {
+        common.spec(Discovery::Fixed(endpoints.to_vec()), resilience)
     };
     let picks = matches!(strategy, Strategy::ConsistentHash | Strategy::RealmBased) && endpoints.len() > 1;
     if picks {
@@ -98,18 +115,10 @@ fn add_fixed(
     clusters.insert(name, spec(endpoints, resilience));
 }
 
-fn add_dns(
-    template: &str,
-    entry: &Entry<'_>,
-    dns: &Dns,
-    strategy: Strategy,
-    resilience: &Resilience,
-    clusters: &mut Clusters,
-) {
-    let spec = |host: String| ClusterSpec {
-        discovery: Discovery::Dns { endpoint: (host, dns.port), refresh_ms: dns.refresh.as_millis() },
-        strategy,
-        resilience: resilience.clone(),
+fn add_dns(template: &str, entry: &Entry<'_>, dns: &Dns, common: &Common, clusters: &mut Clusters) {
+    let spec = |host: String| {
+        let refresh_ms = dns.refresh.as_millis();
+        common.spec(Discovery::Dns { endpoint: (host, dns.port), refresh_ms }, &common.resilience)
     };
     match &entry.route.worlds {
         realmgate_filter::ranges::NumberSet::Ranges(ranges) if dns.is_per_world() => {
@@ -126,7 +135,8 @@ fn add_dns(
 impl ClusterSpec {
     /// Whether endpoints come by EDS: changes of them then touch no cluster.
     fn by_eds(&self) -> bool {
-        matches!(&self.discovery, Discovery::Fixed(endpoints) if endpoints.iter().all(|e| e.ip().is_some()))
+        self.security == Security::Impossible
+            || matches!(&self.discovery, Discovery::Fixed(endpoints) if endpoints.iter().all(|e| e.ip().is_some()))
     }
 
     /// The cluster as Envoy wants it.
@@ -145,6 +155,9 @@ impl ClusterSpec {
             ..Cluster::default()
         };
         self.resilience.apply(&mut cluster);
+        if let Security::Mutual(mutual) = &self.security {
+            cluster.transport_socket = Some(mutual.transport_socket());
+        }
         if self.by_eds() {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
             cluster.eds_cluster_config =
@@ -174,20 +187,27 @@ impl ClusterSpec {
 
     fn load_assignment(&self, name: &str) -> ClusterLoadAssignment {
         let lb_endpoints = match &self.discovery {
+            _ if self.security == Security::Impossible => Vec::new(),
             Discovery::Fixed(endpoints) => {
                 endpoints.iter().map(|e| lb_endpoint(e.host(), e.port())).collect()
             }
             Discovery::Dns { endpoint: (host, port), .. } => vec![lb_endpoint(host, *port)],
         };
-        ClusterLoadAssignment {
-            cluster_name: name.to_owned(),
-            endpoints: vec![LocalityLbEndpoints { lb_endpoints, ..LocalityLbEndpoints::default() }],
-            ..ClusterLoadAssignment::default()
-        }
+        load_assignment(name, lb_endpoints)
     }
 }
 
-fn lb_endpoint(host: &str, port: u16) -> LbEndpoint {
+/// Endpoints in one locality.
+pub(super) fn load_assignment(cluster: &str, lb_endpoints: Vec<LbEndpoint>) -> ClusterLoadAssignment {
+    ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints, ..LocalityLbEndpoints::default() }],
+        ..ClusterLoadAssignment::default()
+    }
+}
+
+/// One endpoint.
+pub(super) fn lb_endpoint(host: &str, port: u16) -> LbEndpoint {
     LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(EnvoyEndpoint {
             address: Some(envoy::address(host, port)),

@@ -10,8 +10,10 @@ use serde::Serialize;
 
 use super::clusters::{self, Clusters, Discovery};
 use super::routes::{Entry, Origin, RouteTable};
+use super::tls::Client;
 use crate::mesh::Mesh;
 use crate::source::gateway_rules::RuleOrigin;
+use crate::xds::Scope;
 
 /// The message that is asked about.
 #[derive(Clone, Debug)]
@@ -80,7 +82,10 @@ pub fn explain(mesh: &Mesh, question: &Question) -> Explanation {
         };
     };
     let mut specs = Clusters::new();
-    clusters::collect(&table, winner, &mut specs);
+    // Which endpoints, not how they are spoken to, so any edge will do.
+    let scope = Scope::default();
+    let client = Client::of(mesh, &scope);
+    clusters::collect(&table, winner, &client, &mut specs);
     let destinations = destinations(winner, question)
         .into_iter()
         .map(|(cluster, weight, chosen)| {

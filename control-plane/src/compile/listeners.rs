@@ -28,7 +28,7 @@ const NO_CLUSTER: &str = "realmgate-none";
 
 /// What the client may have sent before its backend connection stands: one message of the largest size and
 /// its header. Beyond it Envoy stops reading from the client until the backend is there.
-const EARLY_BYTES: u32 = 8 + 65_535;
+pub(super) const EARLY_BYTES: u32 = 8 + 65_535;
 
 /// How long a player waits for a cluster on demand: as long as for a connection to a game server, and enough
 /// for the control plane to restart meanwhile. Envoy's 60 s would outlast any player, and Envoy never asks again

@@ -1,6 +1,7 @@
 //! From the mesh to named Envoy resources: a pure function of the mesh and a proxy's scope.
 
 mod access_log;
+mod admission;
 mod clusters;
 mod compiler;
 mod connections;
@@ -12,17 +13,17 @@ mod health;
 mod listeners;
 mod names;
 mod player_tls;
+mod rbac;
 mod resilience;
 mod routes;
+mod sidecar;
+mod tls;
 
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::{
     Cluster,
     cluster::{ClusterDiscoveryType, DiscoveryType},
-};
-use envoy_types::pb::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
 };
 use prost::Name;
 
@@ -44,17 +45,21 @@ pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
 
 /// The same, with what is encoded already.
 fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
+    if let Some(ports) = &scope.sidecar {
+        return sidecar::compile(mesh, scope, ports);
+    }
+    let client = tls::Client::of(mesh, scope);
     let (mut eager, mut on_demand) = (clusters::Clusters::new(), clusters::Clusters::new());
     let mut extensions = Vec::new();
     let mut listeners = Vec::new();
-    let mut secrets = Vec::new();
+    let mut secrets = client.secrets();
     let mut has_routes = false;
     for listener in mesh.listeners(&scope.listeners) {
         let table = RouteTable::new(mesh, &listener.name);
         let asks = listeners::asks_for_clusters(listener, scope);
         let specs = if asks { &mut on_demand } else { &mut eager };
         for entry in table.entries() {
-            clusters::collect(&table, entry, specs);
+            clusters::collect(&table, entry, &client, specs);
         }
         let config = filter::config(listener, table.to_filter());
         has_routes |= !config.routes.is_empty();
@@ -99,26 +104,12 @@ fn resource(name: String, message: &impl Name) -> Arc<Resource> {
 /// settings.
 fn module_cluster(host: &str) -> Option<Arc<Resource>> {
     let endpoint: crate::model::Endpoint = host.parse().ok()?;
-    let address = envoy::address(endpoint.host(), endpoint.port());
-    let lb_endpoint = LbEndpoint {
-        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
-            address: Some(address),
-            ..Endpoint::default()
-        })),
-        ..LbEndpoint::default()
-    };
+    let endpoints = vec![clusters::lb_endpoint(endpoint.host(), endpoint.port())];
     let cluster = Cluster {
         name: filter::MODULE_CLUSTER.to_owned(),
         connect_timeout: Some(envoy::duration(5000)),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into())),
-        load_assignment: Some(ClusterLoadAssignment {
-            cluster_name: filter::MODULE_CLUSTER.to_owned(),
-            endpoints: vec![LocalityLbEndpoints {
-                lb_endpoints: vec![lb_endpoint],
-                ..LocalityLbEndpoints::default()
-            }],
-            ..ClusterLoadAssignment::default()
-        }),
+        load_assignment: Some(clusters::load_assignment(filter::MODULE_CLUSTER, endpoints)),
         ..Cluster::default()
     };
     Some(resource(cluster.name.clone(), &cluster))

@@ -1,19 +1,51 @@
 //! Who proxies are to each other: certificates, and whom to believe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use crate::model::{Policy, ServiceTls};
 
 /// The certificates of our proxies and the authorities of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identities {
     /// What every SPIFFE id begins with, `<uuid>.consul` of a Consul; one for all datacenters.
     pub trust_domain: String,
+    /// The datacenter whose leaves these are: ours.
+    pub datacenter: String,
     /// Root certificates, PEM, the active one and those that are on their way out.
     pub roots: Arc<[String]>,
     /// By the name of the service that they are for.
     pub leaves: BTreeMap<String, Arc<Leaf>>,
+}
+
+impl Identities {
+    /// Whether an authority was heard of at all.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.trust_domain.is_empty()
+    }
+
+    /// The SPIFFE id of a service in a datacenter.
+    #[must_use]
+    pub fn uri(&self, datacenter: &str, service: &str) -> String {
+        format!("spiffe://{}/ns/default/dc/{datacenter}/svc/{service}", self.trust_domain)
+    }
+
+    /// The leaf of a service, if it has one that can be used. Without a root nobody can be believed.
+    #[must_use]
+    pub fn leaf(&self, service: &str) -> Option<&Arc<Leaf>> {
+        self.leaves.get(service).filter(|_| !self.roots.is_empty())
+    }
+}
+
+/// The services whose certificates our proxies need: the edges' own, and those with sidecars.
+#[must_use]
+pub fn wanted_leaves(policy: &Policy, edge_service: &str) -> BTreeSet<String> {
+    let meshed = policy.services.iter().filter(|service| service.tls == ServiceTls::Mesh);
+    let meshed = meshed.map(|service| service.name.clone());
+    meshed.chain([edge_service.to_owned()]).collect()
 }
 
 /// A service's certificate.

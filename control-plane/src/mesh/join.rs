@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::{EdgeSettings, FilterModule, Mesh};
+use super::{EdgeSettings, FilterModule, Identities, Intentions, Mesh};
 use crate::source::Health;
 use crate::source::gateway_rules::GatewayRules;
 use crate::source::policy::LoadedPolicy;
@@ -17,6 +17,8 @@ pub struct Sources {
     pub policy: watch::Receiver<Arc<LoadedPolicy>>,
     /// The old gateway's rules; `None` = that source is off.
     pub gateway: Option<GatewayStatus>,
+    /// The certificates of an authority; `None` = there is none.
+    pub identities: Option<watch::Receiver<Arc<Identities>>>,
     /// The filter module.
     pub module: watch::Receiver<FilterModule>,
     /// What settings say.
@@ -57,8 +59,17 @@ impl Sources {
             Some(gateway) => gateway.heard()?,
             None => Arc::default(),
         };
+        let identities = match &mut self.identities {
+            Some(identities) => {
+                Some(identities.borrow_and_update().clone()).filter(|known| known.is_known())?
+            }
+            None => Arc::default(),
+        };
+        let policy = Arc::clone(&self.policy.borrow_and_update().policy);
         Some(Mesh {
-            policy: Arc::clone(&self.policy.borrow_and_update().policy),
+            intentions: Arc::new(Intentions::joined(&policy, None)),
+            identities,
+            policy,
             rules,
             module: self.module.borrow_and_update().clone(),
             edge: Arc::clone(&self.edge),
@@ -73,7 +84,14 @@ impl Sources {
                 None => std::future::pending().await,
             }
         };
+        let identities = async {
+            match &mut self.identities {
+                Some(identities) => identities.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            open = identities => open,
             result = self.policy.changed() => result.is_ok(),
             open = gateway => open,
             result = self.module.changed() => result.is_ok(),
@@ -120,7 +138,13 @@ mod tests {
         let (_policy, policies) =
             watch::channel(Arc::new(LoadedPolicy { stored: None, policy: Arc::default() }));
         let (change, modules) = watch::channel(module(0));
-        let sources = Sources { policy: policies, gateway: None, module: modules, edge: Arc::default() };
+        let sources = Sources {
+            policy: policies,
+            gateway: None,
+            identities: None,
+            module: modules,
+            edge: Arc::default(),
+        };
         let (publish, mut meshes) = watch::channel(None);
         let running = tokio::spawn(join(sources, DEBOUNCE, publish));
         let start = Instant::now();

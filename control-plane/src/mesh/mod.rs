@@ -2,8 +2,11 @@
 
 pub mod catalog;
 pub mod identity;
+mod intentions;
 mod join;
 
+pub use identity::Identities;
+pub use intentions::Intentions;
 pub use join::{GatewayStatus, Sources, join};
 
 use std::net::SocketAddr;
@@ -21,6 +24,10 @@ pub struct Mesh {
     pub policy: Arc<Policy>,
     /// The old gateway's rules that can be served; empty where that source is off.
     pub rules: Arc<GatewayRules>,
+    /// Who our proxies are, and whom they believe.
+    pub identities: Arc<Identities>,
+    /// Which services may connect to which.
+    pub intentions: Arc<Intentions>,
     /// The filter module.
     pub module: FilterModule,
     /// What settings say of every edge.
@@ -30,6 +37,8 @@ pub struct Mesh {
 /// What every edge has regardless of policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EdgeSettings {
+    /// The service that an edge is which claims none.
+    pub service: String,
     /// Where an edge answers load balancers; `None` = nowhere.
     pub health_listen: Option<SocketAddr>,
     /// Where edges write their access log; `None` = nowhere.

@@ -3,6 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Problem;
+use super::validate::unique;
+
 /// Every service, as source or destination of an intention.
 pub const ANY_SERVICE: &str = "*";
 
@@ -27,4 +30,72 @@ pub enum Action {
     Allow,
     /// Closes it.
     Deny,
+}
+
+/// What is wrong with the intentions of a policy.
+pub(super) fn check_intentions(intentions: &[Intention], found: &mut Vec<Problem>) {
+    for (i, intention) in intentions.iter().enumerate() {
+        for (field, service) in [("source", &intention.source), ("destination", &intention.destination)] {
+            if let Err(why) = check_service(service) {
+                found.push(Problem::at(format!("intentions[{i}].{field}"), why));
+            }
+        }
+    }
+    unique(intentions.iter().map(|one| (&one.source, &one.destination)), found, |i| {
+        (format!("intentions[{i}]"), "these two services have an intention already".to_owned())
+    });
+}
+
+/// A service's name as it can stand in a SPIFFE id. It need not be one of the policy: the mesh has others.
+fn check_service(name: &str) -> Result<(), String> {
+    let letters = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    match name {
+        ANY_SERVICE => Ok(()),
+        name if name.contains('*') => {
+            Err(format!("`{name}`: `*` stands for every service, not for parts of names"))
+        }
+        name if name.is_empty() || name.len() > 128 || !letters(name) => {
+            Err(format!("`{name}` is not 1 to 128 letters, digits, `-`, `_` or `.`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::parse;
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        for (intentions, expected) in [
+            (
+                "[{source: 'we*', destination: api, action: allow}]",
+                "intentions[0].source: `we*`: `*` stands for every",
+            ),
+            (
+                "[{source: web, destination: 'a/b', action: allow}]",
+                "intentions[0].destination: `a/b` is not 1 to 128",
+            ),
+            (
+                "[{source: web, destination: '', action: allow}]",
+                "intentions[0].destination: `` is not 1 to 128",
+            ),
+            ("[{source: web, destination: api, action: permit}]", "unknown variant `permit`"),
+            ("[{source: web, destination: api}]", "missing field `action`"),
+            (
+                "[{source: a, destination: b, action: allow}, {source: a, destination: b, action: deny}]",
+                "intentions[1]: these two services have an intention already",
+            ),
+        ] {
+            let problems = parse(&format!("intentions: {intentions}")).unwrap_err();
+            let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            assert!(
+                shown.iter().any(|problem| problem.contains(expected)),
+                "{shown:?} instead of {expected}"
+            );
+        }
+        let policy =
+            parse("intentions: [{source: '*', destination: '*', action: deny}]\ndefault_intention: allow");
+        assert_eq!(policy.unwrap().intentions.len(), 1);
+    }
 }

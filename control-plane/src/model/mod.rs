@@ -25,7 +25,9 @@ pub use numbers::{Instances, Numbers, Worlds};
 pub use overlap::WorldClass;
 pub use parse::parse;
 pub use player_tls::{PlayerTls, TlsVersion};
-pub use policy::{Backoff, ClusterDelivery, Dns, Limits, Listener, Policy, Route, Service, Strategy, Target};
+pub use policy::{
+    Backoff, ClusterDelivery, Dns, Limits, Listener, Policy, Route, Service, ServiceTls, Strategy, Target,
+};
 pub use problem::{Place, Problem};
 pub use resilience::{Connections, OutlierDetection};
 pub use validate::GAME_GATEWAY;

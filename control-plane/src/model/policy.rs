@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Endpoint;
 use super::duration::Duration;
 use super::health::HealthCheck;
+use super::intention::{Action, Intention};
 use super::numbers::{Instances, Worlds};
 use super::player_tls::PlayerTls;
 use super::resilience::{Connections, OutlierDetection};
@@ -24,6 +25,12 @@ pub struct Policy {
     pub services: Vec<Service>,
     /// Which first messages go to which services.
     pub routes: Vec<Route>,
+    /// Which services may connect to which services of `tls: mesh`. They come before those of Consul.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub intentions: Vec<Intention>,
+    /// What holds where no intention matches. Without, it is what Consul says, and `deny` where there is no Consul.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_intention: Option<Action>,
 }
 
 /// A port that players connect to. Changing `limits` (but for `idle_timeout`) or the files of `tls` spares live
@@ -147,6 +154,9 @@ pub struct Service {
     #[serde(default, skip_serializing_if = "Framing::is_client")]
     #[schemars(with = "schema::Framing")]
     pub framing: Framing,
+    /// Whether edges and its game servers' sidecars prove to each other who they are.
+    #[serde(default, skip_serializing_if = "ServiceTls::is_none")]
+    pub tls: ServiceTls,
     /// Connecting to its endpoints, and how often at one time.
     #[serde(default)]
     pub connections: Connections,
@@ -160,6 +170,25 @@ pub struct Service {
     /// refused when none is well.
     #[serde(default = "Service::default_panic_threshold")]
     pub panic_threshold: u32,
+}
+
+/// How edges connect to a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceTls {
+    /// In the clear.
+    #[default]
+    None,
+    /// By mutual TLS with certificates of the mesh: its endpoints are its game servers' sidecars.
+    Mesh,
+}
+
+impl ServiceTls {
+    /// Whether it is none; serde passes references.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
 }
 
 impl Service {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use super::intention::check_intentions;
 use super::overlap::overlaps;
 use super::resilience::{percent, positive};
 use super::{Dns, Listener, Policy, Problem, Route, Service, Strategy, Worlds};
@@ -30,6 +31,7 @@ pub(super) fn validate(policy: &Policy) -> Vec<Problem> {
         check_route(&format!("routes[{i}]"), route, policy, found);
     }
     found.extend(overlaps(&policy.routes));
+    check_intentions(&policy.intentions, found);
     problems
 }
 
@@ -132,7 +134,7 @@ fn names<'a>(list: &str, names: impl Iterator<Item = &'a str> + Clone, found: &m
 }
 
 /// Reports every value that stood before, both places named.
-fn unique<T: Eq + Hash>(
+pub(super) fn unique<T: Eq + Hash>(
     values: impl Iterator<Item = T>,
     found: &mut Vec<Problem>,
     describe: impl Fn(usize) -> (String, String),

@@ -6,7 +6,7 @@ use std::path;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{Delivery, Settings, Xds};
+use super::{Delivery, MeshCa, Settings, Xds};
 use crate::model::Duration;
 
 /// Something wrong with a setting.
@@ -21,6 +21,7 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
     let mut refuse = |path, message| findings.push(Finding { path, message });
 
     check_xds(&settings.xds, &mut refuse);
+    check_mesh(settings, &mut refuse);
     if !settings.api.listen.ip().is_loopback() && !settings.api.insecure {
         let lacking = "nobody who reaches it would have to authenticate";
         refuse("api.listen", open_to_all(settings.api.listen, lacking, "listen", "api"));
@@ -85,11 +86,44 @@ fn check_xds(xds: &Xds, refuse: &mut impl FnMut(&'static str, String)) {
             refuse(path, format!("it needs `{needs}` beside it"));
         }
     }
-    if tls.edge_service.is_empty() {
-        refuse("xds.tls.edge_service", "it is empty; name a service, such as realmgate-edge".to_owned());
-    }
     if xds.max_connections == 0 {
         refuse("xds.max_connections", "it must be more than 0, such as 20000".to_owned());
+    }
+}
+
+fn check_mesh(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)) {
+    let (mesh, xds) = (&settings.mesh, &settings.xds);
+    let in_ids = |text: &str, more: &[u8]| {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || more.contains(&b);
+        (1..=255).contains(&text.len()) && text.bytes().all(plain)
+    };
+    for (path, name) in [
+        ("edge.service", settings.edge.service.to_ascii_lowercase()),
+        ("mesh.trust_domain", mesh.trust_domain.clone()),
+        ("mesh.datacenter", mesh.datacenter.clone()),
+    ] {
+        if !in_ids(&name, b"-_.") {
+            refuse(
+                path,
+                format!("`{name}` cannot stand in a SPIFFE id: letters, digits, `-`, `_` and `.` can"),
+            );
+        }
+    }
+    if mesh.leaf_lifetime < Duration::from_secs(2) {
+        refuse("mesh.leaf_lifetime", "it is shorter than 2s; certificates count in seconds".to_owned());
+    }
+    // The old root lives while the last leaf that it signed does.
+    if mesh.root_lifetime.get() < mesh.leaf_lifetime.get() * 2 {
+        let least = mesh.leaf_lifetime.get().as_secs() * 2;
+        refuse("mesh.root_lifetime", format!("it is shorter than twice `mesh.leaf_lifetime`, {least}s"));
+    }
+    let authenticates = xds.tls.client_ca_file.is_some() || xds.token_file.is_some();
+    let safe = xds.listen.ip().is_loopback() || xds.tls.cert_file.is_some() && authenticates;
+    if mesh.ca != MeshCa::None && !safe {
+        let why = "proxies get private keys from `xds.listen`, which is not on loopback: set `xds.tls.cert_file` and \
+                   `xds.tls.key_file`, with `xds.tls.client_ca_file` or `xds.token_file`. `xds.insecure` does not \
+                   allow it";
+        refuse("mesh.ca", why.to_owned());
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Settings {
     pub game_gateway: GameGateway,
     /// What every Envoy edge gets beside its game listeners.
     pub edge: Edge,
+    /// The certificates by which proxies know each other.
+    pub mesh: Mesh,
     /// The wasm filter that Envoys load.
     pub filter: Filter,
     /// What is logged, to the standard error output.
@@ -83,7 +85,7 @@ pub struct Xds {
 }
 
 /// TLS of the xDS listener.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// Certificate, followed by those between it and its authority; empty = no TLS.
@@ -100,8 +102,6 @@ pub struct Tls {
     #[serde(with = "text::optional")]
     #[schemars(with = "String")]
     pub client_ca_file: Option<PathBuf>,
-    /// The service in the certificate of an edge whose node claims no service.
-    pub edge_service: String,
 }
 
 /// The API listener.
@@ -204,6 +204,40 @@ pub struct Edge {
     #[serde(with = "text::optional")]
     #[schemars(with = "String")]
     pub access_log: Option<PathBuf>,
+    /// The service that an edge is whose node claims none: in the certificate that it shows to the xDS listener, in
+    /// the one that it shows to services of `tls: mesh`, and in intentions.
+    pub service: String,
+}
+
+/// The certificates by which proxies know each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mesh {
+    /// Who makes them: `none`; `embedded`: this process, with roots that it keeps in `data_dir`. For development,
+    /// and for a single replica.
+    #[schemars(with = "String")]
+    pub ca: MeshCa,
+    /// What every SPIFFE id of the embedded authority begins with.
+    pub trust_domain: String,
+    /// The datacenter in the SPIFFE ids of the embedded authority.
+    pub datacenter: String,
+    /// How long a proxy's certificate of the embedded authority is good; it is renewed at 60 to 90 % of that. At
+    /// least 2s.
+    pub leaf_lifetime: Duration,
+    /// How long a root of the embedded authority is good, at least twice `mesh.leaf_lifetime`. The next one is
+    /// made at two thirds of it.
+    pub root_lifetime: Duration,
+}
+
+/// Who makes certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MeshCa {
+    /// Nobody.
+    #[default]
+    None,
+    /// This process.
+    Embedded,
 }
 
 /// How Envoys come by the filter.
@@ -267,6 +301,7 @@ impl Default for Settings {
             redis: Redis::default(),
             game_gateway: GameGateway::default(),
             edge: Edge::default(),
+            mesh: Mesh::default(),
             filter: Filter::default(),
             log: Log::default(),
         }
@@ -285,13 +320,6 @@ impl Default for Xds {
             token_file: None,
             tls: Tls::default(),
         }
-    }
-}
-
-impl Default for Tls {
-    fn default() -> Self {
-        let edge_service = ListenerConfig::default().edge_service;
-        Self { cert_file: None, key_file: None, client_ca_file: None, edge_service }
     }
 }
 
@@ -327,6 +355,20 @@ impl Default for Edge {
         Self {
             health_listen: Some((Ipv4Addr::UNSPECIFIED, 9090).into()),
             access_log: Some("/dev/stdout".into()),
+            service: ListenerConfig::default().edge_service,
+        }
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        // As Consul has them: datacenter and lifetimes, in hours and years.
+        Self {
+            ca: MeshCa::None,
+            trust_domain: "realmgate.internal".to_owned(),
+            datacenter: "dc1".to_owned(),
+            leaf_lifetime: Duration::from_secs(72 * 60 * 60),
+            root_lifetime: Duration::from_secs(3650 * 24 * 60 * 60),
         }
     }
 }

@@ -156,7 +156,14 @@ fn settings_of_the_xds_listener_fit_together() {
         ("xds: {tls: {cert_file: c}}", "xds.tls.cert_file: it needs `xds.tls.key_file`"),
         ("xds: {tls: {key_file: k}}", "xds.tls.key_file: it needs `xds.tls.cert_file`"),
         ("xds: {tls: {client_ca_file: a}}", "xds.tls.client_ca_file: it needs `xds.tls.cert_file`"),
-        ("xds: {tls: {edge_service: ''}}", "xds.tls.edge_service: it is empty"),
+        ("edge: {service: ''}", "edge.service: `` cannot stand in a SPIFFE id"),
+        ("mesh: {trust_domain: A/b}", "mesh.trust_domain: `A/b` cannot stand in a SPIFFE id"),
+        ("mesh: {leaf_lifetime: 1s}", "mesh.leaf_lifetime: it is shorter than 2s"),
+        ("mesh: {root_lifetime: 72h}", "mesh.root_lifetime: it is shorter than twice `mesh.leaf_lifetime`"),
+        (
+            "{mesh: {ca: embedded}, xds: {listen: '0.0.0.0:1', insecure: true}}",
+            "mesh.ca: proxies get private keys",
+        ),
         ("xds: {debounce: 11s}", "xds.debounce: it is longer than 10s"),
         ("xds: {max_connections: 0}", "xds.max_connections: it must be more than 0"),
     ] {

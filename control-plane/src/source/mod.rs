@@ -1,6 +1,7 @@
 //! Where the truth comes from: each source is one task that publishes its latest value and survives loss.
 
 mod backoff;
+pub mod ca;
 pub mod filter_module;
 pub mod gateway_rules;
 pub mod policy;

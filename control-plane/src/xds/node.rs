@@ -1,11 +1,13 @@
 //! Reads a proxy's node: its id, its scope and its version.
 
+use std::net::SocketAddr;
+
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use envoy_types::pb::google::protobuf::Struct;
 use envoy_types::pb::google::protobuf::value::Kind;
 
-use super::{Role, Scope};
+use super::{Ports, Role, Scope};
 
 /// Longest node id and longest name in its metadata.
 pub const MAX_NODE_NAME_BYTES: usize = 256;
@@ -31,8 +33,14 @@ pub enum NodeError {
     #[error("{0} must be {1}")]
     WrongType(&'static str, &'static str),
     /// The role is not one we serve.
-    #[error("node.metadata.realmgate.role is `{0}`, which is none of: edge")]
+    #[error("node.metadata.realmgate.role is `{0}`, which is none of: edge, sidecar")]
     UnknownRole(String),
+    /// A sidecar stands for a service.
+    #[error("node.metadata.realmgate.service is empty: a sidecar says whose it is")]
+    NoService,
+    /// An address cannot be read.
+    #[error("{0} is not IP-address:port, such as 10.0.0.5:20000, which a sidecar says")]
+    NoAddress(&'static str),
 }
 
 impl NodeError {
@@ -44,6 +52,7 @@ impl NodeError {
             Self::NoId => "node_id",
             Self::TooLong(_) | Self::TooManyListeners | Self::WrongType(..) => "node_metadata",
             Self::UnknownRole(_) => "node_role",
+            Self::NoService | Self::NoAddress(_) => "node_sidecar",
         }
     }
 }
@@ -64,11 +73,22 @@ impl Scope {
         };
         let role = match text(fields, "role", "node.metadata.realmgate.role")?.as_str() {
             "" | "edge" => Role::Edge,
+            "sidecar" => Role::Sidecar,
             other => return Err(NodeError::UnknownRole(other.to_owned())),
+        };
+        let service = text(fields, "service", "node.metadata.realmgate.service")?;
+        let sidecar = match role {
+            Role::Edge => None,
+            Role::Sidecar if service.is_empty() => return Err(NodeError::NoService),
+            Role::Sidecar => Some(Ports {
+                inbound: address(fields, "inbound", "node.metadata.realmgate.inbound")?,
+                app: address(fields, "app", "node.metadata.realmgate.app")?,
+            }),
         };
         Ok(Self {
             role,
-            service: text(fields, "service", "node.metadata.realmgate.service")?,
+            service,
+            sidecar,
             datacenter: text(fields, "datacenter", "node.metadata.realmgate.datacenter")?,
             cell: text(fields, "cell", "node.metadata.realmgate.cell")?,
             listeners: listeners(fields)?,
@@ -107,6 +127,11 @@ pub(crate) fn user_agent(node: &Node) -> String {
 
 fn bounded(place: &'static str, text: &str) -> Result<(), NodeError> {
     if text.len() > MAX_NODE_NAME_BYTES { Err(NodeError::TooLong(place)) } else { Ok(()) }
+}
+
+fn address(fields: &Struct, key: &str, place: &'static str) -> Result<SocketAddr, NodeError> {
+    let address: Option<SocketAddr> = text(fields, key, place)?.parse().ok();
+    address.filter(|address| address.port() != 0).ok_or(NodeError::NoAddress(place))
 }
 
 fn text(fields: &Struct, key: &str, place: &'static str) -> Result<String, NodeError> {
@@ -183,12 +208,36 @@ mod tests {
     }
 
     #[test]
+    fn a_sidecar_says_whose_it_is_and_its_ports() {
+        let ports = [("inbound", text("0.0.0.0:20000")), ("app", text("127.0.0.1:7777"))];
+        let scope =
+            scope([&[("role", text("sidecar")), ("service", text("game"))], &ports[..]].concat()).unwrap();
+        let ports =
+            Ports { inbound: "0.0.0.0:20000".parse().unwrap(), app: "127.0.0.1:7777".parse().unwrap() };
+        assert_eq!(
+            (scope.role, scope.service, scope.sidecar),
+            (Role::Sidecar, "game".to_owned(), Some(ports))
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_its_place() {
         let long = "x".repeat(257);
         let number = Value { kind: Some(Kind::NumberValue(1.0)) };
         for (fields, error) in [
-            (vec![("role", text("x"))], "node.metadata.realmgate.role is `x`, which is none of: edge"),
+            (
+                vec![("role", text("x"))],
+                "node.metadata.realmgate.role is `x`, which is none of: edge, sidecar",
+            ),
             (vec![("service", text(&long))], "node.metadata.realmgate.service is longer than 256 bytes"),
+            (
+                vec![("role", text("sidecar"))],
+                "node.metadata.realmgate.service is empty: a sidecar says whose it is",
+            ),
+            (
+                vec![("role", text("sidecar")), ("service", text("game")), ("inbound", text("10.0.0.5"))],
+                "node.metadata.realmgate.inbound is not IP-address:port, such as 10.0.0.5:20000, which a sidecar says",
+            ),
             (vec![("cell", number.clone())], "node.metadata.realmgate.cell must be a string"),
             (vec![("listeners", text("a"))], "node.metadata.realmgate.listeners must be a list of strings"),
             (

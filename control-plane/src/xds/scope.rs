@@ -1,5 +1,6 @@
 //! Who a proxy is: the scope its node claims, which decides what it gets.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -14,6 +15,8 @@ pub enum Role {
     /// Takes players in.
     #[default]
     Edge,
+    /// Stands beside a game server.
+    Sidecar,
 }
 
 /// Everything of a node that decides its resources; proxies of an equal scope share one snapshot.
@@ -29,11 +32,23 @@ pub struct Scope {
     pub cell: String,
     /// The listeners it wants; empty = all edge listeners.
     pub listeners: Vec<String>,
+    /// The ports of a sidecar, which only its machine knows; none for an edge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<Ports>,
     /// Whether it is an Envoy before 1.38, whose load balancers can hash an address and no string.
     pub hashes_addresses: bool,
     /// Whether it speaks state of the world, in which Envoy cannot ask for one cluster and keep all others:
     /// it gets every cluster, whatever its listeners say.
     pub state_of_the_world: bool,
+}
+
+/// Where a sidecar is found, and where it finds its game server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Ports {
+    /// Where peers connect.
+    pub inbound: SocketAddr,
+    /// The game server.
+    pub app: SocketAddr,
 }
 
 /// Where snapshots come from; the server knows nothing of policies.

@@ -138,6 +138,8 @@ mod tests {
     fn methods_are_known_by_their_path() {
         let method = Method::of("/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints");
         assert_eq!(method, Some(Method { kind: Some(ResourceType::Endpoints), variant: Variant::Delta }));
+        let method = Method::of("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets");
+        assert_eq!(method, Some(Method { kind: Some(ResourceType::Secret), variant: Variant::Sotw }));
         assert_eq!(Method::of("/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes"), None);
         assert_eq!(Method::of("/"), None);
     }

@@ -78,7 +78,7 @@ impl<'s> Proxy<'s> {
                 let named = self.client.held(Kind::Listener);
                 self.name(Kind::Extension, named.keys().cloned().collect()).await;
             }
-            Kind::Extension => self.client.ack(response).await,
+            Kind::Extension | Kind::Secret => self.client.ack(response).await,
         }
     }
 

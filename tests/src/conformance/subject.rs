@@ -37,6 +37,11 @@ pub trait Subject {
         Some(name.to_owned())
     }
 
+    /// The names of two secrets that it has for them whatever the world; none if it serves no secrets.
+    fn secrets(&self) -> Option<[&str; 2]> {
+        None
+    }
+
     /// The node that clients send.
     fn node(&self) -> Node {
         Node { id: "conformance".to_owned(), ..Node::default() }

@@ -51,12 +51,13 @@ pub enum Service {
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Aggregated,
         Self::Single(Kind::Cluster),
         Self::Single(Kind::Endpoints),
         Self::Single(Kind::Listener),
         Self::Single(Kind::Extension),
+        Self::Single(Kind::Secret),
     ];
 }
 
@@ -102,6 +103,12 @@ impl Channel {
             }
             (Service::Single(Kind::Extension), Variant::Delta) => {
                 "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs"
+            }
+            (Service::Single(Kind::Secret), Variant::Sotw) => {
+                "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
+            }
+            (Service::Single(Kind::Secret), Variant::Delta) => {
+                "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets"
             }
         }
     }

@@ -1,4 +1,5 @@
 //! What a server is made to serve, in the scripts' own names: four kinds of resources, each with a few settings.
+//! Secrets are the server's own: who may have which is no matter of the protocol.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,6 +8,7 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster as EnvoyCluster;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener as EnvoyListener;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use prost::Message;
 
 /// A resource type.
@@ -20,10 +22,12 @@ pub enum Kind {
     Listener,
     /// ECDS.
     Extension,
+    /// SDS; not part of any world.
+    Secret,
 }
 
 impl Kind {
-    /// Every type, in the order of make before break.
+    /// Every type of a world, in the order of make before break.
     pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Extension];
     /// The types whose responses in state of the world are complete, and which have the legacy wildcard (5, 7).
     pub const WHOLE: [Self; 2] = [Self::Cluster, Self::Listener];
@@ -37,12 +41,13 @@ impl Kind {
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
 
     /// The type of a URL.
     pub fn of_url(url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.url() == url)
+        Self::ALL.into_iter().chain([Self::Secret]).find(|kind| kind.url() == url)
     }
 
     /// Whether responses in state of the world are complete.
@@ -57,6 +62,7 @@ impl Kind {
             Self::Endpoints => ClusterLoadAssignment::decode(body)?.cluster_name,
             Self::Listener => EnvoyListener::decode(body)?.name,
             Self::Extension => TypedExtensionConfig::decode(body)?.name,
+            Self::Secret => Secret::decode(body)?.name,
         })
     }
 }
@@ -68,9 +74,13 @@ impl fmt::Display for Kind {
             Self::Endpoints => "eds",
             Self::Listener => "lds",
             Self::Extension => "ecds",
+            Self::Secret => "sds",
         })
     }
 }
+
+/// Why a script cannot make or change a secret.
+const NO_SECRETS: &str = "secrets are the server's own";
 
 /// Resources that are there in every world and that no script looks at: an answer about them, which must come,
 /// shows that nothing else came before it.
@@ -135,6 +145,7 @@ impl World {
             Kind::Listener | Kind::Extension => {
                 self.listeners.insert(name.to_owned(), Listener { setting: 0, filter: 0 });
             }
+            Kind::Secret => panic!("{NO_SECRETS}"),
         }
     }
 
@@ -143,6 +154,7 @@ impl World {
         match kind {
             Kind::Cluster | Kind::Endpoints => drop(self.clusters.remove(name)),
             Kind::Listener | Kind::Extension => drop(self.listeners.remove(name)),
+            Kind::Secret => panic!("{NO_SECRETS}"),
         }
     }
 
@@ -161,6 +173,7 @@ impl World {
             }
             Kind::Listener => self.listener(name).setting += 1,
             Kind::Extension => self.listener(name).filter += 1,
+            Kind::Secret => panic!("{NO_SECRETS}"),
         }
     }
 
@@ -185,6 +198,7 @@ impl World {
                 by_eds.map(|(name, _)| name.as_str()).collect()
             }
             Kind::Listener | Kind::Extension => self.listeners.keys().map(String::as_str).collect(),
+            Kind::Secret => Vec::new(),
         }
     }
 }

@@ -29,6 +29,7 @@ mod limits;
 mod live_sessions;
 mod many_worlds;
 mod matrix;
+mod mesh_tls;
 mod migration;
 mod parity;
 mod player_tls;

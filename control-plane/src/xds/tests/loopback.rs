@@ -196,7 +196,7 @@ async fn s01_a_stream_without_a_valid_node_is_refused_with_the_place() {
     for (node, words) in [
         (None, "carries no node"),
         (Some(Node::default()), "node.id is empty"),
-        (Some(node(&[("role", "sidecar")])), "node.metadata.realmgate.role is `sidecar`"),
+        (Some(node(&[("role", "gateway")])), "node.metadata.realmgate.role is `gateway`"),
     ] {
         let (requests, mut responses) = fixture.delta().await;
         requests.send(first(node)).await.unwrap();

@@ -1,7 +1,15 @@
 //! Secrets: by name alone, before what names them, and never to be seen.
 
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3 as pb;
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::loopback::{Fixture, SOON};
 use super::*;
-use crate::xds::SyncState;
+use crate::xds::{ListenerConfig, SyncState};
 
 pub(super) fn with(wanted: &Arc<Snapshot>, secrets: &[&str]) -> Arc<Snapshot> {
     let secrets = set(secrets).iter().map(|secret| Resource::clone(secret)).collect::<Vec<_>>();
@@ -103,4 +111,38 @@ fn the_debug_form_of_a_resource_shows_no_content() {
     let shown = format!("{secret:?}");
     assert!(shown.contains("leaf") && !shown.contains(&format!("{:?}", b"PRIVATE".as_slice())), "{shown}");
     assert!(!shown.contains("PRIVATE"), "{shown}");
+}
+
+#[tokio::test]
+async fn s26_the_service_of_secrets_alone_serves_both_variants() {
+    let wanted = with(&one_of_each(1), &["leaf@1", "roots@1"]);
+    let fixture = Fixture::with(ListenerConfig::default(), wanted).await;
+    let mut client = SecretDiscoveryServiceClient::connect(fixture.url.clone()).await.unwrap();
+    let node = Some(Node { id: "edge-1".to_owned(), ..Node::default() });
+    let leaf = vec!["leaf".to_owned()];
+
+    let (requests, outgoing) = mpsc::channel(1);
+    let delta = client.delta_secrets(ReceiverStream::new(outgoing)).await;
+    let request = pb::DeltaDiscoveryRequest {
+        node: node.clone(),
+        resource_names_subscribe: leaf.clone(),
+        ..pb::DeltaDiscoveryRequest::default()
+    };
+    requests.send(request).await.unwrap();
+    let mut responses = delta.unwrap().into_inner();
+    let response = timeout(SOON, responses.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(response.type_url, Secret.url());
+    assert_eq!(response.resources.iter().map(|secret| secret.name.as_str()).collect::<Vec<_>>(), ["leaf"]);
+
+    let (requests, outgoing) = mpsc::channel(1);
+    let sotw = client.stream_secrets(ReceiverStream::new(outgoing)).await;
+    let request = pb::DiscoveryRequest { node, resource_names: leaf, ..pb::DiscoveryRequest::default() };
+    requests.send(request).await.unwrap();
+    let mut responses = sotw.unwrap().into_inner();
+    let response = timeout(SOON, responses.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(response.type_url, Secret.url());
+    assert_eq!(
+        response.resources.iter().map(|secret| secret.value.as_slice()).collect::<Vec<_>>(),
+        [b"leaf@1"]
+    );
 }

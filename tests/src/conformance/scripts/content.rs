@@ -13,7 +13,7 @@ use tonic_prost::ProstCodec;
 
 use crate::conformance::{Kind, Request, SOON, Service, Suite, Variant, World};
 
-const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 const RUNTIME: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
 
 /// (20) However often a name is asked for, it is in a response once.
@@ -117,7 +117,7 @@ pub async fn s26_other_types_do_not_end_the_stream(suite: &Suite<'_>) {
     for run in suite.aggregated(&Variant::BOTH) {
         let mut world = run.begin_with(&["a"]);
         let mut client = run.connect().await;
-        for type_url in [SECRET, RUNTIME, "type.googleapis.com/of.the.Future"] {
+        for type_url in [ROUTES, RUNTIME, "type.googleapis.com/of.the.Future"] {
             for name in ["*", "a"] {
                 let (names, type_url) = (vec![name.to_owned()], type_url.to_owned());
                 let request =

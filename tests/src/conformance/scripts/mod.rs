@@ -5,6 +5,7 @@ pub mod content;
 pub mod delta;
 pub mod order;
 pub mod refusal;
+pub mod secrets;
 pub mod sotw;
 pub mod streams;
 pub mod wildcard;

@@ -103,6 +103,11 @@ conformance! {
         s19_a_refused_payload_is_never_sent_again
         s19_a_refusal_without_a_name_is_no_loop_either
     }
+    secrets {
+        s26_a_secret_is_sent_to_who_names_it
+        s26_no_wildcard_brings_secrets
+        s13_a_reconnect_gets_no_secret_that_it_has
+    }
     content {
         s20_no_name_is_twice_in_a_response
         s21_names_are_those_inside

@@ -26,7 +26,7 @@ impl Realmgate {
         self.0.get_or_init(|| {
             let net = TestNet::new();
             // Without the listener that is there whatever the policy says.
-            let settings = json!({"edge": {"health_listen": ""}});
+            let settings = json!({"edge": {"health_listen": ""}, "mesh": {"ca": "embedded"}});
             let control_plane = Stage::control_plane(&net, &settings).unwrap();
             Started { control_plane, net }
         })
@@ -86,6 +86,10 @@ impl Subject for Realmgate {
     fn script_name(&self, kind: Kind, name: &str) -> Option<String> {
         let name = if kind == Kind::Extension { name.strip_prefix(EXTENSION)? } else { name };
         Some(name.to_owned())
+    }
+
+    fn secrets(&self) -> Option<[&str; 2]> {
+        Some(["leaf/realmgate-edge", "roots"])
     }
 
     fn limits(&self) -> Limits {

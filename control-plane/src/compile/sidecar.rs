@@ -1,0 +1,117 @@
+//! The snapshot of a sidecar: one listener that lets peers of the mesh in, by intention, to the game server beside it.
+
+use envoy_types::pb::envoy::config::cluster::v3::{
+    Cluster,
+    cluster::{ClusterDiscoveryType, DiscoveryType},
+};
+use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
+    TcpProxy, UpstreamConnectMode, tcp_proxy::ClusterSpecifier,
+};
+use prost::Name;
+
+use super::admission::Admission;
+use super::resilience::Resilience;
+use super::{access_log, clusters, envoy, listeners, rbac, resource, tls};
+use crate::mesh::Mesh;
+use crate::xds::{Ports, ResourceSet, Scope, Snapshot};
+
+/// The listener, its statistics, and with `realmgate/` in front its filter of intentions.
+const INBOUND: &str = "inbound";
+
+/// The game server's cluster.
+const APP: &str = "app";
+
+/// A peer has this long for its TLS handshake.
+const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
+
+/// What a session may be silent for. Edges end idle sessions long before; this is for what an edge forgot.
+const IDLE_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// One JSON line a connection, at its close; `authz` is empty for those that were let in. As text for the reason that
+/// [`access_log`] gives; why a handshake failed may repeat a peer's words and is left out.
+const ACCESS_LOG: &str = concat!(
+    r#"{"time":"%START_TIME%","peer":"%DOWNSTREAM_REMOTE_ADDRESS%","source":"%DOWNSTREAM_PEER_URI_SAN%","#,
+    r#""destination":"%DOWNSTREAM_LOCAL_URI_SAN%","authz":"%CONNECTION_TERMINATION_DETAILS%","#,
+    r#""duration_ms":%DURATION%,"received":%BYTES_RECEIVED%,"sent":%BYTES_SENT%,"server":"%UPSTREAM_HOST%","flags":"%RESPONSE_FLAGS%"}"#,
+    "\n"
+);
+
+/// Everything that a sidecar with these ports should have; nothing while its service has no certificate.
+pub(super) fn compile(mesh: &Mesh, scope: &Scope, ports: &Ports) -> Snapshot {
+    let none = || ResourceSet::new([]);
+    if mesh.identities.leaf(&scope.service).is_none() {
+        return Snapshot::new(none(), none(), none(), none());
+    }
+    let admission = Admission::of(&mesh.intentions, &scope.service);
+    let extension = TypedExtensionConfig {
+        name: super::filter::extension_name(INBOUND),
+        typed_config: Some(envoy::any(&rbac::filter(&admission, &mesh.identities.trust_domain))),
+    };
+    let (listener, app) = (listener(mesh, scope, ports), app(ports));
+    Snapshot::new(
+        ResourceSet::new([resource(APP.to_owned(), &app)]),
+        none(),
+        ResourceSet::new([resource(INBOUND.to_owned(), &listener)]),
+        ResourceSet::new([resource(extension.name.clone(), &extension)]),
+    )
+    .with_secrets(tls::secrets(&mesh.identities, &scope.service))
+}
+
+fn listener(mesh: &Mesh, scope: &Scope, ports: &Ports) -> Listener {
+    let chain = FilterChain {
+        filters: vec![intentions(), proxy()],
+        transport_socket: Some(tls::server(&mesh.identities, &scope.service)),
+        transport_socket_connect_timeout: Some(envoy::duration(HANDSHAKE_TIMEOUT_MS)),
+        ..FilterChain::default()
+    };
+    let access_log = mesh.edge.access_log.iter();
+    let access_log = access_log.map(|path| access_log::written(path, ACCESS_LOG.to_owned()));
+    Listener {
+        name: INBOUND.to_owned(),
+        address: Some(envoy::address(&ports.inbound.ip().to_string(), ports.inbound.port())),
+        filter_chains: vec![chain],
+        stat_prefix: INBOUND.to_owned(),
+        // Of the listener, so that those are logged too whose handshake fails.
+        access_log: access_log.collect(),
+        ..Listener::default()
+    }
+}
+
+/// By ECDS: a change of intentions then spares the connections that are open.
+fn intentions() -> Filter {
+    envoy::discovered_filter(super::filter::extension_name(INBOUND), Rbac::type_url())
+}
+
+/// RBAC decides at a peer's first byte: a connection to the game server before that would be one for peers that are
+/// denied, too.
+fn proxy() -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: INBOUND.to_owned(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(APP.to_owned())),
+        upstream_connect_mode: UpstreamConnectMode::OnDownstreamData.into(),
+        max_early_data_bytes: Some(envoy::uint32(listeners::EARLY_BYTES)),
+        idle_timeout: Some(envoy::duration(IDLE_TIMEOUT_MS)),
+        ..TcpProxy::default()
+    };
+    Filter {
+        name: "envoy.filters.network.tcp_proxy".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(envoy::any(&proxy))),
+    }
+}
+
+fn app(ports: &Ports) -> Cluster {
+    let mut cluster = Cluster {
+        name: APP.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        load_assignment: Some(clusters::load_assignment(
+            APP,
+            vec![clusters::lb_endpoint(&ports.app.ip().to_string(), ports.app.port())],
+        )),
+        ..Cluster::default()
+    };
+    Resilience::default().of_one_endpoint().apply(&mut cluster);
+    cluster
+}

@@ -1,0 +1,164 @@
+//! Identities in clusters and listeners: which secrets are named, whom each side believes, and what there is without.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CommonTlsContext, DownstreamTlsContext, Secret, UpstreamTlsContext,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use prost::Message;
+use realmgate_control_plane::compile::compile;
+use realmgate_control_plane::mesh::identity::Leaf;
+use realmgate_control_plane::mesh::{Identities, Intentions, Mesh};
+use realmgate_control_plane::source::gateway_rules::GatewayRules;
+use realmgate_control_plane::xds::{Ports, ResourceType, Role, Scope, Snapshot};
+
+use super::{accepted_by_envoy, example, mesh};
+
+/// The mesh of docs/mesh.md, of which these services have a certificate.
+fn documented(services: &[&str]) -> Mesh {
+    let mut mesh = mesh(&example("docs/mesh.md"), GatewayRules::default());
+    let mut identities = Identities {
+        trust_domain: "test.internal".to_owned(),
+        datacenter: "aws".to_owned(),
+        roots: ["ROOT ONE".to_owned(), "ROOT TWO\n".to_owned()].into(),
+        leaves: BTreeMap::new(),
+    };
+    for service in services {
+        let leaf = Leaf {
+            uri: identities.uri("aws", service),
+            chain: format!("CHAIN OF {service}"),
+            key: format!("KEY OF {service}"),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+        };
+        identities.leaves.insert((*service).to_owned(), Arc::new(leaf));
+    }
+    mesh.intentions = Arc::new(Intentions::joined(&mesh.policy, None));
+    mesh.identities = Arc::new(identities);
+    mesh
+}
+
+fn sidecar(service: &str) -> Scope {
+    let ports = Ports { inbound: "10.0.0.5:20000".parse().unwrap(), app: "127.0.0.1:7777".parse().unwrap() };
+    Scope { role: Role::Sidecar, service: service.to_owned(), sidecar: Some(ports), ..Scope::default() }
+}
+
+fn secrets(snapshot: &Snapshot) -> BTreeMap<String, String> {
+    let secrets = snapshot.of(ResourceType::Secret).iter();
+    let shown = secrets.map(|secret| {
+        assert!(secret.is_on_demand(), "a wildcard covers it");
+        let message = Secret::decode(secret.body()).unwrap();
+        assert_eq!(message.name, **secret.name());
+        (message.name.clone(), format!("{message:?}"))
+    });
+    shown.collect()
+}
+
+/// The names of its secrets, and the SPIFFE ids that it believes.
+fn believes(common: &CommonTlsContext) -> (Vec<&str>, Vec<String>) {
+    let Some(ValidationContextType::CombinedValidationContext(validation)) = &common.validation_context_type
+    else {
+        panic!("{common:?}");
+    };
+    let roots = validation.validation_context_sds_secret_config.as_ref().unwrap();
+    let leaf = &common.tls_certificate_sds_secret_configs[0];
+    let sans = &validation.default_validation_context.as_ref().unwrap().match_typed_subject_alt_names;
+    let sans = sans.iter().map(|san| match san.matcher.as_ref().unwrap().match_pattern.as_ref().unwrap() {
+        MatchPattern::Exact(uri) => uri.clone(),
+        MatchPattern::Prefix(uri) => format!("{uri}*"),
+        other => panic!("{other:?}"),
+    });
+    (vec![&leaf.name, &roots.name], sans.collect())
+}
+
+#[test]
+fn an_edge_shows_its_own_certificate_and_believes_the_very_service() {
+    let mesh = documented(&["realmgate-edge", "game"]);
+    let snapshot = compile(&mesh, &Scope::default());
+    let cluster = Cluster::decode(snapshot.of(ResourceType::Cluster).get("game").unwrap().body()).unwrap();
+    let Some(ConfigType::TypedConfig(context)) = cluster.transport_socket.unwrap().config_type else {
+        panic!()
+    };
+    let context = UpstreamTlsContext::decode(context.value.as_slice()).unwrap();
+    let common = context.common_tls_context.unwrap();
+    let game = "spiffe://test.internal/ns/default/dc/aws/svc/game".to_owned();
+    assert_eq!(believes(&common), (vec!["leaf/realmgate-edge", "roots"], vec![game]));
+    assert_eq!(context.sni, "game.default.aws.internal.test.internal");
+    let secrets = secrets(&snapshot);
+    assert_eq!(secrets.keys().collect::<Vec<_>>(), ["leaf/realmgate-edge", "roots"]);
+    assert!(secrets["roots"].contains(r"ROOT ONE\nROOT TWO\n"), "{}", secrets["roots"]);
+    assert!(!format!("{secrets:?}").contains("KEY OF game"), "another's key");
+    accepted_by_envoy(&snapshot);
+}
+
+#[test]
+fn a_service_without_certificates_gets_nobody_rather_than_somebody_in_the_clear() {
+    for mesh in [documented(&["game"]), documented(&[])] {
+        let snapshot = compile(&mesh, &Scope::default());
+        let cluster =
+            Cluster::decode(snapshot.of(ResourceType::Cluster).get("game").unwrap().body()).unwrap();
+        assert_eq!(cluster.transport_socket, None, "it would wait for a secret that never comes");
+        let endpoints = snapshot.of(ResourceType::Endpoints).get("game").unwrap();
+        let endpoints = ClusterLoadAssignment::decode(endpoints.body()).unwrap();
+        assert!(endpoints.endpoints.iter().all(|locality| locality.lb_endpoints.is_empty()), "{endpoints:?}");
+        assert!(secrets(&snapshot).is_empty());
+    }
+}
+
+#[test]
+fn an_edge_that_claims_a_service_is_that_service_and_no_other() {
+    let mesh = documented(&["realmgate-edge", "game"]);
+    let scope = Scope { service: "game".to_owned(), ..Scope::default() };
+    assert_eq!(secrets(&compile(&mesh, &scope)).into_keys().collect::<Vec<_>>(), ["leaf/game", "roots"]);
+    let scope = Scope { service: "unknown".to_owned(), ..Scope::default() };
+    assert!(secrets(&compile(&mesh, &scope)).is_empty());
+}
+
+#[test]
+fn a_sidecar_has_one_listener_for_peers_of_its_trust_domain() {
+    let mesh = documented(&["realmgate-edge", "game"]);
+    let snapshot = compile(&mesh, &sidecar("game"));
+    let names = |kind| snapshot.of(kind).iter().map(|r| r.name().to_string()).collect::<Vec<_>>();
+    assert_eq!(names(ResourceType::Cluster), ["app"]);
+    assert_eq!(names(ResourceType::Listener), ["inbound"]);
+    assert_eq!(names(ResourceType::Extension), ["realmgate/inbound"]);
+    assert_eq!(names(ResourceType::Secret), ["leaf/game", "roots"]);
+    let listener = snapshot.of(ResourceType::Listener).get("inbound").unwrap();
+    let listener = Listener::decode(listener.body()).unwrap();
+    let socket = listener.filter_chains[0].transport_socket.clone().unwrap();
+    let Some(ConfigType::TypedConfig(context)) = socket.config_type else { panic!() };
+    let context = DownstreamTlsContext::decode(context.value.as_slice()).unwrap();
+    assert_eq!(context.require_client_certificate.map(|required| required.value), Some(true));
+    let common = context.common_tls_context.unwrap();
+    assert_eq!(believes(&common), (vec!["leaf/game", "roots"], vec!["spiffe://test.internal/*".to_owned()]));
+    accepted_by_envoy(&snapshot);
+    let mut denied = documented(&["realmgate-edge", "game"]);
+    denied.intentions = Arc::default();
+    let denied = compile(&denied, &sidecar("game"));
+    accepted_by_envoy(&denied);
+    for kind in ResourceType::ALL {
+        let same = denied.of(kind) == snapshot.of(kind);
+        assert_eq!(
+            same,
+            kind != ResourceType::Extension,
+            "{kind:?}: open connections are spared by ECDS alone"
+        );
+    }
+}
+
+#[test]
+fn a_sidecar_without_a_certificate_listens_nowhere() {
+    let snapshot = compile(&documented(&["realmgate-edge"]), &sidecar("game"));
+    assert!(!snapshot.is_pending());
+    for kind in ResourceType::ALL {
+        assert!(snapshot.of(kind).is_empty(), "{kind:?}");
+    }
+}
