@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::api;
 use crate::compile::Compiler;
+use crate::mesh::failover::Tracker;
 use crate::mesh::{self, EdgeSettings, GatewayStatus, ModuleLocation, Sources};
 use crate::model;
 use crate::settings::{Delivery, Settings, Xds};
@@ -116,6 +117,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
+        catalog: None,
+        tracker: Tracker::default(),
     };
     let compiler = Arc::new(Compiler::new());
     let mut tasks = JoinSet::new();

@@ -85,6 +85,8 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
             gateway: Some(gateway),
             gateway_framing: Framing::Server,
         }),
+        catalog: Arc::default(),
+        placement: Arc::default(),
     }
 }
 
@@ -241,6 +243,7 @@ routes:
             server_id: ServerId::new(200, world, 0, false),
             listener: "edge".to_owned(),
             source_ip: None,
+            datacenter: String::new(),
         };
         let explanation = explain(&mesh, &question);
         (explanation.route.unwrap_or_default(), explanation.destinations[0].cluster.clone())

@@ -13,10 +13,12 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 
+use super::priorities::Priorities;
 use super::resilience::Resilience;
 use super::routes::{Entry, Origin, RouteTable};
 use super::{envoy, names};
-use crate::model::{Dns, Endpoint, Strategy};
+use crate::mesh::failover::{Leg, localities};
+use crate::model::{Dns, Endpoint, Service, Strategy};
 use crate::source::gateway_rules::RuleOrigin;
 
 /// A cluster before it is an Envoy message.
@@ -42,13 +44,15 @@ pub(super) enum Discovery {
         /// Time between two resolutions, in milliseconds.
         refresh_ms: u64,
     },
+    /// Instances and targets, by priority.
+    Places(Priorities),
 }
 
 /// Clusters by name.
 pub(super) type Clusters = BTreeMap<String, ClusterSpec>;
 
-/// Adds the clusters that `entry` can choose.
-pub(super) fn collect(table: &RouteTable<'_>, entry: &Entry<'_>, clusters: &mut Clusters) {
+/// Adds the clusters that `entry` can choose at an edge in the datacenter `from`.
+pub(super) fn collect(table: &RouteTable<'_>, entry: &Entry<'_>, from: &str, clusters: &mut Clusters) {
     match entry.origin {
         Origin::Rule(rule) => {
             let world = rule.world.map(|w| w.to_string()).unwrap_or_default();
@@ -65,6 +69,9 @@ pub(super) fn collect(table: &RouteTable<'_>, entry: &Entry<'_>, clusters: &mut 
                 let name = names::policy_cluster(service, route.strategy);
                 let resilience = Resilience::of(service);
                 match &service.dns {
+                    None if service.failover().is_some() => {
+                        add_places(table, service, route.strategy, from, clusters);
+                    }
                     None => add_fixed(name, route.strategy, &service.endpoints, &resilience, clusters),
                     Some(dns) => add_dns(&name, entry, dns, route.strategy, &resilience, clusters),
                 }
@@ -98,6 +105,34 @@ fn add_fixed(
     clusters.insert(name, spec(endpoints, resilience));
 }
 
+/// A cluster, or one for each leg of its split.
+fn add_places(
+    table: &RouteTable<'_>,
+    service: &Service,
+    strategy: Strategy,
+    from: &str,
+    clusters: &mut Clusters,
+) {
+    let mesh = table.mesh();
+    let mut add = |leg: Option<&Leg>| {
+        let name = names::leg_cluster(service, strategy, leg);
+        // Another route's, and the same.
+        if clusters.contains_key(&name) {
+            return;
+        }
+        let localities = localities(service, leg, from, &mesh.catalog, &mesh.placement);
+        let discovery = Discovery::Places(Priorities::new(localities, service.failover()));
+        clusters.insert(name, ClusterSpec { discovery, strategy, resilience: Resilience::of(service) });
+    };
+    let legs = table.legs(service);
+    if legs.is_empty() {
+        add(None);
+    }
+    for leg in &legs {
+        add(Some(leg));
+    }
+}
+
 fn add_dns(
     template: &str,
     entry: &Entry<'_>,
@@ -126,7 +161,11 @@ fn add_dns(
 impl ClusterSpec {
     /// Whether endpoints come by EDS: changes of them then touch no cluster.
     fn by_eds(&self) -> bool {
-        matches!(&self.discovery, Discovery::Fixed(endpoints) if endpoints.iter().all(|e| e.ip().is_some()))
+        match &self.discovery {
+            Discovery::Fixed(endpoints) => endpoints.iter().all(|endpoint| endpoint.ip().is_some()),
+            Discovery::Dns { .. } => false,
+            Discovery::Places(priorities) => priorities.are_addresses(),
+        }
     }
 
     /// The cluster as Envoy wants it.
@@ -160,7 +199,7 @@ impl ClusterSpec {
     fn resolver(&self) -> CustomClusterType {
         let refresh_ms = match self.discovery {
             Discovery::Dns { refresh_ms, .. } => refresh_ms,
-            Discovery::Fixed(_) => Dns::DEFAULT_REFRESH.as_millis(),
+            Discovery::Fixed(_) | Discovery::Places(_) => Dns::DEFAULT_REFRESH.as_millis(),
         };
         let resolver =
             DnsCluster { dns_refresh_rate: Some(envoy::duration(refresh_ms)), ..DnsCluster::default() };
@@ -178,6 +217,7 @@ impl ClusterSpec {
                 endpoints.iter().map(|e| lb_endpoint(e.host(), e.port())).collect()
             }
             Discovery::Dns { endpoint: (host, port), .. } => vec![lb_endpoint(host, *port)],
+            Discovery::Places(priorities) => return priorities.to_envoy(name),
         };
         ClusterLoadAssignment {
             cluster_name: name.to_owned(),

@@ -9,6 +9,7 @@ mod filter;
 mod health;
 mod listeners;
 mod names;
+mod priorities;
 mod resilience;
 mod routes;
 
@@ -28,7 +29,7 @@ use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
 
 pub use compiler::Compiler;
 use encoded::Encoded;
-pub use explain::{Explanation, Question, explain};
+pub use explain::{Explanation, PossibleCluster, PossibleTarget, Question, explain};
 pub use filter::config as filter_config;
 pub use routes::{Entry, Origin, Rank, RouteTable};
 
@@ -49,7 +50,7 @@ fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
         let asks = listeners::asks_for_clusters(listener, scope);
         let specs = if asks { &mut on_demand } else { &mut eager };
         for entry in table.entries() {
-            clusters::collect(&table, entry, specs);
+            clusters::collect(&table, entry, &scope.datacenter, specs);
         }
         let config = filter::config(listener, table.to_filter());
         has_routes |= !config.routes.is_empty();

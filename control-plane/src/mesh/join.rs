@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::catalog::Catalog;
+use super::failover::Tracker;
 use super::{EdgeSettings, FilterModule, Mesh};
 use crate::source::Health;
 use crate::source::gateway_rules::GatewayRules;
@@ -21,6 +23,10 @@ pub struct Sources {
     pub module: watch::Receiver<FilterModule>,
     /// What settings say.
     pub edge: Arc<EdgeSettings>,
+    /// What Consul knows; `None` = that source is off.
+    pub catalog: Option<watch::Receiver<Arc<Catalog>>>,
+    /// What was down and comes back.
+    pub tracker: Tracker,
 }
 
 /// The old gateway's rules and whether Redis answers.
@@ -50,19 +56,19 @@ impl GatewayStatus {
 }
 
 impl Sources {
-    /// The mesh of the latest values; `None` while a source has never been heard: an edge that got half the
-    /// truth would drop routes that it has.
-    fn latest(&mut self) -> Option<Mesh> {
+    /// The mesh of the latest values, and when it will be another by itself; `None` while a source has never been heard: an
+    /// edge that got half the truth would drop routes that it has.
+    fn latest(&mut self) -> Option<(Mesh, Option<Instant>)> {
         let rules = match &mut self.gateway {
             Some(gateway) => gateway.heard()?,
             None => Arc::default(),
         };
-        Some(Mesh {
-            policy: Arc::clone(&self.policy.borrow_and_update().policy),
-            rules,
-            module: self.module.borrow_and_update().clone(),
-            edge: Arc::clone(&self.edge),
-        })
+        let policy = Arc::clone(&self.policy.borrow_and_update().policy);
+        let catalog = self.catalog.as_mut().map(|catalog| Arc::clone(&catalog.borrow_and_update()));
+        let catalog = catalog.unwrap_or_default();
+        let (placement, next) = self.tracker.advance(Instant::now(), &policy, &catalog);
+        let module = self.module.borrow_and_update().clone();
+        Some((Mesh { policy, rules, module, edge: Arc::clone(&self.edge), catalog, placement }, next))
     }
 
     /// Waits for a change of any source; false when one of them has ended, as they do at shutdown.
@@ -73,9 +79,16 @@ impl Sources {
                 None => std::future::pending().await,
             }
         };
+        let catalog = async {
+            match &mut self.catalog {
+                Some(catalog) => catalog.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             result = self.policy.changed() => result.is_ok(),
             open = gateway => open,
+            open = catalog => open,
             result = self.module.changed() => result.is_ok(),
         }
     }
@@ -86,7 +99,9 @@ impl Sources {
 pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Sender<Option<Arc<Mesh>>>) {
     let mut quiet_from = Instant::now();
     loop {
-        if let Some(mesh) = sources.latest() {
+        let mut next = None;
+        if let Some((mesh, then)) = sources.latest() {
+            next = then;
             let published = publish.send_if_modified(|current| {
                 let changed = current.as_deref() != Some(&mesh);
                 if changed {
@@ -98,8 +113,15 @@ pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Send
                 quiet_from = Instant::now() + debounce;
             }
         }
-        if !sources.changed().await {
-            return;
+        let by_itself = async {
+            match next {
+                Some(next) => sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            open = sources.changed() => if !open { return },
+            () = by_itself => {}
         }
         sleep_until(quiet_from).await;
     }
@@ -120,7 +142,14 @@ mod tests {
         let (_policy, policies) =
             watch::channel(Arc::new(LoadedPolicy { stored: None, policy: Arc::default() }));
         let (change, modules) = watch::channel(module(0));
-        let sources = Sources { policy: policies, gateway: None, module: modules, edge: Arc::default() };
+        let sources = Sources {
+            policy: policies,
+            gateway: None,
+            module: modules,
+            edge: Arc::default(),
+            catalog: None,
+            tracker: Tracker::default(),
+        };
         let (publish, mut meshes) = watch::channel(None);
         let running = tokio::spawn(join(sources, DEBOUNCE, publish));
         let start = Instant::now();

@@ -1,6 +1,7 @@
 //! The join of all sources' latest values: one immutable picture of what should be.
 
 pub mod catalog;
+pub mod failover;
 pub mod identity;
 mod join;
 
@@ -10,6 +11,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use realmgate_filter::config::Framing;
+
+use catalog::Catalog;
+use failover::Placement;
 
 use crate::model::{Backoff, ClusterDelivery, Limits, Listener, Policy};
 use crate::source::gateway_rules::GatewayRules;
@@ -25,6 +29,10 @@ pub struct Mesh {
     pub module: FilterModule,
     /// What settings say of every edge.
     pub edge: Arc<EdgeSettings>,
+    /// What Consul knows; empty where that source is off.
+    pub catalog: Arc<Catalog>,
+    /// Which targets are near, and which have just come back.
+    pub placement: Arc<Placement>,
 }
 
 /// What every edge has regardless of policy.

@@ -15,6 +15,7 @@ mod api;
 mod conformance;
 mod demo;
 mod edges;
+mod failover;
 mod fleet;
 mod framing;
 mod harness;

@@ -1,0 +1,218 @@
+//! Every place that players of a service might go to, as policy and Consul's entries name them, before anybody is
+//! asked who is there.
+
+use std::collections::BTreeSet;
+
+use super::super::catalog::{Catalog, Lookup, Resolver, ServiceSubset};
+use super::{Leg, legs, lookup};
+use crate::model::{Endpoint, Policy, Service};
+
+/// One place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) datacenter: String,
+    pub(super) place: Place,
+    pub(super) why: String,
+}
+
+/// Who is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Fixed(Vec<Endpoint>),
+    Consul { lookup: Lookup, subset: String, only_passing: bool },
+}
+
+/// What is asked for before redirects.
+struct Asked<'a> {
+    datacenter: &'a str,
+    service: &'a str,
+    subset: &'a str,
+    filter: &'a str,
+}
+
+/// Redirects lead on for so long at most; a circle ends here. Consul refuses to store one.
+const MOST_REDIRECTS: usize = 8;
+
+/// Everything that Consul has to be asked for. An edge's datacenter counts where the policy names it; the control plane's
+/// always.
+#[must_use]
+pub fn wanted(policy: &Policy, catalog: &Catalog) -> BTreeSet<Lookup> {
+    let mut homes: BTreeSet<&str> = policy.services.iter().flat_map(named).collect();
+    homes.insert(&catalog.local);
+    let of_consul = policy.services.iter().filter(|service| asks_consul(service));
+    let mut wanted = BTreeSet::new();
+    for service in of_consul {
+        let legs = legs(service, catalog);
+        let legs = legs.iter().map(Some).chain(legs.is_empty().then_some(None));
+        for leg in legs {
+            for home in &homes {
+                wanted.extend(lookups(service, leg, home, catalog));
+            }
+        }
+    }
+    wanted
+}
+
+fn named(service: &Service) -> impl Iterator<Item = &str> {
+    let targets = service.failover.iter().flat_map(|failover| &failover.targets);
+    let names =
+        targets.map(|target| &target.datacenter).chain([&service.datacenter]).chain(&service.datacenters);
+    names.map(String::as_str).filter(|name| !name.is_empty())
+}
+
+fn asks_consul(service: &Service) -> bool {
+    let by_name = service.failover.iter().flat_map(|f| &f.targets).any(|target| target.endpoints.is_empty());
+    service.consul.is_some() || by_name
+}
+
+/// What is asked for an edge at `home`.
+pub(super) fn lookups(service: &Service, leg: Option<&Leg>, home: &str, catalog: &Catalog) -> Vec<Lookup> {
+    let (candidates, _) = candidates(service, leg, home, catalog);
+    let lookups = candidates.into_iter().filter_map(|candidate| match candidate.place {
+        Place::Fixed(_) => None,
+        Place::Consul { lookup, .. } => Some(lookup),
+    });
+    lookups.collect()
+}
+
+/// The places for an edge at `home` in the order in which they are written, without those that residency forbids, and
+/// words about these.
+pub(super) fn candidates(
+    service: &Service,
+    leg: Option<&Leg>,
+    home: &str,
+    catalog: &Catalog,
+) -> (Vec<Candidate>, Vec<String>) {
+    let mut found = vec![own(service, leg, home, catalog)];
+    let targets = service.failover.as_ref().map(|failover| failover.targets.as_slice()).unwrap_or_default();
+    let consul = service.consul.as_ref();
+    for target in targets {
+        if !target.endpoints.is_empty() {
+            let why = "a target of the policy".to_owned();
+            let place = Place::Fixed(target.endpoints.clone());
+            found.push(Candidate { datacenter: target.datacenter.clone(), place, why });
+            continue;
+        }
+        let own = consul.map(|c| c.service.as_str()).unwrap_or_default();
+        let name = if target.service.is_empty() { own } else { &target.service };
+        // The filter is about the service's own instances; what another's look like it cannot know.
+        let filter = consul.filter(|c| c.service == name).map(|c| c.filter.as_str()).unwrap_or_default();
+        let datacenter = if target.datacenter.is_empty() { home } else { &target.datacenter };
+        let asked = Asked { datacenter, service: name, subset: &target.subset, filter };
+        found.push(resolve(asked, catalog, "a target of the policy"));
+    }
+    if let Some(consul) = consul.filter(|_| targets.is_empty()) {
+        found.extend(of_resolver(&consul.service, &consul.filter, leg, service, home, catalog));
+    }
+    let (mut allowed, mut refused) = (Vec::<Candidate>::new(), Vec::new());
+    for candidate in found {
+        let Candidate { datacenter, place, why } = &candidate;
+        if !service.may_be_in(datacenter) {
+            let shown = if datacenter.is_empty() { "an unknown datacenter" } else { datacenter };
+            refused.push(format!("{shown} ({why}): not among the service's `datacenters`"));
+        } else if !allowed.iter().any(|before| before.place == *place) {
+            allowed.push(candidate);
+        }
+    }
+    (allowed, refused)
+}
+
+fn own(service: &Service, leg: Option<&Leg>, home: &str, catalog: &Catalog) -> Candidate {
+    let datacenter = service.datacenter.as_str();
+    let Some(consul) = &service.consul else {
+        let place = Place::Fixed(service.endpoints.clone());
+        return Candidate { datacenter: datacenter.to_owned(), place, why: "the service itself".to_owned() };
+    };
+    let datacenter = if datacenter.is_empty() { home } else { datacenter };
+    let (name, subset) = asked_of(&consul.service, &consul.subset, leg);
+    resolve(
+        Asked { datacenter, service: name, subset, filter: &consul.filter },
+        catalog,
+        "the service itself",
+    )
+}
+
+/// A leg of a split names what it wants itself.
+fn asked_of<'a>(service: &'a str, subset: &'a str, leg: Option<&'a Leg>) -> (&'a str, &'a str) {
+    leg.map_or((service, subset), |leg| (&leg.to.service, &leg.to.subset))
+}
+
+/// Follows redirects and puts the subset's filter to the asked one.
+fn resolve(asked: Asked<'_>, catalog: &Catalog, why: &str) -> Candidate {
+    let Asked { mut datacenter, mut service, mut subset, filter } = asked;
+    let mut why = why.to_owned();
+    for _ in 0..MOST_REDIRECTS {
+        let Some(redirect) = resolver(catalog, service).and_then(|r| r.redirect.as_ref()) else { break };
+        let (from, to) = (service, &redirect.to);
+        why.push_str(", redirected by the service-resolver of ");
+        why.push_str(service);
+        if !to.service.is_empty() {
+            service = &to.service;
+            subset = &to.subset;
+        } else if !to.subset.is_empty() {
+            subset = &to.subset;
+        }
+        if !redirect.datacenter.is_empty() {
+            datacenter = &redirect.datacenter;
+        }
+        if service == from {
+            break;
+        }
+    }
+    let (subset, of_subset, only_passing) = match resolver(catalog, service) {
+        None => (subset, "", false),
+        Some(resolver) => {
+            let name = if subset.is_empty() { resolver.default_subset.as_str() } else { subset };
+            let subset = resolver.subsets.get(name);
+            (name, subset.map_or("", |s| s.filter.as_str()), subset.is_some_and(|s| s.only_passing))
+        }
+    };
+    let filter = match (filter, of_subset) {
+        ("", one) | (one, "") => one.to_owned(),
+        (one, two) => format!("({one}) and ({two})"),
+    };
+    Candidate {
+        datacenter: datacenter.to_owned(),
+        place: Place::Consul {
+            lookup: lookup(datacenter, service, filter),
+            subset: subset.to_owned(),
+            only_passing,
+        },
+        why,
+    }
+}
+
+fn resolver<'a>(catalog: &'a Catalog, service: &str) -> Option<&'a Resolver> {
+    catalog.entries.get(service)?.resolver.as_ref()
+}
+
+/// Where a `service-resolver` sends players of this service whose first choice fails.
+fn of_resolver(
+    consul: &str,
+    filter: &str,
+    leg: Option<&Leg>,
+    service: &Service,
+    home: &str,
+    catalog: &Catalog,
+) -> Vec<Candidate> {
+    let subset = service.consul.as_ref().map(|c| c.subset.as_str()).unwrap_or_default();
+    let (name, subset) = asked_of(consul, subset, leg);
+    let Some(resolver) = resolver(catalog, name) else { return Vec::new() };
+    let subset = if subset.is_empty() { resolver.default_subset.as_str() } else { subset };
+    let Some(targets) = resolver.failover.get(subset).or_else(|| resolver.failover.get("*")) else {
+        return Vec::new();
+    };
+    let own = if service.datacenter.is_empty() { home } else { &service.datacenter };
+    let target = |target: &super::super::catalog::FailoverTarget| {
+        let ServiceSubset { service: to, subset: to_subset } = &target.to;
+        let other = !to.is_empty() && to != name;
+        let asked = Asked {
+            datacenter: if target.datacenter.is_empty() { own } else { &target.datacenter },
+            service: if other { to } else { name },
+            subset: if other || !to_subset.is_empty() { to_subset } else { subset },
+            filter: if other { "" } else { filter },
+        };
+        resolve(asked, catalog, &format!("a failover target of the service-resolver of {name}"))
+    };
+    targets.iter().map(target).collect()
+}
