@@ -9,6 +9,7 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod failover;
 mod resilience;
 
 use std::fs;

@@ -96,27 +96,32 @@ impl Priorities {
     pub(super) fn to_envoy(&self, cluster: &str) -> ClusterLoadAssignment {
         let mut seen = HashSet::new();
         let mut endpoints = Vec::new();
-        for (priority, level) in self.levels.iter().enumerate() {
-            let alone = level.len() == 1;
+        let mut priority = 0;
+        for level in &self.levels {
+            let before = endpoints.len();
             for locality in level {
                 let mut backends = backends(locality);
                 backends.retain(|backend| seen.insert((backend.host.clone(), backend.port)));
-                if !alone {
+                if backends.is_empty() {
+                    continue;
+                }
+                if level.len() > 1 {
                     scale(&mut backends, locality.share);
                 }
                 let identity = metadata(locality);
-                let lb_endpoint = |backend: &Backend| lb_endpoint(backend, &identity);
                 endpoints.push(LocalityLbEndpoints {
                     locality: Some(EnvoyLocality {
                         region: locality.datacenter.clone(),
                         zone: locality.service.clone(),
                         sub_zone: locality.subset.clone(),
                     }),
-                    lb_endpoints: backends.iter().map(lb_endpoint).collect(),
-                    priority: u32::try_from(priority).unwrap_or(u32::MAX),
+                    lb_endpoints: backends.iter().map(|backend| lb_endpoint(backend, &identity)).collect(),
+                    priority,
                     ..LocalityLbEndpoints::default()
                 });
             }
+            // Envoy wants priorities without gaps.
+            priority += u32::from(endpoints.len() > before);
         }
         ClusterLoadAssignment {
             cluster_name: cluster.to_owned(),
@@ -261,10 +266,12 @@ mod tests {
 
     #[test]
     fn an_address_counts_where_it_stands_first() {
-        let twice = vec![locality(1, &[WELL, WELL], 100), locality(1, &[WELL], 100)];
+        let twice =
+            vec![locality(1, &[WELL, WELL], 100), locality(1, &[WELL], 100), locality(2, &[WELL], 100)];
         let assignment = priorities(twice).to_envoy("c");
-        let sizes: Vec<_> = assignment.endpoints.iter().map(|of| of.lb_endpoints.len()).collect();
-        assert_eq!(sizes, [2, 0]);
+        let levels: Vec<_> =
+            assignment.endpoints.iter().map(|of| (of.priority, of.lb_endpoints.len())).collect();
+        assert_eq!(levels, [(0, 2), (1, 1)]);
     }
 
     fn health() -> impl Strategy<Value = InstanceHealth> {

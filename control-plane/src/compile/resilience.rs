@@ -82,7 +82,13 @@ impl Resilience {
         cluster.ignore_health_on_host_removal = self.health_check.is_some();
         cluster.common_lb_config = Some(CommonLbConfig {
             healthy_panic_threshold: Some(Percent { value: self.panic_threshold.into() }),
-            update_merge_window: Some(envoy::duration(MERGE_WINDOW_MS)),
+            // Connections are closed at once. Players who come back at once, before the load balancers heard, would be
+            // sent to the same endpoint, and nothing would end that connection.
+            update_merge_window: Some(envoy::duration(if self.closes_connections {
+                0
+            } else {
+                MERGE_WINDOW_MS
+            })),
             ..CommonLbConfig::default()
         });
     }

@@ -53,9 +53,8 @@ impl CheckTimes {
         healthy_threshold: 2,
     };
 
-    /// Where there is somewhere else to go. A dead process refuses: down after two intervals and the time until
-    /// load balancers hear of it, 0.8 s. One that says nothing, or its whole datacenter: two timeouts more, 2.0 s. A check
-    /// may take 600 ms for a ping's two ways around the world.
+    /// Where there is somewhere else to go. A dead process refuses: down after two intervals, 0.7 s. One that says nothing, or
+    /// its whole datacenter: two timeouts more, 1.9 s. A check may take 600 ms for a ping's two ways around the world.
     const QUICK: Self = Self {
         interval: Duration::from_millis(300),
         timeout: Duration::from_millis(600),

@@ -90,15 +90,17 @@ pub(super) fn candidates(
         if !target.endpoints.is_empty() {
             let why = "a target of the policy".to_owned();
             let place = Place::Fixed(target.endpoints.clone());
-            found.push(Candidate { datacenter: target.datacenter.clone(), place, why });
+            found.push(Ok(Candidate { datacenter: target.datacenter.clone(), place, why }));
             continue;
         }
-        let own = consul.map(|c| c.service.as_str()).unwrap_or_default();
+        let (own, own_subset) = consul.map(|c| asked_of(&c.service, &c.subset, leg)).unwrap_or_default();
         let name = if target.service.is_empty() { own } else { &target.service };
+        let inherits = target.service.is_empty() && target.subset.is_empty();
+        let subset = if inherits { own_subset } else { &target.subset };
         // The filter is about the service's own instances; what another's look like it cannot know.
         let filter = consul.filter(|c| c.service == name).map(|c| c.filter.as_str()).unwrap_or_default();
         let datacenter = if target.datacenter.is_empty() { home } else { &target.datacenter };
-        let asked = Asked { datacenter, service: name, subset: &target.subset, filter };
+        let asked = Asked { datacenter, service: name, subset, filter };
         found.push(resolve(asked, catalog, "a target of the policy"));
     }
     if let Some(consul) = consul.filter(|_| targets.is_empty()) {
@@ -106,22 +108,38 @@ pub(super) fn candidates(
     }
     let (mut allowed, mut refused) = (Vec::<Candidate>::new(), Vec::new());
     for candidate in found {
-        let Candidate { datacenter, place, why } = &candidate;
-        if !service.may_be_in(datacenter) {
-            let shown = if datacenter.is_empty() { "an unknown datacenter" } else { datacenter };
-            refused.push(format!("{shown} ({why}): not among the service's `datacenters`"));
-        } else if !allowed.iter().any(|before| before.place == *place) {
-            allowed.push(candidate);
+        match candidate {
+            Err(why) => refused.push(why),
+            Ok(Candidate { datacenter, why, .. }) if !service.may_be_in(&datacenter) => {
+                let shown = if datacenter.is_empty() { "an unknown datacenter" } else { &datacenter };
+                refused.push(format!("{shown} ({why}): not among the service's `datacenters`"));
+            }
+            Ok(candidate) if allowed.iter().any(|before| before.place.is_same(&candidate.place)) => {}
+            Ok(candidate) => allowed.push(candidate),
         }
     }
     (allowed, refused)
 }
 
-fn own(service: &Service, leg: Option<&Leg>, home: &str, catalog: &Catalog) -> Candidate {
+impl Place {
+    /// Whether the same instances are there.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Consul { lookup: one, .. }, Self::Consul { lookup: two, .. }) => one == two,
+            (one, two) => one == two,
+        }
+    }
+}
+
+fn own(service: &Service, leg: Option<&Leg>, home: &str, catalog: &Catalog) -> Result<Candidate, String> {
     let datacenter = service.datacenter.as_str();
     let Some(consul) = &service.consul else {
         let place = Place::Fixed(service.endpoints.clone());
-        return Candidate { datacenter: datacenter.to_owned(), place, why: "the service itself".to_owned() };
+        return Ok(Candidate {
+            datacenter: datacenter.to_owned(),
+            place,
+            why: "the service itself".to_owned(),
+        });
     };
     let datacenter = if datacenter.is_empty() { home } else { datacenter };
     let (name, subset) = asked_of(&consul.service, &consul.subset, leg);
@@ -137,8 +155,9 @@ fn asked_of<'a>(service: &'a str, subset: &'a str, leg: Option<&'a Leg>) -> (&'a
     leg.map_or((service, subset), |leg| (&leg.to.service, &leg.to.subset))
 }
 
-/// Follows redirects and puts the subset's filter to the asked one.
-fn resolve(asked: Asked<'_>, catalog: &Catalog, why: &str) -> Candidate {
+/// Follows redirects and puts the subset's filter to the asked one. A subset that nobody defines is refused: all instances
+/// would be the wrong ones.
+fn resolve(asked: Asked<'_>, catalog: &Catalog, why: &str) -> Result<Candidate, String> {
     let Asked { mut datacenter, mut service, mut subset, filter } = asked;
     let mut why = why.to_owned();
     for _ in 0..MOST_REDIRECTS {
@@ -159,27 +178,25 @@ fn resolve(asked: Asked<'_>, catalog: &Catalog, why: &str) -> Candidate {
             break;
         }
     }
-    let (subset, of_subset, only_passing) = match resolver(catalog, service) {
-        None => (subset, "", false),
-        Some(resolver) => {
-            let name = if subset.is_empty() { resolver.default_subset.as_str() } else { subset };
-            let subset = resolver.subsets.get(name);
-            (name, subset.map_or("", |s| s.filter.as_str()), subset.is_some_and(|s| s.only_passing))
-        }
-    };
+    let resolver = resolver(catalog, service);
+    if subset.is_empty() {
+        subset = resolver.map(|resolver| resolver.default_subset.as_str()).unwrap_or_default();
+    }
+    let defined = resolver.and_then(|resolver| resolver.subsets.get(subset));
+    if defined.is_none() && !subset.is_empty() {
+        return Err(format!(
+            "{service} in {datacenter} ({why}): no service-resolver defines its subset `{subset}`"
+        ));
+    }
+    let of_subset = defined.map(|subset| subset.filter.as_str()).unwrap_or_default();
+    let only_passing = defined.is_some_and(|subset| subset.only_passing);
     let filter = match (filter, of_subset) {
         ("", one) | (one, "") => one.to_owned(),
         (one, two) => format!("({one}) and ({two})"),
     };
-    Candidate {
-        datacenter: datacenter.to_owned(),
-        place: Place::Consul {
-            lookup: lookup(datacenter, service, filter),
-            subset: subset.to_owned(),
-            only_passing,
-        },
-        why,
-    }
+    let (lookup, subset) = (lookup(datacenter, service, filter), subset.to_owned());
+    let place = Place::Consul { lookup, subset, only_passing };
+    Ok(Candidate { datacenter: datacenter.to_owned(), place, why })
 }
 
 fn resolver<'a>(catalog: &'a Catalog, service: &str) -> Option<&'a Resolver> {
@@ -194,7 +211,7 @@ fn of_resolver(
     service: &Service,
     home: &str,
     catalog: &Catalog,
-) -> Vec<Candidate> {
+) -> Vec<Result<Candidate, String>> {
     let subset = service.consul.as_ref().map(|c| c.subset.as_str()).unwrap_or_default();
     let (name, subset) = asked_of(consul, subset, leg);
     let Some(resolver) = resolver(catalog, name) else { return Vec::new() };

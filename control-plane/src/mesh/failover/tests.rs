@@ -156,6 +156,19 @@ fn a_resolver_redirects_defines_subsets_and_names_targets() {
 }
 
 #[test]
+fn a_subset_that_nobody_defines_has_nobody() {
+    let policy = policy(
+        "consul: {service: game, subset: v9}, failover: {targets: [{datacenter: azure}, {service: standby}]}",
+    );
+    let catalog = catalog(&policy, &[]);
+    let found = localities(&policy.services[0], None, "", &catalog, &Placement::default());
+    assert_eq!(found.ordered.iter().map(name).collect::<Vec<_>>(), ["aws/standby"]);
+    // A target that says nothing of subsets is asked for the service's own.
+    assert_eq!(found.refused.len(), 2);
+    assert!(found.refused.iter().all(|why| why.contains("defines its subset `v9`")), "{found:?}");
+}
+
+#[test]
 fn redirects_in_a_circle_end() {
     let redirect = |service: &str| {
         let redirect = Some(Redirect { to: to(service, ""), datacenter: String::new() });
@@ -168,9 +181,10 @@ fn redirects_in_a_circle_end() {
 
 #[test]
 fn a_splitter_shares_between_subsets_and_services() {
+    let subsets = ["v1", "blue", "green"].map(|name| (name.to_owned(), Subset::default()));
     let split = |legs: &[(u32, &str, &str)]| ServiceEntries {
         splitter: legs.iter().map(|&(weight, service, subset)| (weight, to(service, subset))).collect(),
-        ..ServiceEntries::default()
+        ..resolver(Resolver { subsets: subsets.clone().into(), ..Resolver::default() })
     };
     let policy = policy("consul: {service: game}");
     let entries = [

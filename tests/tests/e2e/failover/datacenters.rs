@@ -9,18 +9,15 @@
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use realmgate_tests::netns::{Link, Namespace};
 use realmgate_tests::stage::port;
-use realmgate_tests::{
-    ControlPlane, Envoy, Failure, Frame, GameClient, GameProcess, TestNet, parts, wait_until,
-};
-use serde_json::{Value, json};
+use realmgate_tests::{Datacenter, Failure, Frame, GameClient, Site, TestNet, wait_until};
+use serde_json::json;
 
 use super::until_all_land;
-use crate::cast::{LIMIT, game, lands, route};
+use crate::cast::{LIMIT, game, lands};
 
 /// What a whole datacenter may cost a player, and what is aimed at.
 const BOUND: Duration = Duration::from_secs(5);
@@ -29,119 +26,76 @@ const TARGET: Duration = Duration::from_millis(2500);
 /// How long a target has to be well before it gets players back.
 const AFTER: Duration = Duration::from_secs(2);
 
-/// One datacenter. What runs stops before its network goes.
-struct Datacenter {
-    name: &'static str,
-    game: GameProcess,
-    edge: Envoy,
-    control_plane: ControlPlane,
-    players: Link,
-    _namespace: Namespace,
-}
-
+/// Two datacenters and their links. What runs stops before its network goes.
 struct Two {
     aws: Datacenter,
     azure: Datacenter,
-    between: Link,
+    /// From the players to aws, and from azure to aws.
+    links: [Link; 2],
+    _networks: [Namespace; 2],
     _net: TestNet,
 }
 
-impl Datacenter {
-    /// Where it is on the link to the players.
-    fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(self.players.ends[1]), port)
-    }
+/// Where a new player of a datacenter's edge lands.
+async fn land(datacenter: &Datacenter) -> String {
+    lands(datacenter.site.at(port::PLAYERS), game(1, 1)).await.unwrap()
+}
 
-    /// Where a new player lands.
-    async fn land(&self) -> std::io::Result<String> {
-        lands(self.at(port::PLAYERS), game(1, 1)).await
-    }
+async fn until_all(datacenter: &Datacenter, place: &str) {
+    until_all_land(datacenter.site.at(port::PLAYERS), place).await;
+}
 
-    async fn session(&self) -> (GameClient, String) {
-        let mut client = GameClient::connect(self.at(port::PLAYERS)).await.unwrap();
-        let on = client.who_are_you(game(1, 1)).await.unwrap();
-        (client, on)
-    }
+async fn session(datacenter: &Datacenter) -> (GameClient, String) {
+    let mut client = GameClient::connect(datacenter.site.at(port::PLAYERS)).await.unwrap();
+    let on = client.who_are_you(game(1, 1)).await.unwrap();
+    (client, on)
+}
+
+/// Endpoints that the edge of a datacenter finds well.
+fn healthy(datacenter: &Datacenter) -> u64 {
+    datacenter.edge.stat("cluster.game.membership_healthy")
 }
 
 impl Two {
     /// `None` where there is no right to make networks.
     fn start(net: TestNet, order: &str) -> Option<Self> {
-        let namespaces = Namespace::new().and_then(|one| Ok((one, Namespace::new()?)));
-        let (one, two) = match namespaces {
-            Ok(namespaces) => namespaces,
+        let networks = Namespace::new().and_then(|aws| Ok([aws, Namespace::new()?]));
+        match networks {
+            Ok(networks) => Some(Self::within(net, networks, order).unwrap_or_else(|why| panic!("{why}"))),
             Err(why) => {
                 println!("skipped: cannot make network namespaces: {why}");
-                return None;
+                None
             }
-        };
-        Some(Self::start_in(net, [one, two], order).unwrap_or_else(|failure| panic!("{failure}")))
-    }
-
-    fn start_in(net: TestNet, [one, two]: [Namespace; 2], order: &str) -> Result<Self, Failure> {
-        let between = two.link_with(&one)?;
-        let [aws_end, azure_end] = between.ends.map(|ip| SocketAddr::new(IpAddr::V4(ip), port::GAME));
-        let start = |name: &'static str, namespace: Namespace, game: SocketAddr| -> Result<_, Failure> {
-            let dir = net.dir().join(name);
-            let players = namespace.link_here()?;
-            Datacenter::start(name, namespace, players, game, &dir)
-        };
-        let (aws, azure) = (start("aws", one, aws_end)?, start("azure", two, azure_end)?);
-        let two = Self { aws, azure, between, _net: net };
-        for datacenter in [&two.aws, &two.azure] {
-            datacenter.control_plane.put_policy(&two.policy(datacenter, order).to_string());
         }
-        Ok(two)
     }
 
-    /// The same for both but for the address on which players come in.
-    fn policy(&self, datacenter: &Datacenter, order: &str) -> Value {
-        let listener = json!({"name": "edge", "bind": datacenter.at(port::PLAYERS).to_string()});
-        let service = json!({
-            "name": "game", "datacenter": "aws", "endpoints": [self.aws.game.address().to_string()],
-            "failover": {
-                "order": order, "fail_back": {"after": format!("{}ms", AFTER.as_millis())},
-                "targets": [{"datacenter": "azure", "endpoints": [self.azure.game.address().to_string()]}],
-            },
-            "health_check": {"check": {"ping": {"message_id": 77}}},
-        });
-        json!({"listeners": [listener], "services": [service], "routes": [route("all", &json!("any"), "game")]})
+    fn within(net: TestNet, networks: [Namespace; 2], order: &str) -> Result<Self, Failure> {
+        let [aws, azure] = &networks;
+        let between = azure.link_with(aws)?;
+        let [aws_game, azure_game] = between.ends.map(|ip| SocketAddr::new(IpAddr::V4(ip), port::GAME));
+        let start = |name: &str, network: &Namespace, game| -> Result<_, Failure> {
+            let players = network.link_here()?;
+            let site = Site { name: name.to_owned(), outside: IpAddr::V4(players.ends[1]), game };
+            Ok((Datacenter::start(Some(network), site, &net.dir().join(name))?, players))
+        };
+        let (aws, players) = start("aws", aws, aws_game)?;
+        let (azure, _) = start("azure", azure, azure_game)?;
+        for datacenter in [&aws, &azure] {
+            let fail_back = json!({"after": format!("{}ms", AFTER.as_millis())});
+            let failover = json!({"order": order, "fail_back": fail_back});
+            let policy = datacenter.policy(&[&aws.site, &azure.site], &failover);
+            datacenter.control_plane.put_policy(&policy.to_string());
+        }
+        Ok(Self { aws, azure, links: [players, between], _networks: networks, _net: net })
     }
 
     /// Cuts all of aws off at once, from players and from azure.
     fn cut_aws(&self) {
-        self.aws.players.cut();
-        self.between.cut();
+        self.links.iter().for_each(Link::cut);
     }
 
     fn mend_aws(&self) {
-        self.aws.players.mend();
-        self.between.mend();
-    }
-}
-
-impl Datacenter {
-    fn start(
-        name: &'static str,
-        namespace: Namespace,
-        players: Link,
-        game: SocketAddr,
-        dir: &Path,
-    ) -> Result<Self, Failure> {
-        let at = |port| SocketAddr::new(IpAddr::V4(players.ends[1]), port);
-        std::fs::create_dir_all(dir).map_err(Failure::because("a folder"))?;
-        let here = Some(&namespace);
-        let game = GameProcess::start_in(here, &format!("{name}-1"), game, dir)?;
-        let settings = json!({
-            "filter": {"path": parts::FILTER.find()?},
-            "edge": {"health_listen": ""},
-            "xds": {"insecure": true}, "api": {"insecure": true},
-        });
-        let control_plane = ControlPlane::start_in(here, dir, at(port::XDS), at(port::API), &settings)?;
-        let admin = at(port::ADMIN);
-        let bootstrap = control_plane.edge_bootstrap_with(name, admin, &["--datacenter", name])?;
-        let edge = Envoy::with(dir, bootstrap, admin).name("edge").within(here).start()?;
-        Ok(Self { name, game, edge, control_plane, players, _namespace: namespace })
+        self.links.iter().for_each(Link::mend);
     }
 }
 
@@ -149,50 +103,48 @@ impl Datacenter {
 async fn players_of_a_datacenter_that_is_cut_off_are_served_by_the_other() {
     let Some(mut two) = Two::start(TestNet::alone(), "lowest_latency") else { return };
     for datacenter in [&two.aws, &two.azure] {
-        until_all_land(datacenter.at(port::PLAYERS), datacenter.name).await;
+        until_all(datacenter, &datacenter.site.name).await;
     }
-    let (session, on) = two.azure.session().await;
+    let (session, on) = session(&two.azure).await;
     assert_eq!(on, "azure-1");
 
     // A player of aws gives up on it and comes to the edge that is left.
     two.cut_aws();
     let start = Instant::now();
-    assert_eq!(two.azure.land().await.unwrap(), "azure-1");
+    assert_eq!(land(&two.azure).await, "azure-1");
     let served = start.elapsed();
     println!("aws is cut off: the surviving edge served after {served:?}");
     assert!(served < BOUND, "{served:?}");
 
     // Split brain: both serve their own. The players' link to aws comes back first.
-    two.aws.players.mend();
+    two.links[0].mend();
     for datacenter in [&two.aws, &two.azure] {
-        until_all_land(datacenter.at(port::PLAYERS), datacenter.name).await;
+        until_all(datacenter, &datacenter.site.name).await;
     }
     // Each takes changes, and knows that it lost sight of the other.
-    wait_until("aws lost sight of azure", LIMIT, || {
-        two.aws.edge.stat("cluster.game.membership_healthy") == 1
-    });
+    wait_until("aws lost sight of azure", LIMIT, || healthy(&two.aws) == 1);
 
     // Healed: nobody moves, and what played plays on.
-    two.between.mend();
-    wait_until("aws sees azure again", LIMIT, || two.aws.edge.stat("cluster.game.membership_healthy") == 2);
+    two.links[1].mend();
+    wait_until("aws sees azure again", LIMIT, || healthy(&two.aws) == 2);
     for datacenter in [&two.aws, &two.azure] {
-        until_all_land(datacenter.at(port::PLAYERS), datacenter.name).await;
+        until_all(datacenter, &datacenter.site.name).await;
     }
     let mut session = session;
     assert_eq!(session.who_are_you(game(1, 1)).await.unwrap(), "azure-1");
 
     // The control plane of one dies: traffic goes on, failover too.
     two.azure.control_plane.kill9();
-    assert_eq!(two.azure.land().await.unwrap(), "azure-1");
+    assert_eq!(land(&two.azure).await, "azure-1");
     two.azure.game.kill9();
-    until_all_land(two.azure.at(port::PLAYERS), "aws").await;
+    until_all(&two.azure, "aws").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_world_that_lives_in_a_datacenter_that_is_cut_off_moves_and_comes_back_without_flapping() {
     let Some(two) = Two::start(TestNet::alone(), "listed") else { return };
-    until_all_land(two.azure.at(port::PLAYERS), "aws").await;
-    let (session, on) = two.azure.session().await;
+    until_all(&two.azure, "aws").await;
+    let (session, on) = session(&two.azure).await;
     assert_eq!(on, "aws-1");
 
     two.cut_aws();
@@ -200,7 +152,7 @@ async fn a_world_that_lives_in_a_datacenter_that_is_cut_off_moves_and_comes_back
     // The player notices nothing but silence: the edge has to end the session.
     let watched = tokio::spawn(session.read_until_closed());
     // And one who comes in the middle of it, on a connection that cannot be made.
-    assert_eq!(two.azure.land().await.unwrap(), "azure-1");
+    assert_eq!(land(&two.azure).await, "azure-1");
     let served = start.elapsed();
     let closed = watched.await.unwrap().unwrap().after;
     println!(
@@ -210,28 +162,28 @@ async fn a_world_that_lives_in_a_datacenter_that_is_cut_off_moves_and_comes_back
     if served > TARGET {
         println!("that is more than the {TARGET:?} aimed at");
     }
-    let (mut stays, _) = two.azure.session().await;
+    let (mut stays, _) = session(&two.azure).await;
 
     // A link that comes and goes within the time of the way back moves nobody.
     two.mend_aws();
     let blink = Instant::now();
     while blink.elapsed() < AFTER / 2 {
-        assert_eq!(two.azure.land().await.unwrap(), "azure-1");
+        assert_eq!(land(&two.azure).await, "azure-1");
     }
     two.cut_aws();
     let quiet = Instant::now();
     while quiet.elapsed() < AFTER {
-        assert_eq!(two.azure.land().await.unwrap(), "azure-1");
+        assert_eq!(land(&two.azure).await, "azure-1");
     }
     two.mend_aws();
     let healed = Instant::now();
-    while two.azure.land().await.unwrap() == "azure-1" {
+    while land(&two.azure).await == "azure-1" {
         assert!(healed.elapsed() < LIMIT, "nobody goes back");
     }
     let back = healed.elapsed();
     println!("aws came back: the first player went back after {back:?}, with {AFTER:?} asked for");
     assert!(back > AFTER.mul_f64(0.85), "{back:?}");
-    until_all_land(two.azure.at(port::PLAYERS), "aws").await;
+    until_all(&two.azure, "aws").await;
     let frame = Frame::to_world(1, 1, "still here");
     assert_eq!(stays.exchange(&frame).await.unwrap(), frame);
 }

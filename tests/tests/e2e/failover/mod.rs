@@ -21,7 +21,7 @@ struct Scene {
 /// The bound of an instance's failover. It is measured beside other tests, so it is not the target itself everywhere.
 const INSTANCE: Duration = Duration::from_secs(1);
 
-/// Two refused checks, the time in which health is merged, and a busy machine.
+/// Two refused checks, and a busy machine.
 const REFUSED: Duration = Duration::from_millis(1500);
 
 /// Two checks that time out more.
