@@ -4,8 +4,10 @@ pub mod catalog;
 pub mod failover;
 pub mod identity;
 mod join;
+mod wanted;
 
-pub use join::{GatewayStatus, Sources, join};
+pub use join::{CatalogStatus, GatewayStatus, Sources, join};
+pub use wanted::Wanted;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
