@@ -10,7 +10,7 @@ WASM := wasm32-unknown-unknown
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## bring everything that is missing: wasm target, Envoy (newest to oldest), Redis, Node.js, test runner
+setup: ## bring everything that is missing: wasm target, Envoy (newest to oldest), Redis, Consul, Node.js, test runner
 	@tools/setup
 
 # Building and running need less than testing does, and setting up less is minutes faster on a fresh machine.

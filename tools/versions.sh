@@ -11,6 +11,10 @@ ENVOY_BETWEEN="1.38.2 1.39.3"
 # Redis before 6 lacks ACL users and RESP3.
 REDIS_OLDEST_MAJOR=6
 
+# Consul before 1.8 lacks gateways and mesh federation. Debian packaged it last in this suite (1.8.7).
+CONSUL_OLDEST=1.8
+CONSUL_DEBIAN_SUITE=bullseye
+
 # Any Node.js that is still looked after runs the wasm tests; the other is the one that setup brings.
 NODE_OLDEST_MAJOR=18
 NODE_VERSION=24.19.0

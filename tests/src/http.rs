@@ -16,6 +16,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Http {
     agent: Agent,
     server: SocketAddr,
+    /// Sent with every request: its name and value.
+    header: Option<(&'static str, String)>,
 }
 
 /// Status code and body of an answer, whatever the status.
@@ -32,7 +34,13 @@ impl Http {
             .max_idle_connections(0)
             .proxy(None)
             .build();
-        Self { agent: config.into(), server }
+        Self { agent: config.into(), server, header: None }
+    }
+
+    /// The same with a header on every request, such as a token.
+    #[must_use]
+    pub fn with_header(self, name: &'static str, value: &str) -> Self {
+        Self { header: Some((name, value.to_owned())), ..self }
     }
 
     /// GET.
@@ -49,6 +57,9 @@ impl Http {
     pub fn send(&self, method: &str, path: &str, content_type: &str, body: &str) -> Result<Answer, Failure> {
         let doing = format!("{method} http://{}{path}", self.server);
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.server));
+        if let Some((name, value)) = &self.header {
+            request = request.header(*name, value);
+        }
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
         }

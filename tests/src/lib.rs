@@ -1,10 +1,10 @@
-//! The test harness: real Envoys, Redis servers and control planes as child processes, game servers and
+//! The test harness: real Envoys, Redis and Consul servers and control planes as child processes, game servers and
 //! clients in process, each test on a loopback address of its own.
 //!
 //! ```text
 //! GameClient --> Envoy (edge) --> GameServer        frame, game_client, game_server: also for load and demo
 //!                  ^  ^
-//!       admin API -+  +- xDS -- ControlPlane -- Redis    process children, stopped and reaped on drop
+//!       admin API -+  +- xDS -- ControlPlane -- Redis, Consul    process children, stopped and reaped on drop
 //! ```
 //! Whatever starts something returns a [`Failure`] that shows the end of the part's log; whatever looks at
 //! something that runs panics, since a test that cannot look has failed.
@@ -23,6 +23,7 @@ pub mod address;
 pub mod bench;
 pub mod cast;
 pub mod conformance;
+pub mod consul;
 pub mod control_plane;
 pub mod datacenter;
 pub mod demo;
@@ -46,6 +47,7 @@ pub mod tap;
 pub mod wait;
 
 pub use address::TestNet;
+pub use consul::Consul;
 pub use control_plane::ControlPlane;
 pub use datacenter::{Datacenter, Site};
 pub use envoy::Envoy;

@@ -30,6 +30,9 @@ pub const ENVOY: Part =
 /// Redis.
 pub const REDIS: Part =
     Part { name: "redis-server", variable: "REDIS_BIN", brought_by: "make setup", place: Place::Tools };
+/// Consul.
+pub const CONSUL: Part =
+    Part { name: "consul", variable: "CONSUL_BIN", brought_by: "make setup", place: Place::Tools };
 /// The control plane and its command line.
 pub const REALMGATE: Part =
     Part { name: "realmgate", variable: "REALMGATE_BIN", brought_by: "make build", place: Place::Built };

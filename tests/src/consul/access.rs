@@ -1,0 +1,109 @@
+//! Who may talk to whom, and what else operators write: intentions, certificates, configuration entries, KV, ACLs.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::{Consul, consul};
+use crate::Failure;
+
+impl Consul {
+    /// Writes an intention (`action`: `allow` or `deny`), replacing the one for the same pair.
+    #[track_caller]
+    pub fn intention(&self, source: &str, destination: &str, action: &str) {
+        self.delete_intention(source, destination);
+        // The way of 1.8, which later releases still take.
+        let body = json!({"SourceName": source, "DestinationName": destination, "SourceType": "consul", "Action": action});
+        let (status, answer) = self.send("POST", "/v1/connect/intentions", &body.to_string());
+        assert_eq!(status, 200, "intention {source} -> {destination}: {answer}");
+    }
+
+    /// Removes the intention for a pair, if there is one.
+    #[track_caller]
+    pub fn delete_intention(&self, source: &str, destination: &str) {
+        let all = self.get("/v1/connect/intentions");
+        let same = |i: &&Value| i["SourceName"] == source && i["DestinationName"] == destination;
+        if let Some(id) = all.as_array().and_then(|all| all.iter().find(same)).and_then(|i| i["ID"].as_str())
+        {
+            self.delete(&format!("/v1/connect/intentions/{id}"));
+        }
+    }
+
+    /// Consul's own word on whether `source` may connect to `destination`.
+    #[track_caller]
+    pub fn allows(&self, source: &str, destination: &str) -> bool {
+        let path = format!("/v1/connect/intentions/check?source={source}&destination={destination}");
+        self.get(&path)["Allowed"] == true
+    }
+
+    /// Writes a configuration entry.
+    #[track_caller]
+    pub fn write_config(&self, entry: &Value) {
+        self.put("/v1/config", entry);
+    }
+
+    /// Removes one.
+    #[track_caller]
+    pub fn delete_config(&self, kind: &str, name: &str) {
+        self.delete(&format!("/v1/config/{kind}/{name}"));
+    }
+
+    /// The id of the root that signs now.
+    #[track_caller]
+    pub fn active_root(&self) -> String {
+        self.get("/v1/connect/ca/roots")["ActiveRootID"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What every SPIFFE id begins with.
+    #[track_caller]
+    pub fn trust_domain(&self) -> String {
+        self.get("/v1/connect/ca/roots")["TrustDomain"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Makes a new root: of a new key, since the same configuration again would change nothing.
+    pub fn rotate_root(&self) -> Result<(), Failure> {
+        let key = self.new_key()?;
+        let config = json!({"PrivateKey": key, "LeafCertTTL": "72h", "RotationPeriod": "2160h"});
+        self.put("/v1/connect/ca/configuration", &json!({"Provider": "consul", "Config": config}));
+        Ok(())
+    }
+
+    /// A private key, PEM, made by Consul's own tool.
+    fn new_key(&self) -> Result<String, Failure> {
+        let doing = "consul tls ca create";
+        let folder = tempfile::tempdir_in(&self.dir).map_err(Failure::because(doing))?;
+        let mut command = consul(&[])?;
+        let output = command.args(["tls", "ca", "create"]).current_dir(folder.path()).output();
+        let output = output.map_err(Failure::because(doing))?;
+        fs::read_to_string(folder.path().join("consul-agent-ca-key.pem"))
+            .map_err(Failure::because(format!("{doing}: {}", String::from_utf8_lossy(&output.stderr))))
+    }
+
+    /// Writes a key of the KV store.
+    #[track_caller]
+    pub fn kv_put(&self, key: &str, value: &str) {
+        let (status, answer) = self.send("PUT", &format!("/v1/kv/{key}"), value);
+        assert_eq!((status, answer.trim()), (200, "true"), "KV {key}");
+    }
+
+    /// Reads one; `None` = there is none.
+    #[track_caller]
+    pub fn kv_get(&self, key: &str) -> Option<String> {
+        let (status, answer) = self.send("GET", &format!("/v1/kv/{key}?raw"), "");
+        (status == 200).then_some(answer)
+    }
+
+    /// Removes one.
+    #[track_caller]
+    pub fn kv_delete(&self, key: &str) {
+        self.delete(&format!("/v1/kv/{key}"));
+    }
+
+    /// A token that has exactly the rights of `rules` (HCL). ACLs must be on.
+    #[track_caller]
+    pub fn token(&self, name: &str, rules: &str) -> String {
+        self.put("/v1/acl/policy", &json!({"Name": name, "Rules": rules}));
+        let token = self.put("/v1/acl/token", &json!({"Description": name, "Policies": [{"Name": name}]}));
+        token["SecretID"].as_str().unwrap_or_default().to_owned()
+    }
+}
