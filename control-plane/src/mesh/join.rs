@@ -165,7 +165,7 @@ pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Send
 mod tests {
     use super::*;
     use crate::mesh::ModuleLocation;
-    use crate::mesh::catalog::{Instance as CatalogInstance, InstanceHealth};
+    use crate::mesh::catalog::{Instance, InstanceHealth};
     use crate::model::parse;
 
     fn module(number: u32) -> FilterModule {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn known(wanted: &Wanted, health: InstanceHealth) -> Arc<Catalog> {
-        let instance = CatalogInstance {
+        let instance = Instance {
             id: String::new(),
             node: String::new(),
             address: [10, 0, 0, 1].into(),

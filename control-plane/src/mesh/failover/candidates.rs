@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::super::catalog::{Catalog, Lookup, Resolver, ServiceSubset};
+use super::super::catalog::{Catalog, FailoverTarget, Lookup, Resolver, ServiceSubset};
 use super::{Leg, legs, lookup};
-use crate::model::{Endpoint, Policy, Service};
+use crate::model::{self as policy, Consul, Endpoint, Policy, Service};
 
 /// One place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,28 +83,22 @@ pub(super) fn candidates(
     home: &str,
     catalog: &Catalog,
 ) -> (Vec<Candidate>, Vec<String>) {
-    let mut found = vec![own(service, leg, home, catalog)];
+    let own = service.consul.as_ref().map(|consul| own(service, consul, leg, home));
+    let mut found = vec![match &own {
+        Some(own) => resolve(own, catalog, "the service itself"),
+        None => Ok(fixed(&service.datacenter, &service.endpoints, "the service itself")),
+    }];
     let targets = service.failover.as_ref().map(|failover| failover.targets.as_slice()).unwrap_or_default();
-    let consul = service.consul.as_ref();
     for target in targets {
-        if !target.endpoints.is_empty() {
-            let why = "a target of the policy".to_owned();
-            let place = Place::Fixed(target.endpoints.clone());
-            found.push(Ok(Candidate { datacenter: target.datacenter.clone(), place, why }));
-            continue;
-        }
-        let (own, own_subset) = consul.map(|c| asked_of(&c.service, &c.subset, leg)).unwrap_or_default();
-        let name = if target.service.is_empty() { own } else { &target.service };
-        let inherits = target.service.is_empty() && target.subset.is_empty();
-        let subset = if inherits { own_subset } else { &target.subset };
-        // The filter is about the service's own instances; what another's look like it cannot know.
-        let filter = consul.filter(|c| c.service == name).map(|c| c.filter.as_str()).unwrap_or_default();
-        let datacenter = if target.datacenter.is_empty() { home } else { &target.datacenter };
-        let asked = Asked { datacenter, service: name, subset, filter };
-        found.push(resolve(asked, catalog, "a target of the policy"));
+        let why = "a target of the policy";
+        found.push(if target.endpoints.is_empty() {
+            resolve(&asked_of(target, own.as_ref(), home), catalog, why)
+        } else {
+            Ok(fixed(&target.datacenter, &target.endpoints, why))
+        });
     }
-    if let Some(consul) = consul.filter(|_| targets.is_empty()) {
-        found.extend(of_resolver(&consul.service, &consul.filter, leg, service, home, catalog));
+    if let Some(own) = own.filter(|_| targets.is_empty()) {
+        found.extend(of_resolver(&own, catalog));
     }
     let (mut allowed, mut refused) = (Vec::<Candidate>::new(), Vec::new());
     for candidate in found {
@@ -131,40 +125,53 @@ impl Place {
     }
 }
 
-fn own(service: &Service, leg: Option<&Leg>, home: &str, catalog: &Catalog) -> Result<Candidate, String> {
-    let datacenter = service.datacenter.as_str();
-    let Some(consul) = &service.consul else {
-        let place = Place::Fixed(service.endpoints.clone());
-        return Ok(Candidate {
-            datacenter: datacenter.to_owned(),
-            place,
-            why: "the service itself".to_owned(),
-        });
+fn fixed(datacenter: &str, endpoints: &[Endpoint], why: &str) -> Candidate {
+    let place = Place::Fixed(endpoints.to_vec());
+    Candidate { datacenter: datacenter.to_owned(), place, why: why.to_owned() }
+}
+
+/// The service itself; a leg of its split names what it wants.
+fn own<'a>(service: &'a Service, consul: &'a Consul, leg: Option<&'a Leg>, home: &'a str) -> Asked<'a> {
+    let (name, subset) =
+        leg.map_or((&consul.service, &consul.subset), |leg| (&leg.to.service, &leg.to.subset));
+    let datacenter = if service.datacenter.is_empty() { home } else { &service.datacenter };
+    Asked { datacenter, service: name, subset, filter: &consul.filter }
+}
+
+/// A target of the policy; what it does not say is as in the service itself.
+fn asked_of<'a>(target: &'a policy::FailoverTarget, own: Option<&Asked<'a>>, home: &'a str) -> Asked<'a> {
+    let datacenter = if target.datacenter.is_empty() { home } else { &target.datacenter };
+    let same = own.filter(|own| target.service.is_empty() || target.service == own.service);
+    let subset = match same {
+        Some(own) if target.subset.is_empty() => own.subset,
+        _ => &target.subset,
     };
-    let datacenter = if datacenter.is_empty() { home } else { datacenter };
-    let (name, subset) = asked_of(&consul.service, &consul.subset, leg);
-    resolve(
-        Asked { datacenter, service: name, subset, filter: &consul.filter },
-        catalog,
-        "the service itself",
-    )
+    // The filter is about the service's own instances; what others look like it cannot know.
+    Asked {
+        datacenter,
+        service: same.map_or(target.service.as_str(), |own| own.service),
+        subset,
+        filter: same.map_or("", |own| own.filter),
+    }
 }
 
-/// A leg of a split names what it wants itself.
-fn asked_of<'a>(service: &'a str, subset: &'a str, leg: Option<&'a Leg>) -> (&'a str, &'a str) {
-    leg.map_or((service, subset), |leg| (&leg.to.service, &leg.to.subset))
+/// Where redirects lead to.
+struct Followed<'a> {
+    datacenter: &'a str,
+    service: &'a str,
+    subset: &'a str,
+    /// Words about the way.
+    way: String,
 }
 
-/// Follows redirects and puts the subset's filter to the asked one. A subset that nobody defines is refused: all instances
-/// would be the wrong ones.
-fn resolve(asked: Asked<'_>, catalog: &Catalog, why: &str) -> Result<Candidate, String> {
-    let Asked { mut datacenter, mut service, mut subset, filter } = asked;
-    let mut why = why.to_owned();
+fn follow<'a>(asked: &Asked<'a>, catalog: &'a Catalog) -> Followed<'a> {
+    let &Asked { mut datacenter, mut service, mut subset, .. } = asked;
+    let mut way = String::new();
     for _ in 0..MOST_REDIRECTS {
         let Some(redirect) = resolver(catalog, service).and_then(|r| r.redirect.as_ref()) else { break };
         let (from, to) = (service, &redirect.to);
-        why.push_str(", redirected by the service-resolver of ");
-        why.push_str(service);
+        way.push_str(", redirected by the service-resolver of ");
+        way.push_str(service);
         if !to.service.is_empty() {
             service = &to.service;
             subset = &to.subset;
@@ -178,11 +185,19 @@ fn resolve(asked: Asked<'_>, catalog: &Catalog, why: &str) -> Result<Candidate, 
             break;
         }
     }
-    let resolver = resolver(catalog, service);
+    let unless_named = resolver(catalog, service).map(|resolver| resolver.default_subset.as_str());
     if subset.is_empty() {
-        subset = resolver.map(|resolver| resolver.default_subset.as_str()).unwrap_or_default();
+        subset = unless_named.unwrap_or_default();
     }
-    let defined = resolver.and_then(|resolver| resolver.subsets.get(subset));
+    Followed { datacenter, service, subset, way }
+}
+
+/// Follows redirects and puts the subset's filter to the asked one. A subset that nobody defines is refused: all instances
+/// would be the wrong ones.
+fn resolve(asked: &Asked<'_>, catalog: &Catalog, why: &str) -> Result<Candidate, String> {
+    let Followed { datacenter, service, subset, way } = follow(asked, catalog);
+    let why = format!("{why}{way}");
+    let defined = resolver(catalog, service).and_then(|resolver| resolver.subsets.get(subset));
     if defined.is_none() && !subset.is_empty() {
         return Err(format!(
             "{service} in {datacenter} ({why}): no service-resolver defines its subset `{subset}`"
@@ -190,7 +205,7 @@ fn resolve(asked: Asked<'_>, catalog: &Catalog, why: &str) -> Result<Candidate, 
     }
     let of_subset = defined.map(|subset| subset.filter.as_str()).unwrap_or_default();
     let only_passing = defined.is_some_and(|subset| subset.only_passing);
-    let filter = match (filter, of_subset) {
+    let filter = match (asked.filter, of_subset) {
         ("", one) | (one, "") => one.to_owned(),
         (one, two) => format!("({one}) and ({two})"),
     };
@@ -203,33 +218,23 @@ fn resolver<'a>(catalog: &'a Catalog, service: &str) -> Option<&'a Resolver> {
     catalog.entries.get(service)?.resolver.as_ref()
 }
 
-/// Where a `service-resolver` sends players of this service whose first choice fails.
-fn of_resolver(
-    consul: &str,
-    filter: &str,
-    leg: Option<&Leg>,
-    service: &Service,
-    home: &str,
-    catalog: &Catalog,
-) -> Vec<Result<Candidate, String>> {
-    let subset = service.consul.as_ref().map(|c| c.subset.as_str()).unwrap_or_default();
-    let (name, subset) = asked_of(consul, subset, leg);
-    let Some(resolver) = resolver(catalog, name) else { return Vec::new() };
-    let subset = if subset.is_empty() { resolver.default_subset.as_str() } else { subset };
+/// Where the `service-resolver` of the service itself sends players whose first choice fails.
+fn of_resolver(own: &Asked<'_>, catalog: &Catalog) -> Vec<Result<Candidate, String>> {
+    let Followed { datacenter, service, subset, .. } = follow(own, catalog);
+    let Some(resolver) = resolver(catalog, service) else { return Vec::new() };
     let Some(targets) = resolver.failover.get(subset).or_else(|| resolver.failover.get("*")) else {
         return Vec::new();
     };
-    let own = if service.datacenter.is_empty() { home } else { &service.datacenter };
-    let target = |target: &super::super::catalog::FailoverTarget| {
+    let target = |target: &FailoverTarget| {
         let ServiceSubset { service: to, subset: to_subset } = &target.to;
-        let other = !to.is_empty() && to != name;
+        let other = !to.is_empty() && to != service;
         let asked = Asked {
-            datacenter: if target.datacenter.is_empty() { own } else { &target.datacenter },
-            service: if other { to } else { name },
+            datacenter: if target.datacenter.is_empty() { datacenter } else { &target.datacenter },
+            service: if other { to } else { service },
             subset: if other || !to_subset.is_empty() { to_subset } else { subset },
-            filter: if other { "" } else { filter },
+            filter: if other { "" } else { own.filter },
         };
-        resolve(asked, catalog, &format!("a failover target of the service-resolver of {name}"))
+        resolve(&asked, catalog, &format!("a failover target of the service-resolver of {service}"))
     };
     targets.iter().map(target).collect()
 }

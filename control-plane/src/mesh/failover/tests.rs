@@ -142,7 +142,9 @@ fn a_resolver_redirects_defines_subsets_and_names_targets() {
         choices("consul: {service: game, subset: v2}", "", &entries),
         ["aws/game/v2", "aws/game/v1", "aws/standby"]
     );
-    assert_eq!(choices("consul: {service: old}", "", &entries), ["azure/game/v2"]);
+    // What it redirects to has targets of its own.
+    let redirected = ["azure/game/v2", "azure/game/v1", "azure/standby"];
+    assert_eq!(choices("consul: {service: old}", "", &entries), redirected);
     // Targets of the policy outrank the resolver's.
     let own = "consul: {service: game}, failover: {targets: [{datacenter: eu, subset: v2}]}";
     assert_eq!(choices(own, "", &entries), ["aws/game/v1", "eu/game/v2"]);
