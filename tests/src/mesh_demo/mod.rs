@@ -9,10 +9,11 @@ mod settings;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::stage::port;
@@ -32,14 +33,27 @@ struct Demo {
 
 /// Who says that it is time.
 enum Presses {
-    Terminal(Lines<BufReader<Stdin>>),
+    Terminal(mpsc::Receiver<()>),
     Every(Duration),
 }
 
 impl Presses {
+    /// A thread of its own reads, since a read of a terminal cannot be given up; it ends with the program.
+    fn of_terminal() -> Self {
+        let (press, presses) = mpsc::channel(1);
+        thread::spawn(move || {
+            for _line in std::io::stdin().lines().map_while(Result::ok) {
+                // Pressed again before its time: not a second press.
+                let _ = press.try_send(());
+            }
+        });
+        Self::Terminal(presses)
+    }
+
+    /// Whether there was another; false = the terminal is gone.
     async fn next(&mut self) -> bool {
         match self {
-            Self::Terminal(lines) => matches!(lines.next_line().await, Ok(Some(_))),
+            Self::Terminal(presses) => presses.recv().await.is_some(),
             Self::Every(pause) => {
                 sleep(*pause).await;
                 true
@@ -53,7 +67,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     let mut demo = Demo::start(&settings)?;
     demo.introduce();
     let mut presses = if std::io::stdin().is_terminal() {
-        Presses::Terminal(BufReader::new(tokio::io::stdin()).lines())
+        Presses::of_terminal()
     } else {
         Presses::Every(Duration::from_millis(settings.every_ms))
     };

@@ -45,7 +45,7 @@ async fn until_all(datacenter: &Datacenter, place: &str) {
     until_all_land(datacenter.site.at(port::PLAYERS), place).await;
 }
 
-async fn session(datacenter: &Datacenter) -> (GameClient, String) {
+async fn plays_at(datacenter: &Datacenter) -> (GameClient, String) {
     let mut client = GameClient::connect(datacenter.site.at(port::PLAYERS)).await.unwrap();
     let on = client.who_are_you(game(1, 1)).await.unwrap();
     (client, on)
@@ -105,7 +105,7 @@ async fn players_of_a_datacenter_that_is_cut_off_are_served_by_the_other() {
     for datacenter in [&two.aws, &two.azure] {
         until_all(datacenter, &datacenter.site.name).await;
     }
-    let (session, on) = session(&two.azure).await;
+    let (mut session, on) = plays_at(&two.azure).await;
     assert_eq!(on, "azure-1");
 
     // A player of aws gives up on it and comes to the edge that is left.
@@ -130,7 +130,6 @@ async fn players_of_a_datacenter_that_is_cut_off_are_served_by_the_other() {
     for datacenter in [&two.aws, &two.azure] {
         until_all(datacenter, &datacenter.site.name).await;
     }
-    let mut session = session;
     assert_eq!(session.who_are_you(game(1, 1)).await.unwrap(), "azure-1");
 
     // The control plane of one dies: traffic goes on, failover too.
@@ -144,7 +143,7 @@ async fn players_of_a_datacenter_that_is_cut_off_are_served_by_the_other() {
 async fn a_world_that_lives_in_a_datacenter_that_is_cut_off_moves_and_comes_back_without_flapping() {
     let Some(two) = Two::start(TestNet::alone(), "listed") else { return };
     until_all(&two.azure, "aws").await;
-    let (session, on) = session(&two.azure).await;
+    let (session, on) = plays_at(&two.azure).await;
     assert_eq!(on, "aws-1");
 
     two.cut_aws();
@@ -162,7 +161,7 @@ async fn a_world_that_lives_in_a_datacenter_that_is_cut_off_moves_and_comes_back
     if served > TARGET {
         println!("that is more than the {TARGET:?} aimed at");
     }
-    let (mut stays, _) = session(&two.azure).await;
+    let (mut stays, _) = plays_at(&two.azure).await;
 
     // A link that comes and goes within the time of the way back moves nobody.
     two.mend_aws();
