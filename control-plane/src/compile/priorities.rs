@@ -189,7 +189,6 @@ fn lb_endpoint(backend: &Backend, identity: &Metadata) -> LbEndpoint {
         health_status: backend.health.into(),
         load_balancing_weight: (backend.weight > 1).then(|| envoy::uint32(backend.weight)),
         metadata: Some(identity.clone()),
-        ..LbEndpoint::default()
     }
 }
 

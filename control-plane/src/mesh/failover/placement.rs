@@ -64,8 +64,7 @@ impl Tracker {
                 (Some(State::Down), true) => State::Back(now),
                 (Some(&state @ State::Back(_)), true) => state,
                 (_, true) => State::Well,
-                // Nobody waits for the way back to a target that nobody was taken from.
-                (None, false) | (Some(_), false) => State::Down,
+                (_, false) => State::Down,
             };
             self.targets.insert(target.clone(), state);
         }
