@@ -49,7 +49,7 @@ impl Tracker {
     /// What holds at `now`, and when it will be another even if nothing else changes.
     ///
     /// A target is down while none of its instances serves, or its datacenter does not answer: what is told of one that
-    /// does not answer is old. What is seen for the first time was never down.
+    /// does not answer is old. What is well when it is seen for the first time was never down.
     pub fn advance(
         &mut self,
         now: Instant,
