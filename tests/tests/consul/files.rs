@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -95,9 +95,9 @@ fn every_file_is_what_consul_takes() {
     let targets = &chain["Chain"]["Targets"];
     assert!(targets.get("v1.game.default.aws").is_some(), "{targets}");
 
-    // Nobody listens there, which the check finds within its 3 s.
-    wait_until("the check runs", SOON, || {
-        let checks = read(&aws, "/v1/health/checks/game");
-        checks[0]["Output"].as_str().is_some_and(|output| output.contains("refused"))
-    });
+    // Critical until the check has found somebody there, which it does every 3 s.
+    let status = || read(&aws, "/v1/health/checks/game")[0]["Status"].clone();
+    assert_eq!(status(), "critical");
+    let _game = TcpListener::bind((ips[0], 21_001)).unwrap();
+    wait_until("the check finds the server", SOON, || status() == "passing");
 }
