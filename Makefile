@@ -5,10 +5,10 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 WASM := wasm32-unknown-unknown
 
-.PHONY: help setup run test bench lint build setup-build setup-run filter
+.PHONY: help setup run run-mesh test bench lint build setup-build setup-run filter
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## bring everything that is missing: wasm target, Envoy (newest to oldest), Redis, Consul, Node.js, test runner
 	@tools/setup
@@ -29,6 +29,9 @@ build: setup-build filter ## build the release binaries and the filter (target/r
 
 run: setup-run build ## start the demo: control plane, Envoy with the filter, game servers and a client; Ctrl-C ends it
 	@exec target/release/realmgate-demo
+
+run-mesh: setup-run build ## start the demo of two datacenters: Enter kills one and brings it back; Ctrl-C ends it
+	@exec target/release/realmgate-mesh-demo
 
 # Binaries and tests are built by one command, since cargo unites the features of what it builds together: built apart,
 # the binaries that the end-to-end tests start would compile many dependencies a second time.

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::api;
 use crate::compile::Compiler;
+use crate::mesh::failover::Tracker;
 use crate::mesh::identity::wanted_leaves;
 use crate::mesh::{self, EdgeSettings, GatewayStatus, Identities, ModuleLocation, Sources};
 use crate::model;
@@ -125,6 +126,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         identities: identities.clone(),
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
+        catalog: None,
+        tracker: Tracker::default(),
     };
     let compiler = Arc::new(Compiler::new());
     tasks.spawn(mesh::join(sources, settings.xds.debounce.get(), publish));

@@ -9,6 +9,7 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod failover;
 mod mesh_tls;
 mod resilience;
 
@@ -94,6 +95,8 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
             gateway: Some(gateway),
             gateway_framing: Framing::Server,
         }),
+        catalog: Arc::default(),
+        placement: Arc::default(),
     }
 }
 
@@ -273,6 +276,7 @@ routes:
             server_id: ServerId::new(200, world, 0, false),
             listener: "edge".to_owned(),
             source_ip: None,
+            datacenter: String::new(),
         };
         let explanation = explain(&mesh, &question);
         (explanation.route.unwrap_or_default(), explanation.destinations[0].cluster.clone())

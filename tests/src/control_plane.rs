@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::http::{Answer, Http};
+use crate::netns::{self, Namespace};
 use crate::process::Process;
 use crate::{Failure, parts};
 
@@ -27,12 +28,25 @@ pub struct ControlPlane {
     api: SocketAddr,
     xds: SocketAddr,
     http: Http,
+    /// The network namespace that it runs in.
+    namespace: Option<String>,
 }
 
 impl ControlPlane {
     /// Starts `realmgate serve` with these listeners and further `settings` (an object, nested as in
     /// `realmgate.yaml`), its files in `dir`, and waits until `/healthz` answers.
     pub fn start(dir: &Path, xds: SocketAddr, api: SocketAddr, settings: &Value) -> Result<Self, Failure> {
+        Self::start_in(None, dir, xds, api, settings)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(
+        namespace: Option<&Namespace>,
+        dir: &Path,
+        xds: SocketAddr,
+        api: SocketAddr,
+        settings: &Value,
+    ) -> Result<Self, Failure> {
         let binary = parts::REALMGATE.find()?;
         let mut all = serde_json::json!({
             "xds": {"listen": xds.to_string()},
@@ -45,8 +59,9 @@ impl ControlPlane {
             // JSON is YAML.
             .and_then(|()| fs::write(&config, format!("{all:#}\n")))
             .map_err(Failure::because(format!("cannot write {}", config.display())))?;
-        let process = run(&binary, &config, dir, api)?;
-        Ok(Self { process, binary, config, dir: dir.to_owned(), api, xds, http: Http::new(api) })
+        let namespace = namespace.map(|namespace| namespace.name().to_owned());
+        let process = run(namespace.as_deref(), &binary, &config, dir, api)?;
+        Ok(Self { process, binary, config, dir: dir.to_owned(), api, xds, http: Http::new(api), namespace })
     }
 
     /// Where the API is.
@@ -74,7 +89,7 @@ impl ControlPlane {
     /// Starts it again with the settings and data it had; ends it first if it still runs.
     pub fn restart(&mut self) -> Result<(), Failure> {
         self.process.terminate();
-        self.process = run(&self.binary, &self.config, &self.dir, self.api)?;
+        self.process = run(self.namespace.as_deref(), &self.binary, &self.config, &self.dir, self.api)?;
         Ok(())
     }
 
@@ -160,8 +175,14 @@ fn move_admin(bootstrap: &str, admin: SocketAddr) -> String {
     moved.collect()
 }
 
-fn run(binary: &Path, config: &Path, dir: &Path, api: SocketAddr) -> Result<Process, Failure> {
-    let mut command = Command::new(binary);
+fn run(
+    namespace: Option<&str>,
+    binary: &Path,
+    config: &Path,
+    dir: &Path,
+    api: SocketAddr,
+) -> Result<Process, Failure> {
+    let mut command = netns::command(namespace, binary);
     command.arg("serve").arg("--config").arg(config);
     let mut process = Process::start("realmgate", &mut command, dir)?;
     let http = Http::new(api);

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::http::{Answer, Http};
+use crate::netns::{self, Namespace};
 use crate::process::Process;
 use crate::{Failure, parts};
 
@@ -34,6 +34,7 @@ pub struct Builder {
     admin: SocketAddr,
     version: Option<String>,
     concurrency: u32,
+    namespace: Option<String>,
 }
 
 impl Envoy {
@@ -48,6 +49,7 @@ impl Envoy {
             admin,
             version: None,
             concurrency: 1,
+            namespace: None,
         }
     }
 
@@ -148,6 +150,13 @@ impl Builder {
         self
     }
 
+    /// Runs it in a network namespace.
+    #[must_use]
+    pub fn within(mut self, namespace: Option<&Namespace>) -> Self {
+        self.namespace = namespace.map(|namespace| namespace.name().to_owned());
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub fn start(self) -> Result<Envoy, Failure> {
         let mut envoy = self.spawn()?;
@@ -167,7 +176,7 @@ impl Builder {
         let admin = serde_json::json!({"admin": {"address": {"socket_address": {
             "address": self.admin.ip().to_string(), "port_value": self.admin.port(),
         }}}});
-        let mut command = Command::new(binary);
+        let mut command = netns::command(self.namespace.as_deref(), &binary);
         command.arg("--config-path").arg(&bootstrap).args(["--config-yaml", &admin.to_string()]);
         command.args(["--concurrency", &self.concurrency.to_string(), "--log-level", "warning"]);
         // Nothing to hand over to a next generation, and no shared memory to clash on with other tests.

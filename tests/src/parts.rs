@@ -49,6 +49,13 @@ pub const FLEET: Part = Part {
     brought_by: "make build",
     place: Place::Built,
 };
+/// A game server as a process.
+pub const GAME_SERVER: Part = Part {
+    name: "realmgate-game-server",
+    variable: "REALMGATE_GAME_SERVER_BIN",
+    brought_by: "make build",
+    place: Place::Built,
+};
 /// The filter that Envoy loads.
 pub const FILTER: Part = Part {
     name: "realmgate_filter.wasm",

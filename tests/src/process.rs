@@ -72,6 +72,14 @@ impl Process {
         format!("--- end of {} ---\n{}", self.log.display(), tail.join("\n"))
     }
 
+    /// Sends it a signal, if it still runs.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.exit_status().is_none() {
+            // Not reaped yet, so the id is still this process's and nobody else's.
+            let _ = kill_process(Pid::from_child(&self.child), signal);
+        }
+    }
+
     /// Ends it the hard way, as a power cut would, and reaps it.
     pub fn kill9(&mut self) {
         // An error means that it has ended already.
@@ -84,8 +92,7 @@ impl Process {
         if self.exit_status().is_some() {
             return;
         }
-        // Not reaped yet, so the id is still this process's and nobody else's.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        self.signal(Signal::TERM);
         let ended = poll("it ends", GRACE, || Ok(self.exit_status()));
         if ended.is_err() {
             self.kill9();

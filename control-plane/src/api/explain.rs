@@ -26,6 +26,9 @@ pub(super) struct ExplainQuery {
     /// Default: the first listener.
     #[serde(default)]
     pub(super) listener: Option<String>,
+    /// The edge's. Default: the control plane's.
+    #[serde(default)]
+    pub(super) datacenter: String,
 }
 
 pub(super) async fn explain(
@@ -56,5 +59,6 @@ pub(super) fn answer(context: &Context, query: ExplainQuery) -> Result<Explanati
         None => mesh.listeners(&[]).next().map(|l| l.name.clone()).unwrap_or_default(),
     };
     let server_id = ServerId::new(query.server_type, query.world, query.instance, false);
-    Ok(compile::explain(&mesh, &Question { server_id, listener, source_ip: query.source_ip }))
+    let question = Question { server_id, listener, source_ip: query.source_ip, datacenter: query.datacenter };
+    Ok(compile::explain(&mesh, &question))
 }

@@ -9,7 +9,7 @@ use super::Context;
 use super::error::ApiError;
 use super::explain::{self, ExplainQuery};
 use super::policy::{self, Change};
-use crate::compile::Explanation;
+use crate::compile::{Explanation, PossibleTarget};
 use crate::source::policy_store::Precondition;
 
 /// The service, to be mounted beside the REST paths.
@@ -83,6 +83,7 @@ impl Management for Grpc {
             instance: u8::try_from(instance).unwrap_or_default(),
             source_ip: None,
             listener: Some(request.listener).filter(|name| !name.is_empty()),
+            datacenter: request.datacenter,
         };
         Ok(Response::new(explain::answer(&self.0, query)?.into()))
     }
@@ -95,6 +96,8 @@ impl From<Explanation> for v1::ExplainResponse {
             weight: chosen.weight,
             endpoints: chosen.endpoints,
             chosen: chosen.chosen,
+            targets: chosen.targets.into_iter().map(target).collect(),
+            refused: chosen.refused,
         });
         Self {
             matched: explanation.matched,
@@ -105,6 +108,18 @@ impl From<Explanation> for v1::ExplainResponse {
             destinations: destinations.collect(),
             outranked: explanation.outranked,
         }
+    }
+}
+
+fn target(target: PossibleTarget) -> v1::Target {
+    v1::Target {
+        priority: u32::try_from(target.priority).unwrap_or(u32::MAX),
+        datacenter: target.datacenter,
+        service: target.service,
+        subset: target.subset,
+        share: target.share,
+        endpoints: target.endpoints,
+        why: target.why,
     }
 }
 

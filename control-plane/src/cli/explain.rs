@@ -25,18 +25,22 @@ pub(super) struct Arguments {
     /// The listener the player connects to; default: the first.
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
+    /// The datacenter of the edge the player connects to; default: the control plane's.
+    #[arg(long, value_name = "NAME")]
+    datacenter: Option<String>,
     #[command(flatten)]
     api: Api,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let Arguments { server_type, world, instance, source_ip, listener, api } = arguments;
+    let Arguments { server_type, world, instance, source_ip, listener, datacenter, api } = arguments;
     let numbers = [server_type.to_string(), world.to_string(), instance.to_string()];
     let source_ip = source_ip.map(|ip| ip.to_string());
     let mut query: Vec<_> =
         ["server_type", "world", "instance"].into_iter().zip(numbers.iter().map(String::as_str)).collect();
     query.extend(source_ip.as_deref().map(|ip| ("source_ip", ip)));
     query.extend(listener.as_deref().map(|name| ("listener", name)));
+    query.extend(datacenter.as_deref().map(|name| ("datacenter", name)));
     let answer = api.get("/v1/explain", &query)?;
     api.output.print(&answer, describe)
 }
@@ -56,11 +60,14 @@ fn describe(answer: &Value) -> String {
             } else {
                 format!(", by weight {}", number(destination, "/weight"))
             };
-            let endpoints: Vec<_> =
-                list(destination, "/endpoints").iter().filter_map(Value::as_str).collect();
-            let endpoints = if endpoints.is_empty() { "none".to_owned() } else { endpoints.join(", ") };
             lines.push(format!("cluster    {}{share}", text(destination, "/cluster")));
-            lines.push(format!("endpoints  {endpoints}"));
+            let targets = list(destination, "/targets");
+            if targets.is_empty() {
+                lines.push(format!("endpoints  {}", endpoints(destination)));
+            }
+            lines.extend(targets.iter().map(target));
+            let refused = list(destination, "/refused").iter().filter_map(Value::as_str);
+            lines.extend(refused.map(|refused| format!("not used   {refused}")));
         }
     } else {
         lines.push("no route matches: the player is refused".to_owned());
@@ -70,6 +77,24 @@ fn describe(answer: &Value) -> String {
         lines.push(format!("outranked  {outranked}"));
     }
     lines.join("\n")
+}
+
+fn endpoints(of: &Value) -> String {
+    let endpoints: Vec<_> = list(of, "/endpoints").iter().filter_map(Value::as_str).collect();
+    if endpoints.is_empty() { "none".to_owned() } else { endpoints.join(", ") }
+}
+
+fn target(target: &Value) -> String {
+    let named = |path| target.pointer(path).and_then(Value::as_str).filter(|name| !name.is_empty());
+    let mut place = named("/service").unwrap_or("-").to_owned();
+    place.extend(named("/subset").map(|subset| format!(", subset {subset}")));
+    place.extend(named("/datacenter").map(|datacenter| format!(" in {datacenter}")));
+    let share = match number(target, "/share") {
+        all if all == "100" => String::new(),
+        part => format!(", {part} % of the players"),
+    };
+    let (turn, why) = (number(target, "/priority"), text(target, "/why"));
+    format!("priority {turn} {place} ({why}){share}: {}", endpoints(target))
 }
 
 #[cfg(test)]
@@ -103,6 +128,24 @@ mod tests {
         let answer =
             json!({"matched": true, "destinations": [{"cluster": "game", "weight": 1, "chosen": false}]});
         assert!(describe(&answer).contains("cluster    game\nendpoints  none"), "{}", describe(&answer));
+    }
+
+    #[test]
+    fn shows_targets_in_their_turn_and_those_that_are_none() {
+        let target = |priority, datacenter, share| {
+            json!({"priority": priority, "datacenter": datacenter, "service": "game", "subset": "", "share": share,
+                "endpoints": ["1.2.3.4:5"], "why": "in the edge's own datacenter"})
+        };
+        let answer = json!({"matched": true, "destinations": [{"cluster": "game", "weight": 1,
+            "targets": [target(0, "aws", 100), target(1, "azure", 30)], "refused": ["eu: not among"]}]});
+        let text = describe(&answer);
+        for part in [
+            "priority 0 game in aws (in the edge's own datacenter): 1.2.3.4:5\n",
+            "priority 1 game in azure (in the edge's own datacenter), 30 % of the players: 1.2.3.4:5\n",
+            "not used   eu: not among\n",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy,
+    ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as EnvoyEndpoint, LbEndpoint, LocalityLbEndpoints,
@@ -13,11 +13,13 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 
+use super::priorities::{Priorities, is_target};
 use super::resilience::Resilience;
 use super::routes::{Entry, Origin, RouteTable};
 use super::tls::{Client, Security};
 use super::{envoy, names};
-use crate::model::{Dns, Endpoint, Strategy};
+use crate::mesh::failover::{Leg, localities};
+use crate::model::{Dns, Endpoint, Service, Strategy};
 use crate::source::gateway_rules::RuleOrigin;
 
 /// A cluster before it is an Envoy message.
@@ -45,12 +47,14 @@ pub(super) enum Discovery {
         /// Time between two resolutions, in milliseconds.
         refresh_ms: u64,
     },
+    /// Instances and targets, by priority.
+    Places(Priorities),
 }
 
 /// Clusters by name.
 pub(super) type Clusters = BTreeMap<String, ClusterSpec>;
 
-/// Adds the clusters that `entry` can choose.
+/// Adds the clusters that `entry` can choose at an edge that is this client.
 pub(super) fn collect(
     table: &RouteTable<'_>,
     entry: &Entry<'_>,
@@ -75,6 +79,9 @@ pub(super) fn collect(
                 let (resilience, security) = (Resilience::of(service), client.towards(service));
                 let common = Common { strategy: route.strategy, resilience, security };
                 match &service.dns {
+                    None if service.failover().is_some() => {
+                        add_places(table, service, client, &common, clusters);
+                    }
                     None => add_fixed(name, &service.endpoints, &common, clusters),
                     Some(dns) => add_dns(&name, entry, dns, &common, clusters),
                 }
@@ -115,6 +122,36 @@ fn add_fixed(name: String, endpoints: &[Endpoint], common: &Common, clusters: &m
     clusters.insert(name, spec(endpoints, resilience));
 }
 
+/// A cluster, or one for each leg of its split.
+fn add_places(
+    table: &RouteTable<'_>,
+    service: &Service,
+    client: &Client<'_>,
+    common: &Common,
+    clusters: &mut Clusters,
+) {
+    let mesh = table.mesh();
+    let mut add = |leg: Option<&Leg>| {
+        let name = names::leg_cluster(service, common.strategy, leg);
+        // Another route's, and the same.
+        if clusters.contains_key(&name) {
+            return;
+        }
+        let localities = localities(service, leg, client.datacenter(), &mesh.catalog, &mesh.placement);
+        let priorities = Priorities::new(localities, service.failover());
+        let security = client.towards_all(service, priorities.iter().map(|(_, locality)| locality));
+        let spec = common.spec(Discovery::Places(priorities), &common.resilience);
+        clusters.insert(name, ClusterSpec { security, ..spec });
+    };
+    let legs = table.legs(service);
+    if legs.is_empty() {
+        add(None);
+    }
+    for leg in &legs {
+        add(Some(leg));
+    }
+}
+
 fn add_dns(template: &str, entry: &Entry<'_>, dns: &Dns, common: &Common, clusters: &mut Clusters) {
     let spec = |host: String| {
         let refresh_ms = dns.refresh.as_millis();
@@ -135,8 +172,14 @@ fn add_dns(template: &str, entry: &Entry<'_>, dns: &Dns, common: &Common, cluste
 impl ClusterSpec {
     /// Whether endpoints come by EDS: changes of them then touch no cluster.
     fn by_eds(&self) -> bool {
-        self.security == Security::Impossible
-            || matches!(&self.discovery, Discovery::Fixed(endpoints) if endpoints.iter().all(|e| e.ip().is_some()))
+        if self.security == Security::Impossible {
+            return true;
+        }
+        match &self.discovery {
+            Discovery::Fixed(endpoints) => endpoints.iter().all(|endpoint| endpoint.ip().is_some()),
+            Discovery::Dns { .. } => false,
+            Discovery::Places(priorities) => priorities.are_addresses(),
+        }
     }
 
     /// The cluster as Envoy wants it.
@@ -155,8 +198,17 @@ impl ClusterSpec {
             ..Cluster::default()
         };
         self.resilience.apply(&mut cluster);
-        if let Security::Mutual(mutual) = &self.security {
-            cluster.transport_socket = Some(mutual.transport_socket());
+        match &self.security {
+            Security::Plain | Security::Impossible => {}
+            Security::Mutual(mutual) => cluster.transport_socket = Some(mutual.transport_socket()),
+            Security::Targets(targets) => {
+                let matches = targets.iter().map(|(target, mutual)| TransportSocketMatch {
+                    name: target.clone(),
+                    r#match: Some(is_target(target.clone())),
+                    transport_socket: Some(mutual.transport_socket()),
+                });
+                cluster.transport_socket_matches = matches.collect();
+            }
         }
         if self.by_eds() {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
@@ -173,7 +225,7 @@ impl ClusterSpec {
     fn resolver(&self) -> CustomClusterType {
         let refresh_ms = match self.discovery {
             Discovery::Dns { refresh_ms, .. } => refresh_ms,
-            Discovery::Fixed(_) => Dns::DEFAULT_REFRESH.as_millis(),
+            Discovery::Fixed(_) | Discovery::Places(_) => Dns::DEFAULT_REFRESH.as_millis(),
         };
         let resolver =
             DnsCluster { dns_refresh_rate: Some(envoy::duration(refresh_ms)), ..DnsCluster::default() };
@@ -192,6 +244,7 @@ impl ClusterSpec {
                 endpoints.iter().map(|e| lb_endpoint(e.host(), e.port())).collect()
             }
             Discovery::Dns { endpoint: (host, port), .. } => vec![lb_endpoint(host, *port)],
+            Discovery::Places(priorities) => return priorities.to_envoy(name),
         };
         load_assignment(name, lb_endpoints)
     }

@@ -143,6 +143,8 @@ mod tests {
             intentions: Arc::default(),
             module,
             edge: Arc::default(),
+            catalog: Arc::default(),
+            placement: Arc::default(),
         })
     }
 

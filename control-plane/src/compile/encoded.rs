@@ -9,11 +9,11 @@ use super::resource;
 use crate::xds::Resource;
 
 /// Resources by name, eager ones and those on demand apart: a cluster can be one for new proxies and the other
-/// for old ones.
+/// for old ones. There are several of a name where edges of different datacenters have different first choices.
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
-    eager: HashMap<String, Kept>,
-    on_demand: HashMap<String, Kept>,
+    eager: HashMap<String, Vec<Kept>>,
+    on_demand: HashMap<String, Vec<Kept>>,
     generation: u64,
 }
 
@@ -37,13 +37,13 @@ impl Encoded {
     pub(super) fn resources(&mut self, name: &str, spec: &ClusterSpec, on_demand: bool) -> ClusterResources {
         let generation = self.generation;
         let all = if on_demand { &mut self.on_demand } else { &mut self.eager };
-        if let Some(kept) = all.get_mut(name).filter(|kept| kept.spec == *spec) {
+        if let Some(kept) = all.get_mut(name).and_then(|of| of.iter_mut().find(|kept| kept.spec == *spec)) {
             kept.generation = generation;
             return kept.resources.clone();
         }
         let resources = encode(name, spec, on_demand);
         let kept = Kept { spec: spec.clone(), resources: resources.clone(), generation };
-        all.insert(name.to_owned(), kept);
+        all.entry(name.to_owned()).or_default().push(kept);
         resources
     }
 
@@ -51,7 +51,10 @@ impl Encoded {
     pub(super) fn sweep(&mut self) {
         let generation = self.generation;
         for all in [&mut self.eager, &mut self.on_demand] {
-            all.retain(|_, kept| kept.generation == generation);
+            all.retain(|_, of| {
+                of.retain(|kept| kept.generation == generation);
+                !of.is_empty()
+            });
         }
         self.generation += 1;
     }

@@ -1,7 +1,7 @@
 //! Why a message goes where it goes, in words; the same table that the filter gets answers.
 
 use std::cell::Cell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use realmgate_filter::config::{Destination, FilterConfig, RouteConfig};
 use realmgate_filter::route::Router;
@@ -9,9 +9,12 @@ use realmgate_wire::ServerId;
 use serde::Serialize;
 
 use super::clusters::{self, Clusters, Discovery};
+use super::priorities::Priorities;
 use super::routes::{Entry, Origin, RouteTable};
 use super::tls::Client;
 use crate::mesh::Mesh;
+use crate::mesh::catalog::Instance;
+use crate::mesh::failover::{Locality, Members};
 use crate::source::gateway_rules::RuleOrigin;
 use crate::xds::Scope;
 
@@ -24,6 +27,8 @@ pub struct Question {
     pub listener: String,
     /// The client, where a route hashes its address.
     pub source_ip: Option<IpAddr>,
+    /// The datacenter of the edge; empty = the control plane's.
+    pub datacenter: String,
 }
 
 /// Where it goes and why.
@@ -57,6 +62,31 @@ pub struct PossibleCluster {
     pub chosen: bool,
     /// Its endpoints, `host:port`.
     pub endpoints: Vec<String>,
+    /// Where its players go, the first choice first; empty where there is but one place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<PossibleTarget>,
+    /// Places that are none of these, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+}
+
+/// Endpoints that stand for each other, as far as the control plane knows: what an edge's own checks found, only the edge knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PossibleTarget {
+    /// Its turn: 0 is the first choice.
+    pub priority: usize,
+    /// Where it is; empty = not known.
+    pub datacenter: String,
+    /// What it is in Consul; of fixed endpoints the service's own name.
+    pub service: String,
+    /// The subset of it; empty = all.
+    pub subset: String,
+    /// Percent of the players of its turn; less than 100 while it comes back.
+    pub share: u32,
+    /// Its endpoints, `host:port`, with a word about those that Consul says are not well.
+    pub endpoints: Vec<String>,
+    /// Why it is where it is.
+    pub why: String,
 }
 
 /// Answers from the mesh alone; no proxy is asked.
@@ -82,15 +112,20 @@ pub fn explain(mesh: &Mesh, question: &Question) -> Explanation {
         };
     };
     let mut specs = Clusters::new();
-    // Which endpoints, not how they are spoken to, so any edge will do.
-    let scope = Scope::default();
+    // Which endpoints, not how they are spoken to, so any edge there will do.
+    let scope = Scope { datacenter: question.datacenter.clone(), ..Scope::default() };
     let client = Client::of(mesh, &scope);
     clusters::collect(&table, winner, &client, &mut specs);
     let destinations = destinations(winner, question)
         .into_iter()
         .map(|(cluster, weight, chosen)| {
-            let endpoints = specs.get(&cluster).map(|spec| endpoints(&spec.discovery)).unwrap_or_default();
-            PossibleCluster { cluster, weight, chosen, endpoints }
+            let discovery = specs.get(&cluster).map(|spec| &spec.discovery);
+            let (targets, refused) = match discovery {
+                Some(Discovery::Places(priorities)) => (targets(priorities), priorities.refused.clone()),
+                _ => (Vec::new(), Vec::new()),
+            };
+            let endpoints = discovery.map(endpoints).unwrap_or_default();
+            PossibleCluster { cluster, weight, chosen, endpoints, targets, refused }
         })
         .collect();
     Explanation {
@@ -151,6 +186,35 @@ fn endpoints(discovery: &Discovery) -> Vec<String> {
         Discovery::Fixed(endpoints) => endpoints.iter().map(ToString::to_string).collect(),
         Discovery::Dns { endpoint: (host, port), .. } => {
             vec![format!("{host}:{port} (resolved by each Envoy)")]
+        }
+        Discovery::Places(priorities) => {
+            priorities.iter().flat_map(|(_, locality)| members(&locality.members)).collect()
+        }
+    }
+}
+
+fn targets(priorities: &Priorities) -> Vec<PossibleTarget> {
+    let target = |(priority, locality): (usize, &Locality)| PossibleTarget {
+        priority,
+        datacenter: locality.datacenter.clone(),
+        service: locality.service.clone(),
+        subset: locality.subset.clone(),
+        share: locality.share,
+        endpoints: members(&locality.members),
+        why: locality.why.clone(),
+    };
+    priorities.iter().map(target).collect()
+}
+
+fn members(members: &Members) -> Vec<String> {
+    match members {
+        Members::Fixed(endpoints) => endpoints.iter().map(ToString::to_string).collect(),
+        Members::Instances { all, only_passing } => {
+            let shown = |instance: &Instance| {
+                let at = SocketAddr::new(instance.address, instance.port);
+                if instance.serves(*only_passing) { at.to_string() } else { format!("{at} (not well)") }
+            };
+            all.iter().map(shown).collect()
         }
     }
 }

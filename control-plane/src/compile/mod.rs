@@ -13,6 +13,7 @@ mod health;
 mod listeners;
 mod names;
 mod player_tls;
+mod priorities;
 mod rbac;
 mod resilience;
 mod routes;
@@ -32,7 +33,7 @@ use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
 
 pub use compiler::Compiler;
 use encoded::Encoded;
-pub use explain::{Explanation, Question, explain};
+pub use explain::{Explanation, PossibleCluster, PossibleTarget, Question, explain};
 pub use filter::config as filter_config;
 pub use health::NAME as HEALTH_LISTENER;
 pub use routes::{Entry, Origin, Rank, RouteTable};

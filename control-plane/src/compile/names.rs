@@ -3,6 +3,7 @@
 //! | what | name |
 //! |---|---|
 //! | a policy service | `<service>`, with another strategy than round robin `<service>/<strategy>` |
+//! | a leg of a service that Consul splits | `<the above>/split/<service in Consul>[/<subset>]` |
 //! | one world of a `{world}` service | `<the above>/world/<world>` |
 //! | a rule of the old gateway | `game-gateway/<service>/<server type>/<world or any>` |
 //! | one endpoint of the compatible hashes | `<any of the above>/pick/<index>` |
@@ -11,6 +12,7 @@
 
 use std::fmt::Write;
 
+use crate::mesh::failover::Leg;
 use crate::model::{Dns, GAME_GATEWAY, Service, Strategy};
 use crate::source::gateway_rules::{GatewayRule, RuleOrigin};
 
@@ -26,6 +28,20 @@ pub(super) fn policy_cluster(service: &Service, strategy: Strategy) -> String {
     });
     if service.dns.as_ref().is_some_and(Dns::is_per_world) {
         name.push_str("/world/{world}");
+    }
+    name
+}
+
+/// The cluster of one leg of a service's split; `None` = it has none.
+pub(super) fn leg_cluster(service: &Service, strategy: Strategy, leg: Option<&Leg>) -> String {
+    let mut name = policy_cluster(service, strategy);
+    if let Some(leg) = leg {
+        name.push_str("/split/");
+        name.push_str(&escape(&leg.to.service));
+        if !leg.to.subset.is_empty() {
+            name.push('/');
+            name.push_str(&escape(&leg.to.subset));
+        }
     }
     name
 }
@@ -59,7 +75,7 @@ pub(super) fn of_world(template: &str, world: u16) -> String {
     template.replace("{world}", &world.to_string())
 }
 
-/// Service names come from Redis and may be anything: all but letters, digits, `-` and `_` is written `%XX`.
+/// Service names come from Redis or Consul and may be anything: all but letters, digits, `-` and `_` is written `%XX`.
 fn escape(name: &str) -> String {
     name.bytes().fold(String::with_capacity(name.len()), |mut escaped, byte| {
         if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {

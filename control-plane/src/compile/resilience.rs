@@ -16,7 +16,7 @@ use realmgate_filter::config::Framing;
 use realmgate_wire::{ClientHeader, HeaderBytes, ServerHeader, ServerId, TraceContext};
 
 use super::envoy;
-use crate::model::{Check, Connections, HealthCheck, Hex, OutlierDetection, Ping, Service};
+use crate::model::{Check, CheckTimes, Connections, HealthCheck, Hex, OutlierDetection, Ping, Service};
 
 /// A service's own, or the defaults for the rules of the old gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,10 @@ pub(super) struct Resilience {
     /// None where there never is another endpoint.
     outlier_detection: Option<OutlierDetection>,
     /// With what the game servers speak.
-    health_check: Option<(HealthCheck, Framing)>,
+    health_check: Option<(HealthCheck, CheckTimes, Framing)>,
     panic_threshold: u32,
+    /// Whether an endpoint that is found dead loses its connections.
+    closes_connections: bool,
 }
 
 impl Default for Resilience {
@@ -35,18 +37,27 @@ impl Default for Resilience {
             connections: Connections::default(),
             outlier_detection: Some(OutlierDetection::default()),
             health_check: None,
-            panic_threshold: Service::default_panic_threshold(),
+            panic_threshold: Service::DEFAULT_PANIC_THRESHOLD,
+            closes_connections: false,
         }
     }
 }
 
 impl Resilience {
     pub(super) fn of(service: &Service) -> Self {
+        let failover = service.failover();
+        // Edges find out by themselves, whatever Consul says and whether it can be asked. Any server stands a
+        // connection; a ping has to be one that it answers.
+        let check = service.health_check.clone().or_else(|| failover.map(|_| HealthCheck::default()));
         Self {
             connections: service.connections.clone(),
             outlier_detection: Some(service.outlier_detection.clone()).filter(OutlierDetection::is_on),
-            health_check: service.health_check.clone().map(|check| (check, service.framing)),
-            panic_threshold: service.panic_threshold,
+            health_check: check.map(|check| {
+                let times = check.times(failover);
+                (check, times, service.framing)
+            }),
+            panic_threshold: service.panic_threshold(),
+            closes_connections: failover.is_some_and(|failover| failover.close_connections),
         }
     }
 
@@ -63,15 +74,25 @@ impl Resilience {
         cluster.circuit_breakers = Some(circuit_breakers(&self.connections));
         cluster.upstream_connection_options = keepalive(&self.connections);
         cluster.outlier_detection = self.outlier_detection.as_ref().map(outlier_detection);
-        let health_checks = self.health_check.iter().map(|(check, framing)| health_check(check, *framing));
-        cluster.health_checks = health_checks.collect();
+        let health_checks = self.health_check.iter();
+        cluster.health_checks =
+            health_checks.map(|(check, times, framing)| health_check(check, *times, *framing)).collect();
+        cluster.close_connections_on_host_health_failure = self.closes_connections;
+        // Otherwise an endpoint that is taken out gets players for as long as its check succeeds.
+        cluster.ignore_health_on_host_removal = self.health_check.is_some();
         // Who is connected to which endpoint and which is ejected, in Prometheus: read off the endpoints when it asks, so
         // it takes no memory.
         cluster.track_cluster_stats =
             Some(TrackClusterStats { per_endpoint_stats: true, ..TrackClusterStats::default() });
         cluster.common_lb_config = Some(CommonLbConfig {
             healthy_panic_threshold: Some(Percent { value: self.panic_threshold.into() }),
-            update_merge_window: Some(envoy::duration(MERGE_WINDOW_MS)),
+            // Connections are closed at once. Players who come back at once, before the load balancers heard, would be
+            // sent to the same endpoint, and nothing would end that connection.
+            update_merge_window: Some(envoy::duration(if self.closes_connections {
+                0
+            } else {
+                MERGE_WINDOW_MS
+            })),
             ..CommonLbConfig::default()
         });
     }
@@ -133,7 +154,7 @@ fn outlier_detection(outliers: &OutlierDetection) -> EnvoyOutlierDetection {
     }
 }
 
-fn health_check(check: &HealthCheck, framing: Framing) -> EnvoyHealthCheck {
+fn health_check(check: &HealthCheck, times: CheckTimes, framing: Framing) -> EnvoyHealthCheck {
     let (send, receive) = match &check.check {
         Check::Tcp => (None, Vec::new()),
         Check::Ping(ping) => (Some(ping_bytes(ping, framing)), reply_bytes(ping, framing)),
@@ -147,16 +168,16 @@ fn health_check(check: &HealthCheck, framing: Framing) -> EnvoyHealthCheck {
         receive: receive.into_iter().map(payload).collect(),
         ..TcpHealthCheck::default()
     };
-    let interval = envoy::duration(check.interval.as_millis());
+    let interval = envoy::duration(times.interval.as_millis());
     EnvoyHealthCheck {
-        timeout: Some(envoy::duration(check.timeout.as_millis())),
+        timeout: Some(envoy::duration(times.timeout.as_millis())),
         interval: Some(interval),
         // Envoy's 60 s would leave a service without players unwatched, and its first player on a dead server.
         no_traffic_interval: Some(interval),
         // Edges that started together do not check together for ever.
         interval_jitter_percent: 10,
-        unhealthy_threshold: Some(envoy::uint32(check.unhealthy_threshold)),
-        healthy_threshold: Some(envoy::uint32(check.healthy_threshold)),
+        unhealthy_threshold: Some(envoy::uint32(times.unhealthy_threshold)),
+        healthy_threshold: Some(envoy::uint32(times.healthy_threshold)),
         // To a game server a connection is a player: one that stayed would be a player for ever.
         reuse_connection: Some(BoolValue { value: false }),
         health_checker: Some(HealthChecker::TcpHealthCheck(tcp)),

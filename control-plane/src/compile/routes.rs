@@ -12,6 +12,7 @@ use realmgate_wire::ServerId;
 
 use super::names;
 use crate::mesh::Mesh;
+use crate::mesh::failover::{self, Leg};
 use crate::model::{Instances, Route, Service, Strategy, WorldClass, Worlds};
 use crate::source::gateway_rules::{GatewayRule, RuleOrigin};
 
@@ -76,8 +77,9 @@ pub struct Entry<'a> {
 }
 
 /// All entries of one listener, the first that matches wins.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RouteTable<'a> {
+    mesh: &'a Mesh,
     entries: Vec<Entry<'a>>,
     services: Services<'a>,
 }
@@ -93,12 +95,22 @@ impl<'a> RouteTable<'a> {
         let services: Services<'_> = mesh.policy.services.iter().map(|s| (s.name.as_str(), s)).collect();
         for route in &mesh.policy.routes {
             if route.listeners.is_empty() || route.listeners.iter().any(|l| l == listener) {
-                policy_entries(&services, route, &mut entries);
+                policy_entries(mesh, &services, route, &mut entries);
             }
         }
         entries.extend(mesh.rules.rules.iter().map(|rule| rule_entry(rule, mesh.edge.gateway_framing)));
         entries.sort_by_key(|entry| entry.rank);
-        Self { entries, services }
+        Self { mesh, entries, services }
+    }
+
+    /// What it is made from.
+    pub(super) const fn mesh(&self) -> &'a Mesh {
+        self.mesh
+    }
+
+    /// The shares into which Consul splits a service; none = it does not.
+    pub(super) fn legs(&self, service: &Service) -> Vec<Leg> {
+        failover::legs(service, &self.mesh.catalog)
     }
 
     /// The service of this name.
@@ -146,7 +158,7 @@ impl<'a> RouteTable<'a> {
 }
 
 /// A policy route becomes up to two entries: its listed worlds and its ranges.
-fn policy_entries<'a>(services: &Services<'a>, route: &'a Route, entries: &mut Vec<Entry<'a>>) {
+fn policy_entries<'a>(mesh: &Mesh, services: &Services<'a>, route: &'a Route, entries: &mut Vec<Entry<'a>>) {
     let any_instance = route.instances == Instances::Any;
     let mut push = |class, worlds| {
         let rank = match (class, any_instance) {
@@ -162,7 +174,7 @@ fn policy_entries<'a>(services: &Services<'a>, route: &'a Route, entries: &mut V
             worlds,
             instances: route.instances.to_set(),
             hash_key: hash_key(route),
-            to: route.to.iter().filter_map(|t| destination(services, route, &t.service, t.weight)).collect(),
+            to: destinations(mesh, services, route),
             split: route.split,
             name: route.name.clone(),
         };
@@ -191,15 +203,28 @@ fn hash_key(route: &Route) -> Option<HashKey> {
     route.hash_key.or(hashing.then_some(HashKey::Instance))
 }
 
-fn destination(services: &Services<'_>, route: &Route, service: &str, weight: u32) -> Option<Destination> {
-    let service = services.get(service)?;
-    let cluster = names::policy_cluster(service, route.strategy);
-    let pick = pick(route.strategy, &cluster, endpoint_count(service));
-    Some(Destination { cluster, weight, pick, framing: service.framing })
+fn destinations(mesh: &Mesh, services: &Services<'_>, route: &Route) -> Vec<Destination> {
+    let targets = route.to.iter().filter_map(|to| Some((*services.get(to.service.as_str())?, to.weight)));
+    let targets: Vec<_> =
+        targets.map(|(service, weight)| (service, weight, failover::legs(service, &mesh.catalog))).collect();
+    let mut weights = failover::weights(targets.iter().map(|(_, weight, legs)| (*weight, legs.as_slice())));
+    let mut destination = |service: &Service, leg| {
+        let cluster = names::leg_cluster(service, route.strategy, leg);
+        let pick = pick(route.strategy, &cluster, endpoint_count(service));
+        Destination { cluster, weight: weights.next().unwrap_or(1), pick, framing: service.framing }
+    };
+    let mut destinations = Vec::new();
+    for (service, _, legs) in &targets {
+        if legs.is_empty() {
+            destinations.push(destination(service, None));
+        }
+        destinations.extend(legs.iter().map(|leg| destination(service, Some(leg))));
+    }
+    destinations
 }
 
 fn endpoint_count(service: &Service) -> usize {
-    if service.dns.is_some() { 0 } else { service.endpoints.len() }
+    if service.dns.is_some() || service.failover().is_some() { 0 } else { service.endpoints.len() }
 }
 
 /// With one endpoint there is nothing to pick: its service's cluster is the endpoint's.

@@ -1,5 +1,7 @@
 //! Mutual TLS between proxies: the secrets, and the contexts that name them.
 
+use std::collections::BTreeMap;
+
 use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source, transport_socket};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
     CombinedCertificateValidationContext, ValidationContextType,
@@ -16,6 +18,8 @@ use envoy_types::pb::google::protobuf::BoolValue;
 use prost::{Message, Name};
 
 use super::envoy;
+use super::priorities::target;
+use crate::mesh::failover::Locality;
 use crate::mesh::{Identities, Mesh};
 use crate::model::{Service, ServiceTls};
 use crate::xds::{Resource, Scope};
@@ -35,6 +39,8 @@ pub(super) enum Security {
     Plain,
     /// By mutual TLS.
     Mutual(Mutual),
+    /// By mutual TLS, by who an endpoint is: what stands in its metadata, in order.
+    Targets(BTreeMap<String, Mutual>),
     /// By mutual TLS for which there is no certificate: not at all. In the clear would be worse, and a cluster that names a
     /// secret which never comes would hold up all others.
     Impossible,
@@ -56,28 +62,52 @@ pub(super) struct Mutual {
 pub(super) struct Client<'a> {
     identities: &'a Identities,
     own: &'a str,
+    datacenter: &'a str,
 }
 
 impl<'a> Client<'a> {
     /// An edge is the service that it claims and has proved to be.
     pub(super) fn of(mesh: &'a Mesh, scope: &'a Scope) -> Self {
         let own = if scope.service.is_empty() { &mesh.edge.service } else { &scope.service };
-        Self { identities: &mesh.identities, own }
+        Self { identities: &mesh.identities, own, datacenter: &scope.datacenter }
     }
 
-    /// How this client speaks to a service.
+    /// The datacenter that it says it is in; empty = it says none.
+    pub(super) const fn datacenter(&self) -> &'a str {
+        self.datacenter
+    }
+
+    /// How this client speaks to a service here.
     pub(super) fn towards(&self, service: &Service) -> Security {
+        self.secured(service, || Security::Mutual(self.mutual("", &service.name)))
+    }
+
+    /// How it speaks to a service in these places, each of which proves to be just that one: a service, and a
+    /// datacenter, cannot stand in for another.
+    pub(super) fn towards_all<'b>(
+        &self,
+        service: &Service,
+        places: impl Iterator<Item = &'b Locality>,
+    ) -> Security {
+        let mutual = |place: &Locality| (target(place), self.mutual(&place.datacenter, &place.service));
+        self.secured(service, || Security::Targets(places.map(mutual).collect()))
+    }
+
+    fn secured(&self, service: &Service, mutual: impl FnOnce() -> Security) -> Security {
         match service.tls {
             ServiceTls::None => Security::Plain,
             ServiceTls::Mesh if self.identities.leaf(self.own).is_none() => Security::Impossible,
-            ServiceTls::Mesh => {
-                let Identities { trust_domain, datacenter, .. } = self.identities;
-                Security::Mutual(Mutual {
-                    own: self.own.to_owned(),
-                    servers: vec![self.identities.uri(datacenter, &service.name)],
-                    sni: format!("{}.default.{datacenter}.internal.{trust_domain}", service.name),
-                })
-            }
+            ServiceTls::Mesh => mutual(),
+        }
+    }
+
+    fn mutual(&self, datacenter: &str, service: &str) -> Mutual {
+        let Identities { trust_domain, datacenter: local, .. } = self.identities;
+        let datacenter = if datacenter.is_empty() { local } else { datacenter };
+        Mutual {
+            own: self.own.to_owned(),
+            servers: vec![self.identities.uri(datacenter, service)],
+            sni: format!("{service}.default.{datacenter}.internal.{trust_domain}"),
         }
     }
 

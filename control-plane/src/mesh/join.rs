@@ -6,7 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::{EdgeSettings, FilterModule, Identities, Intentions, Mesh};
+use super::catalog::Catalog;
+use super::failover::{self, Tracker};
+use super::{EdgeSettings, FilterModule, Identities, Intentions, Mesh, Wanted};
+use crate::model::Policy;
 use crate::source::Health;
 use crate::source::gateway_rules::GatewayRules;
 use crate::source::policy::LoadedPolicy;
@@ -23,6 +26,10 @@ pub struct Sources {
     pub module: watch::Receiver<FilterModule>,
     /// What settings say.
     pub edge: Arc<EdgeSettings>,
+    /// What Consul knows; `None` = that source is off.
+    pub catalog: Option<CatalogStatus>,
+    /// What was down and comes back.
+    pub tracker: Tracker,
 }
 
 /// The old gateway's rules and whether Redis answers.
@@ -51,10 +58,41 @@ impl GatewayStatus {
     }
 }
 
+/// What Consul knows and what it is asked.
+#[derive(Debug)]
+pub struct CatalogStatus {
+    /// The latest of what it knows.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// What the policy wants to know; `leaves` are others'.
+    pub wanted: watch::Sender<Wanted>,
+}
+
+impl CatalogStatus {
+    /// What is known, once that is enough for this policy: a service that moves to Consul must not be empty until Consul has
+    /// answered. Nobody waits for what only other datacenters know: they may be out of reach for long.
+    fn heard(&mut self, policy: &Policy) -> Option<Arc<Catalog>> {
+        let catalog = Arc::clone(&self.catalog.borrow_and_update());
+        if catalog.local.is_empty() {
+            return None;
+        }
+        let lookups = failover::wanted(policy, &catalog);
+        let known = lookups
+            .iter()
+            .filter(|lookup| lookup.datacenter == catalog.local)
+            .all(|lookup| catalog.instances.contains_key(lookup));
+        self.wanted.send_if_modified(|wanted| {
+            let changed = wanted.lookups != lookups;
+            wanted.lookups = lookups;
+            changed
+        });
+        known.then_some(catalog)
+    }
+}
+
 impl Sources {
-    /// The mesh of the latest values; `None` while a source has never been heard: an edge that got half the
-    /// truth would drop routes that it has.
-    fn latest(&mut self) -> Option<Mesh> {
+    /// The mesh of the latest values, and when it will be another by itself; `None` while a source has never been heard: an
+    /// edge that got half the truth would drop routes that it has.
+    fn latest(&mut self) -> Option<(Mesh, Option<Instant>)> {
         let rules = match &mut self.gateway {
             Some(gateway) => gateway.heard()?,
             None => Arc::default(),
@@ -66,14 +104,22 @@ impl Sources {
             None => Arc::default(),
         };
         let policy = Arc::clone(&self.policy.borrow_and_update().policy);
-        Some(Mesh {
+        let catalog = match &mut self.catalog {
+            Some(catalog) => catalog.heard(&policy)?,
+            None => Arc::default(),
+        };
+        let (placement, next) = self.tracker.advance(Instant::now(), &policy, &catalog);
+        let mesh = Mesh {
             intentions: Arc::new(Intentions::joined(&policy, None)),
             identities,
             policy,
             rules,
             module: self.module.borrow_and_update().clone(),
             edge: Arc::clone(&self.edge),
-        })
+            catalog,
+            placement,
+        };
+        Some((mesh, next))
     }
 
     /// Waits for a change of any source; false when one of them has ended, as they do at shutdown.
@@ -90,10 +136,17 @@ impl Sources {
                 None => std::future::pending().await,
             }
         };
+        let catalog = async {
+            match &mut self.catalog {
+                Some(of) => of.catalog.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             open = identities => open,
             result = self.policy.changed() => result.is_ok(),
             open = gateway => open,
+            open = catalog => open,
             result = self.module.changed() => result.is_ok(),
         }
     }
@@ -104,7 +157,9 @@ impl Sources {
 pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Sender<Option<Arc<Mesh>>>) {
     let mut quiet_from = Instant::now();
     loop {
-        if let Some(mesh) = sources.latest() {
+        let mut next = None;
+        if let Some((mesh, then)) = sources.latest() {
+            next = then;
             let published = publish.send_if_modified(|current| {
                 let changed = current.as_deref() != Some(&mesh);
                 if changed {
@@ -116,8 +171,15 @@ pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Send
                 quiet_from = Instant::now() + debounce;
             }
         }
-        if !sources.changed().await {
-            return;
+        let by_itself = async {
+            match next {
+                Some(next) => sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            open = sources.changed() => if !open { return },
+            () = by_itself => {}
         }
         sleep_until(quiet_from).await;
     }
@@ -127,6 +189,8 @@ pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Send
 mod tests {
     use super::*;
     use crate::mesh::ModuleLocation;
+    use crate::mesh::catalog::{Instance, InstanceHealth};
+    use crate::model::parse;
 
     fn module(number: u32) -> FilterModule {
         FilterModule { sha256: number.to_string(), location: ModuleLocation::Path(String::new()) }
@@ -144,6 +208,8 @@ mod tests {
             identities: None,
             module: modules,
             edge: Arc::default(),
+            catalog: None,
+            tracker: Tracker::default(),
         };
         let (publish, mut meshes) = watch::channel(None);
         let running = tokio::spawn(join(sources, DEBOUNCE, publish));
@@ -167,6 +233,72 @@ mod tests {
         meshes.changed().await.unwrap();
         assert!(start.elapsed() < DEBOUNCE, "{:?}", start.elapsed());
         drop(change);
+        running.await.unwrap();
+    }
+
+    fn loaded(service: &str) -> Arc<LoadedPolicy> {
+        let policy = parse(&format!("services: [{{name: s, {service}}}]")).unwrap();
+        Arc::new(LoadedPolicy { stored: None, policy: Arc::new(policy) })
+    }
+
+    fn known(wanted: &Wanted, health: InstanceHealth) -> Arc<Catalog> {
+        let instance = Instance {
+            id: String::new(),
+            node: String::new(),
+            address: [10, 0, 0, 1].into(),
+            port: 1,
+            weight: 1,
+            health,
+        };
+        let here = wanted.lookups.iter().filter(|lookup| lookup.datacenter == "aws");
+        let instances = here.map(|lookup| (lookup.clone(), [instance.clone()].into())).collect();
+        Arc::new(Catalog { local: "aws".to_owned(), instances, ..Catalog::default() })
+    }
+
+    #[tokio::test]
+    async fn a_service_moves_to_consul_once_consul_has_answered_and_comes_back_step_by_step() {
+        let (policies, policy) = watch::channel(loaded("endpoints: ['10.0.0.9:1']"));
+        let (catalogs, catalog) = watch::channel(known(&Wanted::default(), InstanceHealth::Passing));
+        let (wanted, mut wants) = watch::channel(Wanted::default());
+        let (_module, modules) = watch::channel(module(0));
+        let catalog = Some(CatalogStatus { catalog, wanted });
+        let tracker = Tracker::default();
+        let sources = Sources {
+            policy,
+            gateway: None,
+            identities: None,
+            module: modules,
+            edge: Arc::default(),
+            catalog,
+            tracker,
+        };
+        let (publish, mut meshes) = watch::channel(None);
+        let running = tokio::spawn(join(sources, Duration::ZERO, publish));
+        meshes.changed().await.unwrap();
+        meshes.mark_unchanged();
+
+        policies.send_replace(loaded(
+            "consul: {service: game}, failover: {targets: [{datacenter: azure}], fail_back: {after: 200ms, over: 0}}",
+        ));
+        let wants = wants.wait_for(|wanted| wanted.lookups.len() == 2).await.unwrap().clone();
+        assert!(!meshes.has_changed().unwrap(), "Consul has not answered");
+        // Nobody waits for azure.
+        catalogs.send_replace(known(&wants, InstanceHealth::Passing));
+        let here = wants.lookups.iter().find(|lookup| lookup.datacenter == "aws").unwrap();
+        let is_consul =
+            |mesh: &Option<Arc<Mesh>>| mesh.as_ref().is_some_and(|m| m.policy.services[0].consul.is_some());
+        meshes.wait_for(is_consul).await.unwrap();
+
+        let share = |mesh: &Option<Arc<Mesh>>| mesh.as_ref().map(|mesh| mesh.placement.share("s", here));
+        let critical = known(&wants, InstanceHealth::Critical);
+        catalogs.send_replace(Arc::clone(&critical));
+        meshes.wait_for(|mesh| mesh.as_ref().is_some_and(|mesh| mesh.catalog == critical)).await.unwrap();
+        catalogs.send_replace(known(&wants, InstanceHealth::Passing));
+        let start = Instant::now();
+        meshes.wait_for(|mesh| share(mesh) == Some(0)).await.unwrap();
+        meshes.wait_for(|mesh| share(mesh) == Some(100)).await.unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
+        drop(policies);
         running.await.unwrap();
     }
 }

@@ -1,18 +1,24 @@
 //! The join of all sources' latest values: one immutable picture of what should be.
 
 pub mod catalog;
+pub mod failover;
 pub mod identity;
 mod intentions;
 mod join;
+mod wanted;
 
 pub use identity::Identities;
 pub use intentions::Intentions;
-pub use join::{GatewayStatus, Sources, join};
+pub use join::{CatalogStatus, GatewayStatus, Sources, join};
+pub use wanted::Wanted;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use realmgate_filter::config::Framing;
+
+use catalog::Catalog;
+use failover::Placement;
 
 use crate::model::{Backoff, ClusterDelivery, Limits, Listener, Policy};
 use crate::source::gateway_rules::GatewayRules;
@@ -32,6 +38,10 @@ pub struct Mesh {
     pub module: FilterModule,
     /// What settings say of every edge.
     pub edge: Arc<EdgeSettings>,
+    /// What Consul knows; empty where that source is off.
+    pub catalog: Arc<Catalog>,
+    /// Which targets are near, and which have just come back.
+    pub placement: Arc<Placement>,
 }
 
 /// What every edge has regardless of policy.

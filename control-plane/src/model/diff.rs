@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{Limits, PlayerTls, Policy};
+use super::{FailBack, Failover, Limits, PlayerTls, Policy, Service};
 
 /// Differences in words, a line each: `+` added, `-` removed, `~` changed.
 #[must_use]
@@ -17,10 +17,8 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
         |s| &s.name,
         &mut changes,
         |old, new| {
-            let mut as_before = new.clone();
-            as_before.endpoints.clone_from(&old.endpoints);
             // Endpoints go by EDS, which keeps the cluster; anything else makes it anew.
-            if as_before == *old {
+            if with_places_of(new, old) == *old {
                 ""
             } else {
                 " (for new connections; live ones stay and count to its limits no more)"
@@ -48,6 +46,25 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
         },
     );
     changes
+}
+
+/// `new` with everything of `old` that is about which endpoints there are, and in which order.
+fn with_places_of(new: &Service, old: &Service) -> Service {
+    let mut mixed = new.clone();
+    mixed.endpoints.clone_from(&old.endpoints);
+    mixed.datacenter.clone_from(&old.datacenter);
+    mixed.datacenters.clone_from(&old.datacenters);
+    if let (Some(new), Some(old)) = (&mut mixed.consul, &old.consul) {
+        new.clone_from(old);
+    }
+    if let (Some(new), Some(old)) = (&mut mixed.failover, &old.failover) {
+        *new = Failover {
+            close_connections: new.close_connections,
+            fail_back: FailBack { after: new.fail_back.after, ..old.fail_back.clone() },
+            ..old.clone()
+        };
+    }
+    mixed
 }
 
 fn section<'a, T: PartialEq + Serialize>(
@@ -131,5 +148,11 @@ mod tests {
             let new = policy(&format!("endpoints: [\"127.0.0.1:5\"], {more}"));
             assert_eq!(diff(&old, &new), [format!("~ service s: {fields} {effect}")]);
         }
+        let failover = |more: &str| policy(&format!("consul: {{service: a}}, failover: {{{more}}}"));
+        let old = failover("targets: [{datacenter: aws}]");
+        let places = failover("targets: [{datacenter: azure}], order: lowest_latency, fail_back: {over: 1m}");
+        assert_eq!(diff(&old, &places), ["~ service s: failover"]);
+        let closing = failover("targets: [{datacenter: aws}], close_connections: false");
+        assert_eq!(diff(&old, &closing), [format!("~ service s: failover {effect}")]);
     }
 }

@@ -7,34 +7,78 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::resilience::positive;
-use super::{Duration, Problem};
+use super::{Duration, Failover, Problem};
 
 /// Asking every endpoint, from every edge, whether it is well. One that is not gets no new players; its live sessions
-/// stay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// stay, unless the service has failover that closes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthCheck {
     /// What is asked. Every check is a connection of its own, since that is what a player needs.
     pub check: Check,
-    /// Time between two checks of an endpoint, give or take a tenth.
+    /// Time between two checks of an endpoint, give or take a tenth. Unless given 5s, of services with failover 300ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+    /// How long a check may take in all. Unless given 1s, of services with failover 600ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// So many failures in a row mark an endpoint as down. Unless given 3, of services with failover 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unhealthy_threshold: Option<u32>,
+    /// So many successes in a row bring it back; at the start one is enough. Unless given 2; of services with failover
+    /// as many as fill `fail_back.after`, and not to be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthy_threshold: Option<u32>,
+}
+
+/// When a check is made and what it takes to change an endpoint's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckTimes {
+    /// Time between two checks.
     pub interval: Duration,
-    /// How long a check may take in all.
+    /// How long one may take.
     pub timeout: Duration,
-    /// So many failures in a row mark an endpoint as down.
+    /// Failures in a row until it is down.
     pub unhealthy_threshold: u32,
-    /// So many successes in a row bring it back; at the start one is enough.
+    /// Successes in a row until it is well again.
     pub healthy_threshold: u32,
 }
 
-impl Default for HealthCheck {
-    fn default() -> Self {
-        // The old gateway had no health checks. Three failures 5 s apart: a restart of a few seconds goes unnoticed.
-        Self {
-            check: Check::Tcp,
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(1),
-            unhealthy_threshold: 3,
-            healthy_threshold: 2,
+impl CheckTimes {
+    /// The old gateway had no health checks. Three failures 5 s apart: a restart of a few seconds goes unnoticed.
+    const PATIENT: Self = Self {
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(1),
+        unhealthy_threshold: 3,
+        healthy_threshold: 2,
+    };
+
+    /// Where there is somewhere else to go. A dead process refuses: down after two intervals, 0.7 s. One that says nothing, or
+    /// its whole datacenter: two timeouts more, 1.9 s. A check may take 600 ms for a ping's two ways around the world.
+    const QUICK: Self = Self {
+        interval: Duration::from_millis(300),
+        timeout: Duration::from_millis(600),
+        unhealthy_threshold: 2,
+        healthy_threshold: 2,
+    };
+}
+
+impl HealthCheck {
+    /// The times that hold for it.
+    #[must_use]
+    pub fn times(&self, failover: Option<&Failover>) -> CheckTimes {
+        let unless_given = if failover.is_some() { CheckTimes::QUICK } else { CheckTimes::PATIENT };
+        let interval = self.interval.unwrap_or(unless_given.interval);
+        let fail_back = failover.map(|failover| {
+            // Both ends count: two successes lie one interval apart.
+            let intervals = failover.fail_back.after.as_millis().div_ceil(interval.as_millis().max(1));
+            u32::try_from(intervals + 1).unwrap_or(u32::MAX)
+        });
+        CheckTimes {
+            interval,
+            timeout: self.timeout.unwrap_or(unless_given.timeout),
+            unhealthy_threshold: self.unhealthy_threshold.unwrap_or(unless_given.unhealthy_threshold),
+            healthy_threshold: fail_back.or(self.healthy_threshold).unwrap_or(unless_given.healthy_threshold),
         }
     }
 }
@@ -127,14 +171,17 @@ impl fmt::Display for Hex {
 
 impl HealthCheck {
     pub(super) fn validate(&self, at: &str, found: &mut Vec<Problem>) {
-        positive(&format!("{at}.interval"), self.interval, found);
-        positive(&format!("{at}.timeout"), self.timeout, found);
+        for (field, time) in [("interval", self.interval), ("timeout", self.timeout)] {
+            if let Some(time) = time {
+                positive(&format!("{at}.{field}"), time, found);
+            }
+        }
         let thresholds = [
             ("unhealthy_threshold", self.unhealthy_threshold),
             ("healthy_threshold", self.healthy_threshold),
         ];
         for (field, value) in thresholds {
-            if value == 0 {
+            if value == Some(0) {
                 found.push(Problem::at(format!("{at}.{field}"), "must be at least 1"));
             }
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Endpoint;
 use super::duration::Duration;
+use super::failover::{Consul, Failover};
 use super::health::HealthCheck;
 use super::intention::{Action, Intention};
 use super::numbers::{Instances, Worlds};
@@ -138,7 +139,7 @@ impl Default for Limits {
     }
 }
 
-/// A named group of game servers: either `endpoints` or `dns`.
+/// A named group of game servers: one of `endpoints`, `dns` and `consul`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
@@ -150,6 +151,18 @@ pub struct Service {
     /// A name that is resolved again and again; every address it gives is an endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
+    /// A service in Consul.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consul: Option<Consul>,
+    /// The datacenter that it is in. Empty = of a Consul service the edge's own, of others not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub datacenter: String,
+    /// The only datacenters whose instances may serve, whatever else says where players go. Empty = all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub datacenters: Vec<String>,
+    /// Where players go when its first choice fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Failover>,
     /// What its game servers speak.
     #[serde(default, skip_serializing_if = "Framing::is_client")]
     #[schemars(with = "schema::Framing")]
@@ -163,13 +176,13 @@ pub struct Service {
     /// When an endpoint that fails gets no new players for a while.
     #[serde(default)]
     pub outlier_detection: OutlierDetection,
-    /// Asking endpoints whether they are well. Nobody asks unless this is given.
+    /// Asking endpoints whether they are well. Unless given nobody asks, or with failover whether they accept a connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     /// Below this share of endpoints that are well, in percent, all are tried; 0 to 100, 0 = never: then players are
-    /// refused when none is well.
-    #[serde(default = "Service::default_panic_threshold")]
-    pub panic_threshold: u32,
+    /// refused when none is well. Unless given 1, of services with failover 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub panic_threshold: Option<u32>,
 }
 
 /// How edges connect to a service.
@@ -194,9 +207,13 @@ impl ServiceTls {
 impl Service {
     /// When not a single endpoint is well it may be the check that is wrong, so all are tried. Envoy's 50 would send
     /// players to servers that are known to be dead while others are well.
+    pub const DEFAULT_PANIC_THRESHOLD: u32 = 1;
+
+    /// With failover the dead are those of a whole datacenter: a player who is refused at once comes back sooner.
     #[must_use]
-    pub const fn default_panic_threshold() -> u32 {
-        1
+    pub fn panic_threshold(&self) -> u32 {
+        let unless_given = if self.failover().is_some() { 0 } else { Self::DEFAULT_PANIC_THRESHOLD };
+        self.panic_threshold.unwrap_or(unless_given)
     }
 }
 

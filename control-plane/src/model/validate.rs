@@ -54,20 +54,32 @@ fn check_listener(at: &str, listener: &Listener, found: &mut Vec<Problem>) {
 }
 
 fn check_service(at: &str, service: &Service, found: &mut Vec<Problem>) {
-    match (&service.dns, service.endpoints.is_empty()) {
-        (Some(_), false) => found.push(Problem::at(at, "has both `endpoints` and `dns`; one is wanted")),
-        (None, true) => found.push(Problem::at(at, "has neither `endpoints` nor `dns`; one is wanted")),
-        (Some(dns), true) => check_dns(at, dns, found),
-        (None, false) => unique(service.endpoints.iter(), found, |i| {
-            (format!("{at}.endpoints[{i}]"), "endpoint is listed twice".to_owned())
-        }),
+    let kinds = [
+        ("`endpoints`", !service.endpoints.is_empty()),
+        ("`dns`", service.dns.is_some()),
+        ("`consul`", service.consul.is_some()),
+    ];
+    let given: Vec<_> = kinds.iter().filter(|(_, given)| *given).map(|(kind, _)| *kind).collect();
+    match given.as_slice() {
+        [] => found.push(Problem::at(at, "has neither `endpoints` nor `dns` nor `consul`; one is wanted")),
+        [_] => {}
+        several => {
+            found.push(Problem::at(at, format!("has both {}; one is wanted", several.join(" and "))));
+        }
     }
+    unique(service.endpoints.iter(), found, |i| {
+        (format!("{at}.endpoints[{i}]"), "endpoint is listed twice".to_owned())
+    });
+    if let Some(dns) = &service.dns {
+        check_dns(at, dns, found);
+    }
+    service.validate_places(at, found);
     service.connections.validate(&format!("{at}.connections"), found);
     service.outlier_detection.validate(&format!("{at}.outlier_detection"), found);
     if let Some(check) = &service.health_check {
         check.validate(&format!("{at}.health_check"), found);
     }
-    percent(&format!("{at}.panic_threshold"), 0, service.panic_threshold, found);
+    percent(&format!("{at}.panic_threshold"), 0, service.panic_threshold(), found);
 }
 
 fn check_dns(at: &str, dns: &Dns, found: &mut Vec<Problem>) {
@@ -108,9 +120,9 @@ fn check_route(at: &str, route: &Route, policy: &Policy, found: &mut Vec<Problem
 /// Whether the route's strategy and worlds can work with the service's kind of endpoints.
 fn check_fit(at: &str, route: &Route, service: &Service, found: &mut Vec<Problem>) {
     let compatible = matches!(route.strategy, Strategy::ConsistentHash | Strategy::RealmBased);
-    if compatible && service.dns.is_some() {
-        let why = "`consistent_hash` and `realm_based` count a fixed list of endpoints, which a `dns` service \
-                   does not have; use `ring_hash` or `maglev`";
+    if compatible && (service.dns.is_some() || service.failover().is_some()) {
+        let why = "`consistent_hash` and `realm_based` count a fixed list of endpoints, which a service with `dns`, \
+                   `consul` or `failover` does not have; use `ring_hash` or `maglev`";
         found.push(Problem::at(at, why));
     }
     if service.dns.as_ref().is_some_and(Dns::is_per_world) && route.worlds == Worlds::Any {

@@ -5,6 +5,7 @@
 
 mod policy;
 mod settings;
+mod until_stopped;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 pub use settings::Settings;
+pub use until_stopped::until_stopped;
 
 use crate::control_plane::API_VARIABLE;
 use crate::{ControlPlane, Envoy, Failure, Frame, GameClient, GameServer, parts};

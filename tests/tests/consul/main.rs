@@ -8,4 +8,5 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod files;
 mod harness;

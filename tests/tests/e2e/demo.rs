@@ -1,9 +1,10 @@
 //! The demo, as `make run` starts it.
 
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use realmgate_tests::TestNet;
+use realmgate_tests::address::Address;
 
 const FLAGS: [&str; 7] = ["--listen", "--world-1", "--world-2", "--api", "--xds", "--admin", "--health"];
 
@@ -44,4 +45,19 @@ fn a_port_in_use_is_named_and_nothing_is_left() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains(&addresses[3].to_string()) && error.contains("--api"), "{error}");
+}
+
+#[test]
+fn a_player_of_a_datacenter_that_dies_is_served_by_the_other() {
+    let (net, azure) = (TestNet::new(), Address::claim());
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_realmgate-mesh-demo"));
+    demo.args(["--aws", &net.ip().to_string(), "--azure", &azure.ip().to_string(), "--dir"]).arg(net.dir());
+    let output = demo.args(["--rounds", "1", "--every-ms", "300"]).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let (_, rest) = text.split_once("served again after ").expect(&text);
+    let seconds: f64 = rest.split_once(" s").unwrap().0.parse().unwrap();
+    println!("{text}");
+    assert!(seconds < 5.0, "{text}");
+    assert!(rest.contains("-> aws-1"), "nobody goes back: {text}");
 }

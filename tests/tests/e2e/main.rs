@@ -18,6 +18,7 @@ mod dashboards;
 mod demo;
 mod drain;
 mod edges;
+mod failover;
 mod fleet;
 mod framing;
 mod harness;

@@ -1,0 +1,224 @@
+//! What the past has to say of where players go: which datacenters are near, and what has just come back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::catalog::{Catalog, Lookup};
+use super::{Leg, candidates, latency, legs};
+use crate::model::{FailBack, Policy, Service};
+
+/// What the past says at one moment. It changes in steps, not all the time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Datacenters of known latency, the nearest first.
+    pub nearest: Vec<String>,
+    /// Percent of its players that a target of a service is given, where that is not all.
+    shares: BTreeMap<String, BTreeMap<Lookup, u32>>,
+}
+
+impl Placement {
+    /// Percent of its players that this target of `service` is given.
+    #[must_use]
+    pub fn share(&self, service: &str, target: &Lookup) -> u32 {
+        self.shares.get(service).and_then(|of| of.get(target)).copied().unwrap_or(100)
+    }
+}
+
+/// Remembers what went and came back. Its clock is given to it.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    targets: BTreeMap<Lookup, State>,
+    latest: Arc<Placement>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Well,
+    Down,
+    /// Well again, since then.
+    Back(Instant),
+}
+
+/// Shares grow by a tenth at a time.
+const STEPS: u32 = 10;
+
+impl Tracker {
+    /// What holds at `now`, and when it will be another even if nothing else changes.
+    ///
+    /// A target is down while none of its instances serves, or its datacenter does not answer: what is told of one that
+    /// does not answer is old. What is well when it is seen for the first time was never down.
+    pub fn advance(
+        &mut self,
+        now: Instant,
+        policy: &Policy,
+        catalog: &Catalog,
+    ) -> (Arc<Placement>, Option<Instant>) {
+        self.targets.retain(|target, _| catalog.instances.contains_key(target));
+        for (target, instances) in &catalog.instances {
+            let reachable = catalog.datacenters.get(&target.datacenter).is_none_or(|dc| dc.reachable);
+            let up = reachable && instances.iter().any(|instance| instance.serves(false));
+            let state = match (self.targets.get(target), up) {
+                (Some(State::Down), true) => State::Back(now),
+                (Some(&state @ State::Back(_)), true) => state,
+                (_, true) => State::Well,
+                (_, false) => State::Down,
+            };
+            self.targets.insert(target.clone(), state);
+        }
+        let mut shares = BTreeMap::new();
+        let mut next = None;
+        if self.targets.values().any(|state| matches!(state, State::Back(_))) {
+            for service in &policy.services {
+                let of = self.shares_of(service, now, catalog, &mut next);
+                if !of.is_empty() {
+                    shares.insert(service.name.clone(), of);
+                }
+            }
+            if next.is_none() {
+                // All are all the way back.
+                for state in self.targets.values_mut().filter(|state| matches!(state, State::Back(_))) {
+                    *state = State::Well;
+                }
+            }
+        }
+        let nearest = latency::nearest(&self.latest.nearest, &catalog.datacenters);
+        let placement = Placement { nearest, shares };
+        if *self.latest != placement {
+            self.latest = Arc::new(placement);
+        }
+        (Arc::clone(&self.latest), next)
+    }
+
+    fn shares_of(
+        &self,
+        service: &Service,
+        now: Instant,
+        catalog: &Catalog,
+        next: &mut Option<Instant>,
+    ) -> BTreeMap<Lookup, u32> {
+        let Some(fail_back) = service.failover().map(|failover| &failover.fail_back) else {
+            return BTreeMap::new();
+        };
+        let mut shares = BTreeMap::new();
+        for target in targets(service, catalog) {
+            let Some(State::Back(since)) = self.targets.get(&target) else { continue };
+            if let (share, Some(left)) = share(fail_back, now.duration_since(*since)) {
+                *next = Some(next.map_or(now + left, |next| next.min(now + left)));
+                shares.insert(target, share);
+            }
+        }
+        shares
+    }
+}
+
+/// All targets of a service, from wherever it is looked at.
+fn targets(service: &Service, catalog: &Catalog) -> Vec<Lookup> {
+    let legs = legs(service, catalog);
+    let legs = legs.iter().map(Some).chain(legs.is_empty().then_some(None));
+    let homes = || catalog.datacenters.keys().map(String::as_str).chain([catalog.local.as_str()]);
+    let of = |leg: Option<&Leg>| {
+        homes().flat_map(|home| candidates::lookups(service, leg, home, catalog)).collect()
+    };
+    legs.flat_map(|leg| -> Vec<_> { of(leg) }).collect()
+}
+
+/// The share at this time after the return, and how long until the next one; `None` = all, for good.
+fn share(fail_back: &FailBack, since: Duration) -> (u32, Option<Duration>) {
+    let (after, over) = (fail_back.after.get(), fail_back.over.get());
+    let Some(ramp) = since.checked_sub(after) else { return (0, Some(after.saturating_sub(since))) };
+    let step = over / STEPS;
+    // The first tenth comes at once, so the last one comes a step before the end.
+    let done = (1..=STEPS).take_while(|n| step * (n - 1) <= ramp).count();
+    let done = u32::try_from(done).unwrap_or(STEPS);
+    if done >= STEPS || step.is_zero() {
+        return (100, None);
+    }
+    (100 * done / STEPS, Some((step * done).saturating_sub(ramp)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::catalog::{Datacenter, Instance, InstanceHealth};
+    use crate::model::parse;
+
+    fn at(start: Instant, secs: f64) -> Instant {
+        start + Duration::from_secs_f64(secs)
+    }
+
+    fn target() -> Lookup {
+        Lookup { datacenter: "aws".into(), service: "game".into(), sidecars: false, filter: String::new() }
+    }
+
+    fn catalog(health: InstanceHealth, reachable: bool) -> Catalog {
+        let instance = Instance {
+            id: "game-1".into(),
+            node: "node".into(),
+            address: [10, 0, 0, 1].into(),
+            port: 1,
+            weight: 1,
+            health,
+        };
+        let datacenter = |reachable| Datacenter { rtt: None, reachable };
+        Catalog {
+            local: "azure".into(),
+            datacenters: [("aws".into(), datacenter(reachable)), ("azure".into(), datacenter(true))].into(),
+            instances: [(target(), [instance].into())].into(),
+            ..Catalog::default()
+        }
+    }
+
+    fn policy(fail_back: &str) -> Policy {
+        let text = format!(
+            "services: [{{name: s, consul: {{service: game}}, datacenter: aws, failover: {{fail_back: {fail_back}}}}}]"
+        );
+        parse(&text).unwrap()
+    }
+
+    #[test]
+    fn a_target_comes_back_step_by_step_and_whoever_goes_again_begins_again() {
+        let (well, down) = (catalog(InstanceHealth::Passing, true), catalog(InstanceHealth::Critical, true));
+        let policy = policy("{after: 10s, over: 30s}");
+        let start = Instant::now();
+        let mut tracker = Tracker::default();
+        let mut share = |secs: f64, catalog: &Catalog| {
+            let (placement, next) = tracker.advance(at(start, secs), &policy, catalog);
+            let next = next.map(|next| next.duration_since(start).as_secs_f64().round());
+            (placement.share("s", &target()), next)
+        };
+        assert_eq!(share(0.0, &well), (100, None), "what is new was never down");
+        assert_eq!(share(1.0, &down), (100, None));
+        assert_eq!(share(5.0, &well), (0, Some(15.0)));
+        assert_eq!(share(14.9, &well), (0, Some(15.0)));
+        assert_eq!(share(15.0, &well), (10, Some(18.0)));
+        assert_eq!(share(18.0, &well), (20, Some(21.0)));
+        assert_eq!(share(20.0, &down), (100, None), "who is down has no way back yet");
+        assert_eq!(share(21.0, &well), (0, Some(31.0)));
+        assert_eq!(share(57.9, &well), (90, Some(58.0)));
+        assert_eq!(share(58.0, &well), (100, None));
+        assert_eq!(share(59.0, &well), (100, None));
+    }
+
+    #[test]
+    fn at_once_is_at_once_and_a_datacenter_that_is_not_heard_is_down() {
+        let policy = policy("{after: 0, over: 0}");
+        let mut tracker = Tracker::default();
+        let start = Instant::now();
+        for (secs, health, reachable) in [
+            (0.0, InstanceHealth::Passing, true),
+            (1.0, InstanceHealth::Critical, true),
+            (2.0, InstanceHealth::Warning, true),
+        ] {
+            let (placement, next) = tracker.advance(at(start, secs), &policy, &catalog(health, reachable));
+            assert_eq!((placement.share("s", &target()), next), (100, None));
+        }
+        let policy = self::policy("{after: 5s, over: 0}");
+        tracker.advance(at(start, 3.0), &policy, &catalog(InstanceHealth::Passing, false));
+        let (placement, next) =
+            tracker.advance(at(start, 4.0), &policy, &catalog(InstanceHealth::Passing, true));
+        assert_eq!((placement.share("s", &target()), next), (0, Some(at(start, 9.0))));
+    }
+}
