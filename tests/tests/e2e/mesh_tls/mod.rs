@@ -127,9 +127,9 @@ async fn players_reach_a_sidecar_by_mutual_tls_and_only_while_intentions_let_the
 
     // The server is who the edge wants, or nobody: another service of the same authority is not.
     let mut other: Value = serde_json::from_str(&policy(&mesh.net, &json!([]), "allow")).unwrap();
-    let mut shop = other["services"][0].clone();
-    shop["name"] = json!("shop");
-    other["services"].as_array_mut().unwrap().push(shop);
+    let mut twin = other["services"][0].clone();
+    twin["name"] = json!("shop");
+    other["services"].as_array_mut().unwrap().push(twin);
     other["routes"] = json!([route("all", &json!("any"), "shop")]);
     mesh.control_plane.put_policy(&other.to_string());
     assert!(lands(players, game(1, 1)).await.is_err(), "api stood in for shop");
