@@ -15,9 +15,10 @@ use tokio::time::timeout;
 
 use crate::api;
 use crate::compile::Compiler;
-use crate::mesh::{self, EdgeSettings, GatewayStatus, ModuleLocation, Sources};
+use crate::mesh::{self, ConsulStatus, EdgeSettings, GatewayStatus, ModuleLocation, Sources, Wanted};
 use crate::model;
 use crate::settings::{Delivery, Settings, Xds};
+use crate::source::consul::{self, ConsulConfig, ConsulSource};
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
 use crate::source::policy::{ApplyError, PolicySource, Unreadable};
@@ -51,6 +52,9 @@ pub enum ServeError {
     /// The old gateway's rules cannot be followed.
     #[error("game_gateway: {0}")]
     Gateway(#[from] StartError),
+    /// Consul cannot be followed.
+    #[error("consul: {0}")]
+    Consul(#[from] consul::StartError),
     /// The stored policy cannot be read.
     #[error(transparent)]
     Policy(#[from] Unreadable),
@@ -109,11 +113,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     }
     let module = Arc::new(FilterModuleSource::new(settings.filter.path.clone(), module_location(&settings)));
     let gateway = start_gateway(&settings, &metrics)?;
+    let (_wanted, wanted) = watch::channel(Wanted::default());
+    let consul = start_consul(&settings, wanted, &metrics)?;
 
     let (publish, mesh) = watch::channel(None);
     let sources = Sources {
         policy: policy.subscribe(),
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
+        consul: consul.as_ref().map(|(_, status)| status.clone()),
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
     };
@@ -133,6 +140,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         policy,
         module,
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
+        consul: consul.as_ref().map(|(_, status)| status.clone()),
         compiler: Arc::clone(&compiler),
         proxies: Arc::clone(&proxies),
         metrics,
@@ -273,6 +281,32 @@ fn start_gateway(
     };
     let source = GatewayRulesSource::start(config, metrics)?;
     let status = GatewayStatus { rules: source.rules(), health: source.health() };
+    Ok(Some((source, status)))
+}
+
+fn start_consul(
+    settings: &Settings,
+    wanted: watch::Receiver<Wanted>,
+    metrics: &prometheus::Registry,
+) -> Result<Option<(ConsulSource, ConsulStatus)>, ServeError> {
+    let consul = &settings.consul;
+    if consul.address.is_empty() {
+        return Ok(None);
+    }
+    let config = ConsulConfig {
+        address: consul.address.clone(),
+        token_file: consul.token_file.clone(),
+        ca_file: consul.ca_file.clone(),
+        datacenter: consul.datacenter.clone(),
+        data_dir: settings.data_dir.clone(),
+    };
+    let source = ConsulSource::start(&config, wanted, metrics)?;
+    let status = ConsulStatus {
+        catalog: source.catalog(),
+        intentions: source.intentions(),
+        identities: source.identities(),
+        health: source.health(),
+    };
     Ok(Some((source, status)))
 }
 

@@ -80,6 +80,7 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
         policy: Arc::new(parse(policy).unwrap()),
         rules: Arc::new(rules),
         module: FilterModule { sha256: String::new(), location: ModuleLocation::Path(wasm_path()) },
+        catalog: Arc::default(),
         edge: Arc::new(EdgeSettings {
             health_listen: Some("127.0.0.1:9090".parse().unwrap()),
             gateway: Some(gateway),

@@ -1,5 +1,7 @@
 //! `/healthz`, `/readyz` with the state of every source, and `/metrics`.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,7 +11,8 @@ use prometheus::{Encoder, TextEncoder};
 use serde::Serialize;
 
 use super::Context;
-use crate::mesh::GatewayStatus;
+use crate::mesh::catalog::Datacenter;
+use crate::mesh::{ConsulStatus, GatewayStatus};
 use crate::source::Health;
 use crate::source::gateway_rules::Refusal;
 
@@ -24,6 +27,8 @@ struct Report {
     filter_module: ModuleState,
     #[serde(skip_serializing_if = "Option::is_none")]
     game_gateway: Option<GatewayState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consul: Option<ConsulState>,
     /// Connected proxies.
     proxies: usize,
 }
@@ -55,6 +60,19 @@ struct GatewayState {
     refused: Vec<Refusal>,
 }
 
+#[derive(Serialize)]
+struct ConsulState {
+    #[serde(flatten)]
+    health: Health,
+    /// Our datacenter; empty until it is known.
+    datacenter: String,
+    /// Every datacenter, and whether its servers answer.
+    datacenters: BTreeMap<String, bool>,
+    instances: usize,
+    intentions: usize,
+    leaves: usize,
+}
+
 /// Enough to see what is wrong, bounded whatever Redis holds.
 const REFUSALS_SHOWN: usize = 100;
 
@@ -79,6 +97,7 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
         },
         filter_module: ModuleState { sha256: module.sha256.clone(), error: module.error.clone() },
         game_gateway: context.gateway.as_ref().map(gateway_state),
+        consul: context.consul.as_ref().map(consul_state),
         proxies: context.proxies.connected(),
     };
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -90,6 +109,19 @@ fn gateway_state(status: &GatewayStatus) -> GatewayState {
     let rules = status.rules.borrow().clone();
     let refused = rules.refused.iter().take(REFUSALS_SHOWN).cloned().collect();
     GatewayState { health, rules: rules.rules.len(), refused }
+}
+
+fn consul_state(status: &ConsulStatus) -> ConsulState {
+    let catalog = status.catalog.borrow().clone();
+    let reachable = |(name, datacenter): (&String, &Datacenter)| (name.clone(), datacenter.reachable);
+    ConsulState {
+        health: status.health.borrow().clone(),
+        datacenter: catalog.local.clone(),
+        datacenters: catalog.datacenters.iter().map(reachable).collect(),
+        instances: catalog.instances.values().map(|instances| instances.len()).sum(),
+        intentions: status.intentions.borrow().list.len(),
+        leaves: status.identities.borrow().leaves.len(),
+    }
 }
 
 pub(super) async fn metrics(State(context): State<Context>) -> Response {

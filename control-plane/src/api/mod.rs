@@ -17,7 +17,7 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use crate::compile::Compiler;
-use crate::mesh::GatewayStatus;
+use crate::mesh::{ConsulStatus, GatewayStatus};
 use crate::model;
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::policy::PolicySource;
@@ -32,6 +32,8 @@ pub struct Context {
     pub module: Arc<FilterModuleSource>,
     /// The old gateway's rules; `None` where that source is off.
     pub gateway: Option<GatewayStatus>,
+    /// What Consul tells; `None` where that source is off.
+    pub consul: Option<ConsulStatus>,
     /// The joined picture, once every source has been heard, and the snapshots made of it.
     pub compiler: Arc<Compiler>,
     /// The connected proxies.

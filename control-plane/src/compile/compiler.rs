@@ -136,7 +136,13 @@ mod tests {
         let module =
             FilterModule { sha256: String::new(), location: ModuleLocation::Path("/filter".to_owned()) };
         let policy = Arc::new(parse(&policy).expect("the policy is valid"));
-        Arc::new(Mesh { policy, rules: Arc::default(), module, edge: Arc::default() })
+        Arc::new(Mesh {
+            policy,
+            rules: Arc::default(),
+            catalog: Arc::default(),
+            module,
+            edge: Arc::default(),
+        })
     }
 
     async fn next(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Arc<Snapshot> {

@@ -6,8 +6,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::catalog::Catalog;
+use super::identity::Identities;
 use super::{EdgeSettings, FilterModule, Mesh};
 use crate::source::Health;
+use crate::source::consul::Intentions;
 use crate::source::gateway_rules::GatewayRules;
 use crate::source::policy::LoadedPolicy;
 
@@ -17,6 +20,8 @@ pub struct Sources {
     pub policy: watch::Receiver<Arc<LoadedPolicy>>,
     /// The old gateway's rules; `None` = that source is off.
     pub gateway: Option<GatewayStatus>,
+    /// What Consul tells; `None` = that source is off.
+    pub consul: Option<ConsulStatus>,
     /// The filter module.
     pub module: watch::Receiver<FilterModule>,
     /// What settings say.
@@ -49,6 +54,35 @@ impl GatewayStatus {
     }
 }
 
+/// What Consul tells and whether it does.
+#[derive(Clone, Debug)]
+pub struct ConsulStatus {
+    /// Instances, datacenters, configuration entries.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// Who may connect to whom.
+    pub intentions: watch::Receiver<Arc<Intentions>>,
+    /// Roots and leaves.
+    pub identities: watch::Receiver<Arc<Identities>>,
+    /// How the source is doing.
+    pub health: watch::Receiver<Health>,
+}
+
+impl ConsulStatus {
+    /// The catalog, once Consul or an earlier run's snapshot has told all that is needed.
+    fn heard(&mut self) -> Option<Arc<Catalog>> {
+        let starting = *self.health.borrow_and_update() == Health::Starting;
+        let catalog = self.catalog.borrow_and_update().clone();
+        (!starting).then_some(catalog)
+    }
+
+    async fn changed(&mut self) -> bool {
+        tokio::select! {
+            result = self.catalog.changed() => result.is_ok(),
+            result = self.health.changed() => result.is_ok(),
+        }
+    }
+}
+
 impl Sources {
     /// The mesh of the latest values; `None` while a source has never been heard: an edge that got half the
     /// truth would drop routes that it has.
@@ -57,7 +91,12 @@ impl Sources {
             Some(gateway) => gateway.heard()?,
             None => Arc::default(),
         };
+        let catalog = match &mut self.consul {
+            Some(consul) => consul.heard()?,
+            None => Arc::default(),
+        };
         Some(Mesh {
+            catalog,
             policy: Arc::clone(&self.policy.borrow_and_update().policy),
             rules,
             module: self.module.borrow_and_update().clone(),
@@ -73,9 +112,16 @@ impl Sources {
                 None => std::future::pending().await,
             }
         };
+        let consul = async {
+            match &mut self.consul {
+                Some(consul) => consul.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             result = self.policy.changed() => result.is_ok(),
             open = gateway => open,
+            open = consul => open,
             result = self.module.changed() => result.is_ok(),
         }
     }
@@ -120,7 +166,8 @@ mod tests {
         let (_policy, policies) =
             watch::channel(Arc::new(LoadedPolicy { stored: None, policy: Arc::default() }));
         let (change, modules) = watch::channel(module(0));
-        let sources = Sources { policy: policies, gateway: None, module: modules, edge: Arc::default() };
+        let sources =
+            Sources { policy: policies, gateway: None, consul: None, module: modules, edge: Arc::default() };
         let (publish, mut meshes) = watch::channel(None);
         let running = tokio::spawn(join(sources, DEBOUNCE, publish));
         let start = Instant::now();

@@ -3,14 +3,17 @@
 pub mod catalog;
 pub mod identity;
 mod join;
+mod wanted;
 
-pub use join::{GatewayStatus, Sources, join};
+pub use join::{ConsulStatus, GatewayStatus, Sources, join};
+pub use wanted::Wanted;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use realmgate_filter::config::Framing;
 
+use self::catalog::Catalog;
 use crate::model::{Backoff, ClusterDelivery, Limits, Listener, Policy};
 use crate::source::gateway_rules::GatewayRules;
 
@@ -21,6 +24,8 @@ pub struct Mesh {
     pub policy: Arc<Policy>,
     /// The old gateway's rules that can be served; empty where that source is off.
     pub rules: Arc<GatewayRules>,
+    /// What Consul knows of services; empty where that source is off.
+    pub catalog: Arc<Catalog>,
     /// The filter module.
     pub module: FilterModule,
     /// What settings say of every edge.

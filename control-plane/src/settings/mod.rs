@@ -46,6 +46,8 @@ pub struct Settings {
     pub redis: Redis,
     /// Routing rules that an existing game-gateway keeps in Redis.
     pub game_gateway: GameGateway,
+    /// The Consul that services, intentions and certificates are read from; docs/consul.md says what of it.
+    pub consul: Consul,
     /// What every Envoy edge gets beside its game listeners.
     pub edge: Edge,
     /// The wasm filter that Envoys load.
@@ -191,6 +193,25 @@ pub struct GameGateway {
     pub clusters: ClusterDelivery,
 }
 
+/// The Consul agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Consul {
+    /// `http://host:port` of an agent or server, 1.8 or newer, or `https://` for TLS; empty = no Consul. The agent of the
+    /// same machine, `http://127.0.0.1:8500`, is the usual one.
+    pub address: String,
+    /// File of the ACL token; empty = none. It is read again when it changes.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub token_file: Option<PathBuf>,
+    /// Authorities of Consul's own certificate, PEM, needed for `https`. It is read again when it changes.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub ca_file: Option<PathBuf>,
+    /// The datacenter that we are in; empty = the agent's, for which the token needs `agent:read`.
+    pub datacenter: String,
+}
+
 /// Edges in general.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -261,6 +282,7 @@ impl Default for Settings {
             policy: Policy::default(),
             redis: Redis::default(),
             game_gateway: GameGateway::default(),
+            consul: Consul::default(),
             edge: Edge::default(),
             filter: Filter::default(),
             log: Log::default(),

@@ -1,10 +1,12 @@
 //! Where the truth comes from: each source is one task that publishes its latest value and survives loss.
 
 mod backoff;
+pub mod consul;
 pub mod filter_module;
 pub mod gateway_rules;
 pub mod policy;
 pub mod policy_store;
+mod saved;
 
 use serde::Serialize;
 

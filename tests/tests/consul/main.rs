@@ -8,4 +8,8 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod catalog;
 mod harness;
+mod loss;
+mod stage;
+mod trust;
