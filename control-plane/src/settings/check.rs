@@ -111,7 +111,10 @@ fn check_consul(consul: &Consul, refuse: &mut impl FnMut(&'static str, String)) 
     match scheme {
         Some("http" | "https") if whole => {}
         _ => {
-            refuse("consul.address", "it is not of the form http://host:port or https://host:port".to_owned())
+            refuse(
+                "consul.address",
+                "it is not of the form http://host:port or https://host:port".to_owned(),
+            );
         }
     }
     if scheme == Some("https") && consul.ca_file.is_none() {

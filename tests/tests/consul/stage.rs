@@ -16,16 +16,16 @@ use tokio::sync::watch;
 
 /// Most things take milliseconds. A token that went is noticed when the small question of a datacenter, which waits for
 /// 10 s, is asked again.
-pub const SOON: Duration = Duration::from_secs(25);
+pub(crate) const SOON: Duration = Duration::from_secs(25);
 
 /// Two datacenters without ACLs. The tests that use them name their services differently.
-pub struct Shared {
-    pub both: TwoDatacenters,
+pub(crate) struct Shared {
+    pub(crate) both: TwoDatacenters,
     _dir: TempDir,
 }
 
 /// The datacenters of all tests that run now; the last one stops them.
-pub fn shared() -> Arc<Shared> {
+pub(crate) fn shared() -> Arc<Shared> {
     static SHARED: OnceLock<Mutex<Weak<Shared>>> = OnceLock::new();
     let mut shared = SHARED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(running) = shared.upgrade() {
@@ -39,39 +39,39 @@ pub fn shared() -> Arc<Shared> {
 }
 
 /// A source and what it publishes.
-pub struct Following {
-    pub source: ConsulSource,
-    pub wanted: watch::Sender<Wanted>,
-    pub registry: Registry,
+pub(crate) struct Following {
+    pub(crate) source: ConsulSource,
+    pub(crate) wanted: watch::Sender<Wanted>,
+    pub(crate) registry: Registry,
 }
 
 impl Following {
-    pub fn start(consul: &Consul, data_dir: &Path, wanted: Wanted) -> Self {
+    pub(crate) fn start(consul: &Consul, data_dir: &Path, wanted: Wanted) -> Self {
         Self::with(&config(consul, data_dir), wanted)
     }
 
-    pub fn with(config: &ConsulConfig, wanted: Wanted) -> Self {
+    pub(crate) fn with(config: &ConsulConfig, wanted: Wanted) -> Self {
         let registry = Registry::new();
         let (wanted, receiver) = watch::channel(wanted);
         let source = ConsulSource::start(config, receiver, &registry).unwrap();
         Self { source, wanted, registry }
     }
 
-    pub async fn ok(&self) {
+    pub(crate) async fn ok(&self) {
         self.health("it is well", |health| *health == Health::Ok).await;
     }
 
-    pub async fn health(&self, what: &str, holds: impl FnMut(&Health) -> bool) {
+    pub(crate) async fn health(&self, what: &str, holds: impl FnMut(&Health) -> bool) {
         until(self.source.health(), what, holds).await;
     }
 
     /// Waits until the catalog is so.
-    pub async fn catalog(&self, what: &str, mut holds: impl FnMut(&Catalog) -> bool) -> Arc<Catalog> {
+    pub(crate) async fn catalog(&self, what: &str, mut holds: impl FnMut(&Catalog) -> bool) -> Arc<Catalog> {
         until(self.source.catalog(), what, |catalog| holds(catalog)).await
     }
 
     /// Waits until a lookup tells exactly these: id, port, weight, health.
-    pub async fn instances(&self, lookup: &Lookup, expected: &[(&str, u16, u32, InstanceHealth)]) {
+    pub(crate) async fn instances(&self, lookup: &Lookup, expected: &[(&str, u16, u32, InstanceHealth)]) {
         self.catalog(&format!("{} is {expected:?}", lookup.service), |catalog| {
             let seen = |i: &Instance| (i.id.clone(), i.port, i.weight, i.health);
             let expected =
@@ -82,14 +82,14 @@ impl Following {
     }
 
     /// A metric's value by its whole name with labels; 0 if it is not there.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 }
 
-pub fn config(consul: &Consul, data_dir: &Path) -> ConsulConfig {
+pub(crate) fn config(consul: &Consul, data_dir: &Path) -> ConsulConfig {
     ConsulConfig {
         address: consul.url(),
         token_file: None,
@@ -100,7 +100,7 @@ pub fn config(consul: &Consul, data_dir: &Path) -> ConsulConfig {
 }
 
 /// The next value that is so.
-pub async fn until<T: Clone>(
+pub(crate) async fn until<T: Clone>(
     mut receiver: watch::Receiver<T>,
     what: &str,
     holds: impl FnMut(&T) -> bool,
@@ -109,7 +109,7 @@ pub async fn until<T: Clone>(
     value.unwrap_or_else(|_| panic!("waited in vain until {what}")).expect("the source runs").clone()
 }
 
-pub fn lookup(datacenter: &str, service: &str) -> Lookup {
+pub(crate) fn lookup(datacenter: &str, service: &str) -> Lookup {
     Lookup {
         datacenter: datacenter.to_owned(),
         service: service.to_owned(),
@@ -118,10 +118,10 @@ pub fn lookup(datacenter: &str, service: &str) -> Lookup {
     }
 }
 
-pub fn lookups(lookups: impl IntoIterator<Item = Lookup>) -> Wanted {
+pub(crate) fn lookups(lookups: impl IntoIterator<Item = Lookup>) -> Wanted {
     Wanted { lookups: lookups.into_iter().collect(), ..Wanted::default() }
 }
 
-pub fn leaves(services: &[&str]) -> Wanted {
+pub(crate) fn leaves(services: &[&str]) -> Wanted {
     Wanted { leaves: services.iter().map(|service| (*service).to_owned()).collect(), ..Wanted::default() }
 }

@@ -1,6 +1,7 @@
 //! Roots, and the leaf certificates of the services that are wanted.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -75,10 +76,10 @@ impl Keyring {
             });
             self.change(|identities| identities.leaves.retain(|service, _| leaves.contains(service)));
             for service in leaves {
-                if !running.contains_key(&service) {
-                    self.context.parts.expect(Part::Leaf(service.clone()));
-                    let task = tasks.spawn(self.clone().follow_leaf(service.clone()));
-                    running.insert(service, task);
+                if let Entry::Vacant(new) = running.entry(service) {
+                    self.context.parts.expect(Part::Leaf(new.key().clone()));
+                    let task = tasks.spawn(self.clone().follow_leaf(new.key().clone()));
+                    new.insert(task);
                 }
             }
             while tasks.try_join_next().is_some() {}

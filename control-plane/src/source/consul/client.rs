@@ -40,7 +40,7 @@ pub(super) struct Client {
     address: String,
     token: Followed<HeaderValue>,
     authorities: Followed<ClientConfig>,
-    connections: Mutex<(Option<Arc<ClientConfig>>, Connections)>,
+    connections: Mutex<Option<(Option<Arc<ClientConfig>>, Connections)>>,
     at_once: Semaphore,
     metrics: Arc<Metrics>,
 }
@@ -76,7 +76,7 @@ impl Client {
             address: config.address.trim_end_matches('/').to_owned(),
             token: Followed::new(config.token_file.clone(), credentials::token),
             authorities: Followed::new(config.ca_file.clone(), credentials::authorities),
-            connections: Mutex::new((None, connections(None))),
+            connections: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
             metrics,
         }
@@ -157,42 +157,35 @@ impl Client {
     fn connections(&self) -> Result<Connections, ConsulError> {
         let authorities = self.authorities.get()?;
         let mut current = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = match (&current.0, &authorities) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            *current = (authorities.clone(), connections(authorities));
+        if let Some((known, connections)) = &*current
+            && known.as_ref().map(Arc::as_ptr) == authorities.as_ref().map(Arc::as_ptr)
+        {
+            return Ok(connections.clone());
         }
-        Ok(current.1.clone())
+        let new = connections(authorities.as_deref())?;
+        *current = Some((authorities, new.clone()));
+        Ok(new)
     }
 }
 
 /// Without authorities nobody is believed; settings refuse `https` then.
-fn connections(authorities: Option<Arc<ClientConfig>>) -> Connections {
+fn connections(authorities: Option<&ClientConfig>) -> Result<Connections, ConsulError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT));
     // A cut link is found out by the system where an answer may take minutes.
     tcp.set_keepalive(Some(Duration::from_secs(15)));
-    let tls = authorities.map_or_else(nobody, |config| (*config).clone());
+    let nobody =
+        || credentials::believing(RootCertStore::empty()).map_err(|e| ConsulError::Tls(e.to_string()));
+    let tls = authorities.cloned().map_or_else(nobody, Ok)?;
     let https =
         HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-    Pool::builder(TokioExecutor::new())
+    Ok(Pool::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(Duration::from_secs(30))
         .pool_max_idle_per_host(AT_ONCE)
-        .build(https)
-}
-
-fn nobody() -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(rustls::DEFAULT_VERSIONS)
-        .map(|builder| builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
-        .unwrap_or_else(|_| unreachable!("the default versions are those of the default provider"))
+        .build(https))
 }
 
 /// The innermost cause says most: "connection refused", "invalid peer certificate".

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderValue;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::error::ConsulError;
 
@@ -89,9 +89,13 @@ pub(super) fn authorities(path: &Path) -> Result<ClientConfig, ConsulError> {
     if roots.is_empty() {
         return Err(unusable(path, "it holds no certificate"));
     }
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|e| unusable(path, &e.to_string()))?;
+    believing(roots).map_err(|e| unusable(path, &e.to_string()))
+}
+
+/// TLS with whomever these authorities vouch for.
+pub(super) fn believing(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 

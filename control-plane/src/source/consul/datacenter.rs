@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,7 +156,7 @@ impl Datacenter {
                     }
                     () = sleep_until(all_after), if all_due => {
                         all_due = false;
-                        due = self.wanted.borrow().clone();
+                        due.clone_from(&self.wanted.borrow());
                     }
                 }
             }
@@ -255,14 +254,9 @@ impl Datacenter {
 }
 
 /// The next answer of a query, and the query for the one after it.
-fn ask(
-    mut query: Query,
-    client: &Client,
-) -> impl Future<Output = Result<(Query, (Answer, bool)), ConsulError>> + '_ {
-    async move {
-        let next = query.next(client).await?;
-        Ok((query, next))
-    }
+async fn ask(mut query: Query, client: &Client) -> Result<(Query, (Answer, bool)), ConsulError> {
+    let next = query.next(client).await?;
+    Ok((query, next))
 }
 
 /// Whether a change of checks may change what a lookup tells.

@@ -85,14 +85,11 @@ async fn read(
         metrics.refusal("intention");
         tracing::warn!(refused, "an intention cannot be used");
     }
-    let default = match answer.header("x-consul-default-acl-policy") {
-        Some("allow") => Action::Allow,
-        Some(_) => Action::Deny,
+    let allowed = match answer.header("x-consul-default-acl-policy") {
+        Some(policy) => policy == "allow",
         // Consul before 1.9.
-        None => match context.client.get(NOBODY).await?.json::<Check>()?.allowed {
-            true => Action::Allow,
-            false => Action::Deny,
-        },
+        None => context.client.get(NOBODY).await?.json::<Check>()?.allowed,
     };
+    let default = if allowed { Action::Allow } else { Action::Deny };
     Ok(Some(Intentions { list, default }))
 }

@@ -12,7 +12,7 @@ use super::super::error::ConsulError;
 struct Check {
     node: String,
     #[serde(rename = "CheckID")]
-    check_id: String,
+    id: String,
     status: String,
     #[serde(default, rename = "ServiceID")]
     service_id: String,
@@ -36,9 +36,8 @@ pub(in super::super) struct Touched {
 impl Checks {
     pub(in super::super) fn read(answer: &Answer) -> Result<Self, ConsulError> {
         let checks: Option<Vec<Check>> = answer.json()?;
-        let entry = |check: Check| {
-            ((check.node, check.service_id, check.check_id), (check.service_name, check.status))
-        };
+        let entry =
+            |check: Check| ((check.node, check.service_id, check.id), (check.service_name, check.status));
         Ok(Self(checks.unwrap_or_default().into_iter().map(entry).collect()))
     }
 
@@ -68,7 +67,7 @@ mod tests {
             serde_json::json!({"Node": node, "CheckID": "c", "Status": status, "ServiceID": service,
                 "ServiceName": service, "Output": status.repeat(3), "ModifyIndex": 7})
         };
-        Checks::read(&answer(&serde_json::Value::from_iter(list.iter().map(check)).to_string())).unwrap()
+        Checks::read(&answer(&list.iter().map(check).collect::<serde_json::Value>().to_string())).unwrap()
     }
 
     #[test]

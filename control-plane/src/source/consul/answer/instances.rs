@@ -21,7 +21,8 @@ struct Entry {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Node {
-    node: String,
+    #[serde(rename = "Node")]
+    name: String,
     address: String,
     #[serde(default, deserialize_with = "or_default")]
     tagged_addresses: BTreeMap<String, String>,
@@ -32,7 +33,8 @@ struct Node {
 struct Service {
     #[serde(rename = "ID")]
     id: String,
-    service: String,
+    #[serde(rename = "Service")]
+    name: String,
     #[serde(default)]
     address: String,
     #[serde(default)]
@@ -98,11 +100,11 @@ pub(in super::super) fn read(answer: &Answer, wan: bool) -> Result<(Vec<Named>, 
                 weight: weight(&entry),
                 health: health(&entry.checks),
                 id: entry.service.id,
-                node: entry.node.node,
-                service: entry.service.service,
+                node: entry.node.name,
+                service: entry.service.name,
             }),
             Ok(_) | Err(_) => {
-                refused.push(format!("{id} at {}: `{host}:{port}` is no address", entry.node.node))
+                refused.push(format!("{id} at {}: `{host}:{port}` is no address", entry.node.name));
             }
         }
     }

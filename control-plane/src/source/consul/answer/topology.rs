@@ -14,7 +14,7 @@ use super::or_default;
 struct Area {
     datacenter: String,
     #[serde(default, rename = "AreaID")]
-    area: String,
+    id: String,
     #[serde(default, deserialize_with = "or_default")]
     coordinates: Vec<Entry>,
 }
@@ -49,7 +49,7 @@ pub(in super::super) fn round_trips(
 ) -> Result<BTreeMap<String, Duration>, ConsulError> {
     let mut areas: Vec<Area> = answer.json::<Option<_>>()?.unwrap_or_default();
     // Segments and network areas have spaces of their own.
-    areas.retain(|area| matches!(area.area.as_str(), "" | "wan"));
+    areas.retain(|area| matches!(area.id.as_str(), "" | "wan"));
     let ours: Vec<_> =
         areas.iter().filter(|area| area.datacenter == local).flat_map(|a| &a.coordinates).collect();
     let mut trips = BTreeMap::new();
