@@ -33,6 +33,7 @@ pub mod framing;
 pub mod game_client;
 pub mod game_server;
 pub mod http;
+pub mod load;
 pub mod parts;
 pub mod process;
 pub mod redis;
