@@ -8,7 +8,6 @@ use crate::limits::{Deadlines, tick_period_ms};
 use crate::route::{Decision, Router};
 use crate::session::{Session, Verdict};
 use crate::telemetry::Metric;
-use crate::translate::Messages;
 use crate::validate::ConfigError;
 
 /// Routes the connections of one listener by its current configuration.
@@ -19,12 +18,7 @@ pub struct Gateway {
     decision: Decision,
     /// Scratch space of translations.
     out: Vec<u8>,
-    /// Translated and not yet counted at the host: a call for each message would cost more than the rest.
-    unreported: Messages,
 }
-
-/// Milliseconds between reports of how many messages were translated, at most.
-const REPORT_MS: u32 = 1000;
 
 impl Gateway {
     /// A gateway without routes, which refuses all until it is configured.
@@ -33,13 +27,7 @@ impl Gateway {
     /// None in practice: the default configuration is valid.
     pub fn new() -> Result<Self, ConfigError> {
         let router = Rc::new(Router::new(&FilterConfig::default())?);
-        Ok(Self {
-            router,
-            deadlines: Deadlines::default(),
-            decision: Decision::default(),
-            out: Vec::new(),
-            unreported: Messages::default(),
-        })
+        Ok(Self { router, deadlines: Deadlines::default(), decision: Decision::default(), out: Vec::new() })
     }
 
     /// Takes a new configuration. Routed connections are not touched; those that wait are decided by it.
@@ -62,8 +50,7 @@ impl Gateway {
     /// How often [`Self::tick`] is to be called; `None` = never.
     #[must_use]
     pub fn tick_period_ms(&self) -> Option<u32> {
-        let reports = self.router.translates().then_some(REPORT_MS);
-        [tick_period_ms(self.router.header_timeout_ms()), reports].into_iter().flatten().min()
+        tick_period_ms(self.router.header_timeout_ms())
     }
 
     /// A connection begins.
@@ -94,15 +81,13 @@ impl Gateway {
 
     /// Data of a connection that [translates](Session::translates), `size` bytes; see [`Session::translate`].
     pub fn translate(&mut self, session: &Session, way: Way, size: usize, host: &mut impl Host) -> Verdict {
-        session.translate(way, size, &mut self.out, &mut self.unreported, host)
+        session.translate(way, size, &mut self.out, host)
     }
 
     /// A connection ended, by its client or by somebody on this side.
     pub fn end(&mut self, session: &Session, by_client: bool, host: &mut impl Host) {
         if !session.is_waiting() {
             session.on_end(host);
-            // A configuration that was replaced may not live to see another tick.
-            self.report(host);
             return;
         }
         if by_client {
@@ -115,7 +100,6 @@ impl Gateway {
 
     /// Lets `elapsed_ms` pass and closes those whose header took too long.
     pub fn tick(&mut self, elapsed_ms: u32, host: &mut impl Host) {
-        self.report(host);
         self.deadlines.advance(elapsed_ms);
         while let Some((connection, session)) = self.deadlines.expired(self.router.header_timeout_ms()) {
             // One that the host no longer knows is only crossed out.
@@ -123,16 +107,6 @@ impl Gateway {
                 session.on_timeout(host);
             } else {
                 session.on_end(host);
-            }
-        }
-    }
-
-    fn report(&mut self, host: &mut impl Host) {
-        let Messages { to_server, to_client } = std::mem::take(&mut self.unreported);
-        for (metric, count) in [(Metric::MessagesToServer, to_server), (Metric::MessagesToClient, to_client)]
-        {
-            if count > 0 {
-                host.count(metric, i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
     }

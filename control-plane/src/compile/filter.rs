@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::extensions::wasm::v3::{
 use envoy_types::pb::google::protobuf::StringValue;
 use realmgate_filter::config::{FilterConfig, RouteConfig};
 
+use super::capabilities::{self, Sees};
 use super::envoy;
 use crate::mesh::{FilterModule, ModuleLocation};
 use crate::model::Listener;
@@ -39,9 +40,11 @@ pub(super) fn extension(
 ) -> TypedExtensionConfig {
     // Numbers and strings alone: this cannot fail.
     let json = serde_json::to_string(config).unwrap_or_default();
+    let sees = if config.translates() { Sees::BothWays } else { Sees::Clients };
     let vm = VmConfig {
-        // A new module is a new VM, even behind the same path: Envoy keys its VMs by this id and the code.
-        vm_id: format!("realmgate-{}", module.sha256.get(..16).unwrap_or("unread")),
+        // A new module is a new VM, even behind the same path: Envoy keys its VMs by this id and the code. What it may
+        // see is the VM's, too.
+        vm_id: format!("realmgate-{}{}", module.sha256.get(..16).unwrap_or("unread"), sees.suffix()),
         runtime: "envoy.wasm.runtime.v8".to_owned(),
         code: Some(AsyncDataSource { specifier: Some(code(module)) }),
         ..VmConfig::default()
@@ -55,10 +58,9 @@ pub(super) fn extension(
         vm: Some(Vm::VmConfig(vm)),
         ..PluginConfig::default()
     };
-    TypedExtensionConfig {
-        name: extension_name(listener),
-        typed_config: Some(envoy::any(&Wasm { config: Some(plugin) })),
-    }
+    let mut wasm = envoy::any(&Wasm { config: Some(plugin) });
+    capabilities::restrict(&mut wasm, sees);
+    TypedExtensionConfig { name: extension_name(listener), typed_config: Some(wasm) }
 }
 
 fn code(module: &FilterModule) -> async_data_source::Specifier {

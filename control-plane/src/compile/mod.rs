@@ -1,5 +1,6 @@
 //! From the mesh to named Envoy resources: a pure function of the mesh and a proxy's scope.
 
+mod capabilities;
 mod clusters;
 mod compiler;
 mod encoded;
@@ -26,6 +27,7 @@ use prost::Name;
 use crate::mesh::{Mesh, ModuleLocation};
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
 
+pub use capabilities::CALLS as FILTER_CALLS;
 pub use compiler::Compiler;
 use encoded::Encoded;
 pub use explain::{Explanation, Question, explain};

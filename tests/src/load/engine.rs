@@ -387,7 +387,7 @@ impl<'a> Engine<'a> {
         }
         if first {
             self.fresh -= 1;
-            self.tally.connect.saturating_record(took);
+            let _ = self.tally.connect.record(took);
             if let State::Gathering(since) = &mut self.state {
                 *since = self.now;
             }
@@ -400,7 +400,7 @@ impl<'a> Engine<'a> {
         }
         self.progress.count(counts, first);
         if !matches!(self.state, State::Gathering(_)) {
-            self.tally.latency.saturating_record(took);
+            let _ = self.tally.latency.record(took);
         }
         match self.plan.mode {
             Mode::Echo | Mode::Pipelined if counts && idle && self.plan.rate.is_none() => {
