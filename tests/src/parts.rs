@@ -30,6 +30,9 @@ pub const ENVOY: Part =
 /// Redis.
 pub const REDIS: Part =
     Part { name: "redis-server", variable: "REDIS_BIN", brought_by: "make setup", place: Place::Tools };
+/// HAProxy, for comparison.
+pub const HAPROXY: Part =
+    Part { name: "haproxy", variable: "HAPROXY_BIN", brought_by: "tools/setup haproxy", place: Place::Tools };
 /// The control plane and its command line.
 pub const REALMGATE: Part =
     Part { name: "realmgate", variable: "REALMGATE_BIN", brought_by: "make build", place: Place::Built };

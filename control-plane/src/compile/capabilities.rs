@@ -10,40 +10,7 @@ use std::collections::BTreeMap;
 use envoy_types::pb::envoy::extensions::wasm::v3::SanitizationConfig;
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
-
-/// Events that the filter cannot do without. `proxy_on_delete` is the one that comes at every end of a connection:
-/// its close, `done` and `log` would be three more calls.
-const EVENTS: [&str; 7] = [
-    "proxy_on_configure",
-    "proxy_on_context_create",
-    "proxy_on_delete",
-    "proxy_on_downstream_connection_close",
-    "proxy_on_downstream_data",
-    "proxy_on_new_connection",
-    "proxy_on_tick",
-];
-
-/// The event that only a listener with translated framing needs.
-const SERVER_DATA: &str = "proxy_on_upstream_data";
-
-/// What the filter asks of Envoy; a test holds it against the built module.
-pub const CALLS: [&str; 15] = [
-    "proxy_call_foreign_function",
-    "proxy_close_stream",
-    "proxy_define_metric",
-    "proxy_get_buffer_bytes",
-    "proxy_get_current_time_nanoseconds",
-    "proxy_get_property",
-    "proxy_get_shared_data",
-    "proxy_increment_metric",
-    "proxy_log",
-    "proxy_set_buffer_bytes",
-    "proxy_set_effective_context",
-    "proxy_set_property",
-    "proxy_set_shared_data",
-    "proxy_set_tick_period_milliseconds",
-    "random_get",
-];
+use realmgate_filter::capabilities::{CALLS, EVENTS, SERVER_DATA};
 
 /// Whose bytes the filter sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

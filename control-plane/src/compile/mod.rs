@@ -27,7 +27,6 @@ use prost::Name;
 use crate::mesh::{Mesh, ModuleLocation};
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
 
-pub use capabilities::CALLS as FILTER_CALLS;
 pub use compiler::Compiler;
 use encoded::Encoded;
 pub use explain::{Explanation, Question, explain};

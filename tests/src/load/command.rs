@@ -77,7 +77,7 @@ pub fn run(plan: &Plan, threads: usize, watch: &[u32], live: bool) -> Result<Out
         .map(|pid| Ok((processor_ns(*pid)?, resident_kib(*pid)?)))
         .collect::<Result<_, Failure>>()?;
     thread::scope(|scope| {
-        let watcher = scope.spawn(|| look_on(&progress, watch, live));
+        let watcher = scope.spawn(|| look_on(&progress, watch, live, plan.time / 3));
         let engines: Vec<_> = engines.into_iter().map(|engine| scope.spawn(|| engine.run())).collect();
         let mut tally = Tally::default();
         let mut result = Ok(());
@@ -89,28 +89,30 @@ pub fn run(plan: &Plan, threads: usize, watch: &[u32], live: bool) -> Result<Out
         }
         progress.done.store(true, Ordering::Relaxed);
         watcher.thread().unpark();
-        let most = watcher.join().unwrap_or_default();
+        let seen = watcher.join().unwrap_or_default();
         result.map_err(because())?;
-        let watched = watch.iter().zip(before).zip(most).map(|((&pid, (processor, memory)), most)| {
-            let ran = processor_ns(pid)?.saturating_sub(processor);
-            let after_kib = resident_kib(pid)?;
-            let processor_seconds = Duration::from_nanos(ran).as_secs_f64();
-            Ok(Watched {
-                pid,
-                processor_seconds,
-                before_kib: memory,
-                most_kib: most.max(after_kib),
-                after_kib,
-            })
-        });
+        let watched =
+            watch.iter().zip(before).zip(seen).map(|((&pid, (processor, memory)), (third_kib, most))| {
+                let ran = processor_ns(pid)?.saturating_sub(processor);
+                let after_kib = resident_kib(pid)?;
+                let processor_seconds = Duration::from_nanos(ran).as_secs_f64();
+                Ok(Watched {
+                    pid,
+                    processor_seconds,
+                    before_kib: memory,
+                    third_kib,
+                    most_kib: most.max(after_kib),
+                    after_kib,
+                })
+            });
         Ok(Outcome::new(plan, tally, watched.collect::<Result<_, Failure>>()?))
     })
 }
 
-/// A line a second, and the most memory that was seen.
-fn look_on(progress: &Progress, watch: &[u32], live: bool) -> Vec<u64> {
+/// A line a second; of each process the memory after `third`, and the most that was seen.
+fn look_on(progress: &Progress, watch: &[u32], live: bool, third: Duration) -> Vec<(u64, u64)> {
     let start = Instant::now();
-    let mut most = vec![0; watch.len()];
+    let mut seen = vec![(0, 0); watch.len()];
     let mut before = (0, 0);
     loop {
         let next = start + Duration::from_secs(start.elapsed().as_secs() + 1);
@@ -118,10 +120,14 @@ fn look_on(progress: &Progress, watch: &[u32], live: bool) -> Vec<u64> {
             thread::park_timeout(next.saturating_duration_since(Instant::now()));
         }
         if progress.done.load(Ordering::Relaxed) {
-            return most;
+            return seen;
         }
-        for (most, pid) in most.iter_mut().zip(watch) {
-            *most = (*most).max(resident_kib(*pid).unwrap_or(0));
+        for ((at_third, most), pid) in seen.iter_mut().zip(watch) {
+            let now = resident_kib(*pid).unwrap_or(0);
+            *most = (*most).max(now);
+            if *at_third == 0 && start.elapsed() >= third {
+                *at_third = now;
+            }
         }
         if live {
             let now =

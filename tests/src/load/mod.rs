@@ -28,7 +28,7 @@ mod tally;
 pub mod watch;
 
 pub use command::{Progress, execute, run};
-pub use outcome::{Outcome, Quantiles};
+pub use outcome::{Outcome, Quantiles, Watched};
 pub use plan::{Mode, Plan};
 pub use serve::{Identity, Servers};
 pub use settings::{Command, Players, ServeSettings, Settings};

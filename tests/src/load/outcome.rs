@@ -69,6 +69,8 @@ pub struct Watched {
     pub processor_seconds: f64,
     /// Resident memory before.
     pub before_kib: u64,
+    /// When a third of the time had gone; 0 in runs of less than three seconds.
+    pub third_kib: u64,
     /// The most seen, once a second.
     pub most_kib: u64,
     /// At the end, when the players have left.
@@ -155,8 +157,8 @@ impl Outcome {
         }
         for one in &self.watched {
             text += &format!(
-                "process {}: {:.2} s of processor time, memory {} KiB before, {} at most, {} after\n",
-                one.pid, one.processor_seconds, one.before_kib, one.most_kib, one.after_kib,
+                "process {}: {:.2} s of processor time, memory {} KiB before, {} after a third, {} at most, {} in the end\n",
+                one.pid, one.processor_seconds, one.before_kib, one.third_kib, one.most_kib, one.after_kib,
             );
         }
         text

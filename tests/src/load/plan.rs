@@ -73,6 +73,30 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Fifty players with messages of 64 bytes to world 1, in this mode.
+    #[must_use]
+    pub fn new(mode: Mode, to: SocketAddr, time: Duration) -> Self {
+        Self {
+            mode,
+            to,
+            players: 50,
+            time,
+            rate: None,
+            size: 64,
+            depth: if mode == Mode::Pipelined { 16 } else { 1 },
+            gap: Duration::from_millis(100),
+            server_type: 200,
+            worlds: vec![1],
+            instance: 1,
+            sources: Vec::new(),
+            at_once: 500,
+            patience: Duration::from_secs(10),
+            who: false,
+            seed: 1,
+            part: 0,
+        }
+    }
+
     /// The server id of the `number`-th connection.
     pub(super) fn server_id(&self, number: u64) -> ServerId {
         let at = number.checked_rem(self.worlds.len() as u64).unwrap_or(0);

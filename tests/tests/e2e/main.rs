@@ -23,6 +23,7 @@ mod health_listener;
 mod identity;
 mod lazy_worlds;
 mod live_sessions;
+mod load;
 mod many_worlds;
 mod matrix;
 mod readme;
