@@ -25,7 +25,7 @@ pub(super) fn start(net: &TestNet, bind: SocketAddr, servers: &[SocketAddr]) -> 
     let mut text = format!(
         "global
   nbthread 1
-  maxconn 20000
+  maxconn 9000
 defaults
   mode tcp
   timeout connect 5s

@@ -169,11 +169,11 @@ fn policy(stage: &Stage, servers: &[SocketAddr], framing: Framing, last: u16, st
     let name = |n: usize| format!("game-{n}");
     let service = |(n, at): (usize, &SocketAddr)| json!({"name": name(n), "endpoints": [at.to_string()], "framing": framing,});
     let services: Vec<_> = servers.iter().enumerate().map(service).collect();
-    let starts: Vec<_> = (0..=last).step_by(stretch.into()).collect();
+    let starts: Vec<_> = (1..=last).step_by(stretch.into()).collect();
     let routes = servers.iter().enumerate().filter_map(|(n, _)| {
         let own = starts.iter().skip(n).step_by(servers.len());
         let own: Vec<_> =
-            own.map(|low| format!("{}-{}", low.max(&1), (low + (stretch - 1)).min(last))).collect();
+            own.map(|low| format!("{low}-{}", low.saturating_add(stretch - 1).min(last))).collect();
         (!own.is_empty()).then(|| route(&name(n), &json!(own), &name(n)))
     });
     let routes: Vec<_> = routes.collect();
