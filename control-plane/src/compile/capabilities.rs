@@ -52,6 +52,7 @@ struct VmPart {
 }
 
 #[derive(Clone, PartialEq, Message)]
+#[expect(clippy::zero_sized_map_values, reason = "a map of empty messages is what the protocol has")]
 struct Restriction {
     #[prost(btree_map = "string, message", tag = "1")]
     allowed: BTreeMap<String, SanitizationConfig>,

@@ -77,7 +77,7 @@ pub fn run(plan: &Plan, threads: usize, watch: &[u32], live: bool) -> Result<Out
         .map(|pid| Ok((processor_ns(*pid)?, resident_kib(*pid)?)))
         .collect::<Result<_, Failure>>()?;
     thread::scope(|scope| {
-        let watcher = scope.spawn(|| look_on(&progress, watch, live, plan.time / 3));
+        let onlooker = scope.spawn(|| look_on(&progress, watch, live, plan.time / 3));
         let engines: Vec<_> = engines.into_iter().map(|engine| scope.spawn(|| engine.run())).collect();
         let mut tally = Tally::default();
         let mut result = Ok(());
@@ -88,8 +88,8 @@ pub fn run(plan: &Plan, threads: usize, watch: &[u32], live: bool) -> Result<Out
             }
         }
         progress.done.store(true, Ordering::Relaxed);
-        watcher.thread().unpark();
-        let seen = watcher.join().unwrap_or_default();
+        onlooker.thread().unpark();
+        let seen = onlooker.join().unwrap_or_default();
         result.map_err(because())?;
         let watched =
             watch.iter().zip(before).zip(seen).map(|((&pid, (processor, memory)), (third_kib, most))| {

@@ -190,13 +190,11 @@ impl<'a> Engine<'a> {
                 }
                 _ => self.now,
             };
-            match self.connect(due) {
-                Ok(()) => self.fresh += 1,
-                Err(_) => {
-                    self.fail("cannot_connect");
-                    return;
-                }
+            if self.connect(due).is_err() {
+                self.fail("cannot_connect");
+                return;
             }
+            self.fresh += 1;
         }
     }
 

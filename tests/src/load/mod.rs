@@ -11,8 +11,7 @@
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counts and times of a run stay far below 2^52, and rates are positive"
+    reason = "counts and times of a run stay far below 2^52"
 )]
 
 mod answers;

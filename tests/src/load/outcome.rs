@@ -1,6 +1,7 @@
 //! What a run came to: for programs as JSON, for people as a table.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
@@ -139,12 +140,14 @@ impl Outcome {
         times.set_header(["microseconds", "count", "mean", "p50", "p90", "p99", "p99.9", "max"]);
         times.add_row(self.latency_us.row("until a message is answered"));
         times.add_row(self.connect_us.row("until a connection is served"));
-        text += &format!("{times}\n");
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{times}");
         for (what, counts) in [("errors", &self.errors), ("ends", &self.ends)] {
             let counts: Vec<_> = counts.iter().map(|(label, count)| format!("{label} {count}")).collect();
             if !counts.is_empty() || what == "errors" {
-                text += &format!(
-                    "{what}: {}\n",
+                let _ = writeln!(
+                    text,
+                    "{what}: {}",
                     if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
                 );
             }
@@ -153,11 +156,13 @@ impl Outcome {
             let some = self.answered_by.iter().take(8).map(|(name, count)| format!("{name} {count}"));
             let some: Vec<_> = some.collect();
             let dots = if self.answered_by.len() > 8 { ", ..." } else { "" };
-            text += &format!("answered by {} servers: {}{dots}\n", self.answered_by.len(), some.join(", "));
+            let _ =
+                writeln!(text, "answered by {} servers: {}{dots}", self.answered_by.len(), some.join(", "));
         }
         for one in &self.watched {
-            text += &format!(
-                "process {}: {:.2} s of processor time, memory {} KiB before, {} after a third, {} at most, {} in the end\n",
+            let _ = writeln!(
+                text,
+                "process {}: {:.2} s of processor time, memory {} KiB before, {} after a third, {} at most, {} in the end",
                 one.pid, one.processor_seconds, one.before_kib, one.third_kib, one.most_kib, one.after_kib,
             );
         }

@@ -253,8 +253,8 @@ fn memory(proxies: &[Proxy]) -> Result<Vec<Vec<String>>, Failure> {
     let mut plain = None;
     let mut rows = Vec::new();
     for proxy in proxies {
-        let plan = Plan { players: PLAYERS, ..plan(Mode::Idle, proxy.at, 64, 2.5) };
-        let outcome = clean(load(&plan, 1, &[proxy.pid], false)?, proxy.name)?;
+        let idle = Plan { players: PLAYERS, ..plan(Mode::Idle, proxy.at, 64, 2.5) };
+        let outcome = clean(load(&idle, 1, &[proxy.pid], false)?, proxy.name)?;
         let grown: u64 = outcome.watched.iter().map(|watched| watched.most_kib - watched.before_kib).sum();
         let each = grown as f64 / PLAYERS as f64;
         let plain = *plain.get_or_insert(each);

@@ -15,7 +15,9 @@ pub(super) const LOAD: &[usize] = &[1];
 /// Keeps all threads of a process, and those that they start, to these processors.
 pub(super) fn keep(pid: u32, processors: &[usize]) -> Result<(), Failure> {
     let mut set = CpuSet::new();
-    processors.iter().for_each(|processor| set.set(*processor));
+    for processor in processors {
+        set.set(*processor);
+    }
     let tasks = format!("/proc/{pid}/task");
     for task in fs::read_dir(&tasks).map_err(Failure::because(tasks.clone()))?.flatten() {
         let id = task.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
