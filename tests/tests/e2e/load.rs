@@ -63,7 +63,7 @@ async fn every_mode_of_the_load_tool_loads_and_measures() {
             "echo" => assert!((400..=501).contains(&count("messages")), "what was due: {text}"),
             "pipelined" => assert!(count("messages") > 500, "{text}"),
             "connect" => {
-                assert!(count("connections") > 50 && count("messages") == count("connections"), "{text}")
+                assert!(count("connections") > 50 && count("messages") == count("connections"), "{text}");
             }
             "idle" => assert_eq!(result["latency_us"]["count"], 20, "the last message of each: {text}"),
             "mixed" => assert_eq!(result["answered_by"].as_object().unwrap().len(), 3, "{text}"),
