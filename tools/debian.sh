@@ -58,14 +58,15 @@ debian_unpack() {
 # `debian_command NAME FOLDER` makes .tools/bin/NAME start the program unpacked in .tools/FOLDER with its libraries.
 # `exec` keeps the process id, so that whoever starts it can also stop it.
 debian_command() {
-  local name=$1 folder=$2 libraries
+  local name=$1 folder=$2 libraries program=usr/bin/$1
+  [ -x "$TOOLS/$folder/$program" ] || program=usr/sbin/$name # where services stand
   libraries=$(cd "$TOOLS/$folder" && find . -name '*.so.*' -exec dirname {} \; | sort -u)
   {
     echo '#!/bin/sh'
     echo "here=\$(cd \"\$(dirname \"\$0\")/../$folder\" && pwd)"
     for library in $libraries; do echo "LD_LIBRARY_PATH=\$here/$library\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"; done
     echo 'export LD_LIBRARY_PATH'
-    echo "exec \"\$here/usr/bin/$name\" \"\$@\""
+    echo "exec \"\$here/$program\" \"\$@\""
   } >"$SCRATCH/$name"
   chmod +x "$SCRATCH/$name"
   mv -f "$SCRATCH/$name" "$TOOLS/bin/$name"

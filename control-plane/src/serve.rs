@@ -17,10 +17,13 @@ use crate::api;
 use crate::compile::Compiler;
 use crate::mesh::failover::Tracker;
 use crate::mesh::identity::wanted_leaves;
-use crate::mesh::{self, EdgeSettings, GatewayStatus, Identities, ModuleLocation, Sources};
+use crate::mesh::{
+    self, ConsulLink, ConsulStatus, EdgeSettings, GatewayStatus, Identities, ModuleLocation, Sources, Wanted,
+};
 use crate::model;
 use crate::settings::{Delivery, MeshCa, Settings};
 use crate::source::ca::{CaConfig, CaError, EmbeddedCa};
+use crate::source::consul::{self, ConsulConfig, ConsulSource};
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
 use crate::source::policy::{ApplyError, PolicySource, Unreadable};
@@ -57,6 +60,9 @@ pub enum ServeError {
     /// The embedded authority cannot be taken up.
     #[error("mesh.ca: {0}")]
     Ca(#[from] CaError),
+    /// Consul cannot be followed.
+    #[error("consul: {0}")]
+    Consul(#[from] consul::StartError),
     /// The stored policy cannot be read.
     #[error(transparent)]
     Policy(#[from] Unreadable),
@@ -115,18 +121,25 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     }
     let module = Arc::new(FilterModuleSource::new(settings.filter.path.clone(), module_location(&settings)));
     let gateway = start_gateway(&settings, &metrics)?;
+    // It follows for as long as it lives.
+    let (_consul, consul) = start_consul(&settings, &metrics)?.unzip();
+    let consul_status = consul.as_ref().map(|link| link.status.clone());
 
     let mut tasks = JoinSet::new();
-    let identities = start_ca(&settings, &policy, &metrics, &mut tasks)?;
+    let identities = match settings.mesh.ca {
+        MeshCa::None => None,
+        MeshCa::Embedded => Some(start_ca(&settings, &policy, &metrics, &mut tasks)?),
+        MeshCa::Consul => consul_status.as_ref().map(|consul| consul.identities.clone()),
+    };
 
     let (publish, mesh) = watch::channel(None);
     let sources = Sources {
         policy: policy.subscribe(),
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
+        consul,
         identities: identities.clone(),
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
-        catalog: None,
         tracker: Tracker::default(),
     };
     let compiler = Arc::new(Compiler::new());
@@ -145,6 +158,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         module,
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
         identities,
+        consul: consul_status,
         compiler: Arc::clone(&compiler),
         proxies: Arc::clone(&proxies),
         metrics,
@@ -241,10 +255,7 @@ fn start_ca(
     policy: &PolicySource,
     metrics: &prometheus::Registry,
     tasks: &mut JoinSet<()>,
-) -> Result<Option<watch::Receiver<Arc<Identities>>>, ServeError> {
-    if settings.mesh.ca == MeshCa::None {
-        return Ok(None);
-    }
+) -> Result<watch::Receiver<Arc<Identities>>, ServeError> {
     let config = CaConfig {
         trust_domain: settings.mesh.trust_domain.clone(),
         datacenter: settings.mesh.datacenter.clone(),
@@ -262,7 +273,7 @@ fn start_ca(
             want.send_replace(wanted(&policies.borrow_and_update().policy));
         }
     });
-    Ok(Some(identities))
+    Ok(identities)
 }
 
 fn listener_config(settings: &Settings) -> ListenerConfig {
@@ -319,6 +330,33 @@ fn start_gateway(
     let source = GatewayRulesSource::start(config, metrics)?;
     let status = GatewayStatus { rules: source.rules(), health: source.health() };
     Ok(Some((source, status)))
+}
+
+fn start_consul(
+    settings: &Settings,
+    metrics: &prometheus::Registry,
+) -> Result<Option<(ConsulSource, ConsulLink)>, ServeError> {
+    let consul = &settings.consul;
+    if consul.address.is_empty() {
+        return Ok(None);
+    }
+    let config = ConsulConfig {
+        address: consul.address.clone(),
+        token_file: consul.token_file.clone(),
+        ca_file: consul.ca_file.clone(),
+        datacenter: consul.datacenter.clone(),
+        data_dir: settings.data_dir.clone(),
+    };
+    let (wanted, wants) = watch::channel(Wanted::default());
+    let source = ConsulSource::start(&config, wants, metrics)?;
+    let status = ConsulStatus {
+        catalog: source.catalog(),
+        intentions: source.intentions(),
+        identities: source.identities(),
+        health: source.health(),
+    };
+    let is_authority = settings.mesh.ca == MeshCa::Consul;
+    Ok(Some((source, ConsulLink { status, wanted, is_authority })))
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {

@@ -88,6 +88,7 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
         identities: Arc::default(),
         intentions: Arc::default(),
         module: FilterModule { sha256: String::new(), location: ModuleLocation::Path(wasm_path()) },
+        catalog: Arc::default(),
         edge: Arc::new(EdgeSettings {
             service: "realmgate-edge".to_owned(),
             health_listen: Some("127.0.0.1:9090".parse().unwrap()),
@@ -95,7 +96,6 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
             gateway: Some(gateway),
             gateway_framing: Framing::Server,
         }),
-        catalog: Arc::default(),
         placement: Arc::default(),
     }
 }

@@ -51,6 +51,15 @@ impl Default for FilterConfig {
     }
 }
 
+impl FilterConfig {
+    /// Whether any destination speaks another framing than the client's: only then the filter has to see what game
+    /// servers send.
+    #[must_use]
+    pub fn translates(&self) -> bool {
+        self.routes.iter().flat_map(|route| &route.to).any(|to| !to.framing.is_client())
+    }
+}
+
 /// One route: which first messages it takes, and the clusters they go to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

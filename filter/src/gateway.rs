@@ -8,7 +8,6 @@ use crate::limits::{Deadlines, Gate, SharedTable, tick_period_ms};
 use crate::route::{Decision, Router};
 use crate::session::{Session, Verdict};
 use crate::telemetry::Metric;
-use crate::translate::Messages;
 use crate::validate::ConfigError;
 
 /// Routes the connections of one listener by its current configuration.
@@ -20,12 +19,7 @@ pub struct Gateway {
     decision: Decision,
     /// Scratch space of translations.
     out: Vec<u8>,
-    /// Translated and not yet counted at the host: a call for each message would cost more than the rest.
-    unreported: Messages,
 }
-
-/// Milliseconds between reports of how many messages were translated, at most.
-const REPORT_MS: u32 = 1000;
 
 impl Gateway {
     /// A gateway without routes, which refuses all until it is configured.
@@ -40,7 +34,6 @@ impl Gateway {
             gate: Gate::default(),
             decision: Decision::default(),
             out: Vec::new(),
-            unreported: Messages::default(),
         })
     }
 
@@ -70,11 +63,7 @@ impl Gateway {
     /// How often [`Self::tick`] is to be called; `None` = never.
     #[must_use]
     pub fn tick_period_ms(&self) -> Option<u32> {
-        let reports = self.router.translates().then_some(REPORT_MS);
-        [tick_period_ms(self.router.header_timeout_ms()), reports, self.gate.beat_ms()]
-            .into_iter()
-            .flatten()
-            .min()
+        [tick_period_ms(self.router.header_timeout_ms()), self.gate.beat_ms()].into_iter().flatten().min()
     }
 
     /// A connection begins. One that is over a limit comes back closed.
@@ -109,7 +98,7 @@ impl Gateway {
 
     /// Data of a connection that [translates](Session::translates), `size` bytes; see [`Session::translate`].
     pub fn translate(&mut self, session: &Session, way: Way, size: usize, host: &mut impl Host) -> Verdict {
-        session.translate(way, size, &mut self.out, &mut self.unreported, host)
+        session.translate(way, size, &mut self.out, host)
     }
 
     /// A connection ended, by its client or by somebody on this side.
@@ -117,8 +106,6 @@ impl Gateway {
         self.gate.release(session, host);
         if !session.is_waiting() {
             session.on_end(by_client, host);
-            // A configuration that was replaced may not live to see another tick.
-            self.report(host);
             return;
         }
         if by_client {
@@ -131,7 +118,6 @@ impl Gateway {
 
     /// Lets `elapsed_ms` pass and closes those whose header took too long.
     pub fn tick(&mut self, elapsed_ms: u32, host: &mut impl Host) {
-        self.report(host);
         self.gate.beat(host);
         self.deadlines.advance(elapsed_ms);
         while let Some((connection, session)) = self.deadlines.expired(self.router.header_timeout_ms()) {
@@ -141,16 +127,6 @@ impl Gateway {
             } else {
                 session.on_lost(host);
                 self.gate.release(&session, host);
-            }
-        }
-    }
-
-    fn report(&mut self, host: &mut impl Host) {
-        let Messages { to_server, to_client } = std::mem::take(&mut self.unreported);
-        for (metric, count) in [(Metric::MessagesToServer, to_server), (Metric::MessagesToClient, to_client)]
-        {
-            if count > 0 {
-                host.count(metric, i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
     }

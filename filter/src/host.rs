@@ -50,7 +50,7 @@ pub trait Host {
     /// Closes the connection.
     fn close(&mut self) -> Result<(), HostError>;
 
-    /// Adds to a counter or gauge. A metric that cannot be counted is no reason to lose a player: nothing to
+    /// Adds to a counter or gauge, for each connection and message: to be cheap, and shown in its own time. A metric that cannot be counted is no reason to lose a player: nothing to
     /// handle.
     fn count(&mut self, metric: Metric, by: i64);
 

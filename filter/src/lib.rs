@@ -11,9 +11,10 @@
 //!                  |       |
 //!           translate    config, validate, ranges                host       what the core asks of a proxy
 //! ```
-//! Everything but `plugin` also runs natively: in tests, and in the control plane's `explain`.
+//! `capabilities` lists what the module needs of Envoy. Everything but `plugin` also runs natively: in tests, and in the control plane's `explain`.
 
 pub mod access_log;
+pub mod capabilities;
 pub mod config;
 pub mod gateway;
 pub mod host;

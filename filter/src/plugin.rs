@@ -2,18 +2,20 @@
 //!
 //! Calls go through `proxy_wasm::hostcalls`, whose results are handled; the SDK's trait helpers unwrap them.
 
+mod counts;
 mod shared;
 mod vm;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, RootContext, StreamContext};
-use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MetricType, PeerType, Status};
+use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, PeerType, Status};
 use realmgate_wire::ClientHeader;
 
+use self::counts::TELL_MS;
 use crate::gateway::Gateway;
 use crate::host::{Host, HostError, UpstreamFailure, Way};
 use crate::limits::SharedTable;
@@ -31,19 +33,8 @@ extern "C" fn _initialize() {
 }
 
 thread_local! {
-    /// Ids of the metrics, in the order of [`Metric::ALL`]: one VM may carry many root contexts, and each
-    /// definition would cost the host another id.
-    static METRICS: OnceCell<Vec<Option<u32>>> = const { OnceCell::new() };
-    /// What the connections of all its root contexts count in: a new configuration does not start from 0.
+    /// What the connections of all root contexts of the VM count in: a new configuration does not start from 0.
     static TABLE: SharedTable = SharedTable::default();
-}
-
-fn define_metrics() -> Vec<Option<u32>> {
-    let define = |metric: Metric| {
-        let kind = if metric.is_gauge() { MetricType::Gauge } else { MetricType::Counter };
-        hostcalls::define_metric(kind, metric.name()).ok()
-    };
-    Metric::ALL.into_iter().map(define).collect()
 }
 
 /// A plugin configuration: one per listener, several may share a VM.
@@ -79,7 +70,7 @@ impl RootContext for Root {
             let _ = hostcalls::log(LogLevel::Error, &format!("realmgate: configuration refused: {error}"));
             return false;
         }
-        let period = gateway.tick_period_ms().unwrap_or(0);
+        let period = gateway.tick_period_ms().map_or(TELL_MS, |period| period.min(TELL_MS));
         if period != *tick_ms {
             *tick_ms = period;
             let _ = hostcalls::set_tick_period(std::time::Duration::from_millis(u64::from(period)));
@@ -91,9 +82,11 @@ impl RootContext for Root {
         let Ok(mut shared) = self.shared.try_borrow_mut() else { return };
         let Shared { gateway: Some(gateway), envoy, tick_ms } = &mut *shared else { return };
         gateway.tick(*tick_ms, envoy);
+        counts::tell();
     }
 
     fn create_stream_context(&self, context: u32) -> Option<Box<dyn StreamContext>> {
+        counts::begin();
         Some(Box::new(Connection { context, session: None, shared: Rc::clone(&self.shared) }))
     }
 
@@ -133,12 +126,16 @@ impl Connection {
     }
 }
 
-impl Context for Connection {
-    fn on_done(&mut self) -> bool {
+// The SDK drops it when Envoy deletes the context: the one callback that comes at every end. `on_done` and `on_log` would
+// come with it, and each costs a call into the VM.
+impl Drop for Connection {
+    fn drop(&mut self) {
         self.end(false);
-        true
+        counts::end();
     }
 }
+
+impl Context for Connection {}
 
 impl StreamContext for Connection {
     fn on_new_connection(&mut self) -> Action {
@@ -342,10 +339,7 @@ impl Host for Envoy {
     }
 
     fn count(&mut self, metric: Metric, by: i64) {
-        let id = METRICS.with(|ids| ids.get_or_init(define_metrics).get(metric.index()).copied().flatten());
-        if let Some(id) = id {
-            let _ = hostcalls::increment_metric(id, by);
-        }
+        counts::count(metric, by);
     }
 
     fn random(&mut self) -> u64 {

@@ -159,12 +159,6 @@ impl Router {
         self.header_timeout_ms
     }
 
-    /// Whether any destination speaks another framing than the client's.
-    #[must_use]
-    pub fn translates(&self) -> bool {
-        self.routes.iter().flat_map(|route| &route.destinations).any(|to| !to.framing.is_client())
-    }
-
     /// The first route that takes this server id. Two binary searches, no allocation.
     #[must_use]
     pub fn find(&self, id: ServerId) -> Option<Found<'_>> {

@@ -189,16 +189,9 @@ impl Session {
         Ok(())
     }
 
-    /// Translates the data that the host has on its way, `size` bytes, and adds its messages to `messages`. `out` is
-    /// scratch space. The verdict is [`Verdict::Pass`], or [`Verdict::Closed`] where the data makes no sense.
-    pub fn translate(
-        &self,
-        way: Way,
-        size: usize,
-        out: &mut Vec<u8>,
-        messages: &mut Messages,
-        host: &mut impl Host,
-    ) -> Verdict {
+    /// Translates the data that the host has on its way, `size` bytes. `out` is scratch space. The verdict is
+    /// [`Verdict::Pass`], or [`Verdict::Closed`] where the data makes no sense.
+    pub fn translate(&self, way: Way, size: usize, out: &mut Vec<u8>, host: &mut impl Host) -> Verdict {
         if self.state.get() != State::Routed {
             return Verdict::Closed;
         }
@@ -211,7 +204,7 @@ impl Session {
         };
         match passed {
             Ok(count) => {
-                messages.add(way, count);
+                host.count(Metric::messages(way), i64::try_from(count).unwrap_or(i64::MAX));
                 Verdict::Pass
             }
             Err(fault) => {

@@ -3,6 +3,7 @@
 //! Envoy's own list of statistics puts `wasmcustom.` in front; its Prometheus output shows the names as they
 //! are, without `envoy_`, too. The ABI knows no labels, so a reason is part of the name.
 
+use crate::host::Way;
 use crate::session::Refusal;
 use crate::translate::Fault;
 
@@ -76,6 +77,15 @@ impl Metric {
             Self::SessionClosed(Fault::HostError) => 15,
             Self::MessagesToServer => 16,
             Self::MessagesToClient => 17,
+        }
+    }
+
+    /// Messages that go this way.
+    #[must_use]
+    pub const fn messages(way: Way) -> Self {
+        match way {
+            Way::ToServer => Self::MessagesToServer,
+            Way::ToClient => Self::MessagesToClient,
         }
     }
 

@@ -71,3 +71,11 @@ pub async fn until_lands(edge: SocketAddr, to: ServerId, name: Option<&str>, sta
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
+
+/// Connects anew until a connection is served by whatever server.
+pub async fn until_lands_somewhere(edge: SocketAddr, to: ServerId, start: Instant) {
+    while lands(edge, to).await.is_err() {
+        assert!(start.elapsed() < LIMIT, "{to:?} lands nowhere");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

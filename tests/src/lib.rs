@@ -36,6 +36,7 @@ pub mod game_client;
 pub mod game_process;
 pub mod game_server;
 pub mod http;
+pub mod load;
 pub mod mesh_demo;
 pub mod netns;
 pub mod parts;

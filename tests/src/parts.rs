@@ -39,6 +39,9 @@ pub const PROMTOOL: Part =
 /// Consul.
 pub const CONSUL: Part =
     Part { name: "consul", variable: "CONSUL_BIN", brought_by: "make setup", place: Place::Tools };
+/// HAProxy, for comparison.
+pub const HAPROXY: Part =
+    Part { name: "haproxy", variable: "HAPROXY_BIN", brought_by: "tools/setup haproxy", place: Place::Tools };
 /// The control plane and its command line.
 pub const REALMGATE: Part =
     Part { name: "realmgate", variable: "REALMGATE_BIN", brought_by: "make build", place: Place::Built };

@@ -1,5 +1,7 @@
 //! `/healthz`, `/readyz` with the state of every source, and `/metrics`.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,7 +11,8 @@ use prometheus::{Encoder, TextEncoder};
 use serde::Serialize;
 
 use super::Context;
-use crate::mesh::{GatewayStatus, Identities};
+use crate::mesh::catalog::Datacenter;
+use crate::mesh::{ConsulStatus, GatewayStatus, Identities};
 use crate::source::Health;
 use crate::source::gateway_rules::Refusal;
 
@@ -26,6 +29,8 @@ struct Report {
     game_gateway: Option<GatewayState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mesh: Option<MeshState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consul: Option<ConsulState>,
     /// Connected proxies.
     proxies: usize,
 }
@@ -67,6 +72,19 @@ struct MeshState {
     services: Vec<String>,
 }
 
+#[derive(Serialize)]
+struct ConsulState {
+    #[serde(flatten)]
+    health: Health,
+    /// Our datacenter; empty until it is known.
+    datacenter: String,
+    /// Every datacenter, and whether its servers answer.
+    datacenters: BTreeMap<String, bool>,
+    instances: usize,
+    intentions: usize,
+    leaves: usize,
+}
+
 /// Enough to see what is wrong, bounded whatever Redis holds.
 const REFUSALS_SHOWN: usize = 100;
 
@@ -92,6 +110,7 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
         filter_module: ModuleState { sha256: module.sha256.clone(), error: module.error.clone() },
         game_gateway: context.gateway.as_ref().map(gateway_state),
         mesh: context.identities.as_ref().map(|identities| mesh_state(&identities.borrow())),
+        consul: context.consul.as_ref().map(consul_state),
         proxies: context.proxies.connected(),
     };
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -110,6 +129,19 @@ fn mesh_state(identities: &Identities) -> MeshState {
         trust_domain: identities.trust_domain.clone(),
         roots: identities.roots.len(),
         services: identities.leaves.keys().cloned().collect(),
+    }
+}
+
+fn consul_state(status: &ConsulStatus) -> ConsulState {
+    let catalog = status.catalog.borrow().clone();
+    let reachable = |(name, datacenter): (&String, &Datacenter)| (name.clone(), datacenter.reachable);
+    ConsulState {
+        health: status.health.borrow().clone(),
+        datacenter: catalog.local.clone(),
+        datacenters: catalog.datacenters.iter().map(reachable).collect(),
+        instances: catalog.instances.values().map(|instances| instances.len()).sum(),
+        intentions: status.intentions.borrow().list.len(),
+        leaves: status.identities.borrow().leaves.len(),
     }
 }
 

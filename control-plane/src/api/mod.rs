@@ -17,7 +17,7 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use crate::compile::Compiler;
-use crate::mesh::{GatewayStatus, Identities};
+use crate::mesh::{ConsulStatus, GatewayStatus, Identities};
 use crate::model;
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::policy::PolicySource;
@@ -34,6 +34,8 @@ pub struct Context {
     pub gateway: Option<GatewayStatus>,
     /// The certificates of the mesh; `None` where nobody makes any.
     pub identities: Option<watch::Receiver<Arc<Identities>>>,
+    /// What Consul tells; `None` where that source is off.
+    pub consul: Option<ConsulStatus>,
     /// The joined picture, once every source has been heard, and the snapshots made of it.
     pub compiler: Arc<Compiler>,
     /// The connected proxies.

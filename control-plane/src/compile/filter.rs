@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::extensions::wasm::v3::{
 use envoy_types::pb::google::protobuf::StringValue;
 use realmgate_filter::config::{FilterConfig, RouteConfig};
 
+use super::capabilities::{self, Sees};
 use super::envoy;
 use crate::mesh::{FilterModule, ModuleLocation};
 use crate::model::Listener;
@@ -46,12 +47,15 @@ pub(super) fn extension(
 ) -> TypedExtensionConfig {
     // Numbers and strings alone: this cannot fail.
     let json = serde_json::to_string(config).unwrap_or_default();
+    let sees = if config.translates() { Sees::BothWays } else { Sees::Clients };
     let vm = VmConfig {
         // What VMs share belongs to this id: a new module goes on counting where the old one is.
         vm_id: "realmgate".to_owned(),
-        // A new module is a new VM, even behind the same path: this makes it another resource, and Envoy reads the
-        // code again.
-        configuration: Some(envoy::any(&StringValue { value: module.sha256.clone() })),
+        // VMs of one id, configuration and code are one. A new module is a new VM, even behind the same path: this makes
+        // it another resource, and Envoy reads the code again. What it may see is the VM's, too.
+        configuration: Some(envoy::any(&StringValue {
+            value: format!("{}{}", module.sha256, sees.suffix()),
+        })),
         runtime: "envoy.wasm.runtime.v8".to_owned(),
         code: Some(AsyncDataSource { specifier: Some(code(module)) }),
         ..VmConfig::default()
@@ -65,10 +69,9 @@ pub(super) fn extension(
         vm: Some(Vm::VmConfig(vm)),
         ..PluginConfig::default()
     };
-    TypedExtensionConfig {
-        name: extension_name(listener),
-        typed_config: Some(envoy::any(&Wasm { config: Some(plugin) })),
-    }
+    let mut wasm = envoy::any(&Wasm { config: Some(plugin) });
+    capabilities::restrict(&mut wasm, sees);
+    TypedExtensionConfig { name: extension_name(listener), typed_config: Some(wasm) }
 }
 
 fn code(module: &FilterModule) -> async_data_source::Specifier {

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod admission;
+mod capabilities;
 mod clusters;
 mod compiler;
 mod connections;

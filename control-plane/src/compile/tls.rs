@@ -79,7 +79,7 @@ impl<'a> Client<'a> {
 
     /// How this client speaks to a service here.
     pub(super) fn towards(&self, service: &Service) -> Security {
-        self.secured(service, || Security::Mutual(self.mutual("", &service.name)))
+        self.secured(service, || Security::Mutual(self.mutual("", service.mesh_name())))
     }
 
     /// How it speaks to a service in these places, each of which proves to be just that one: a service, and a

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// What is known of all datacenters: the latest of each part, and of a part that cannot be heard the last good.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalog {
@@ -12,14 +14,15 @@ pub struct Catalog {
     pub local: String,
     /// Every datacenter by name, the local one among them.
     pub datacenters: BTreeMap<String, Datacenter>,
-    /// The instances of all that was asked for.
+    /// The instances of all that was asked for and answered; what is not in it is not known yet, which is not the same as
+    /// none.
     pub instances: BTreeMap<Lookup, Arc<[Instance]>>,
     /// What operators say in configuration entries, by service.
     pub entries: Arc<BTreeMap<String, ServiceEntries>>,
 }
 
 /// A datacenter, as seen from ours.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Datacenter {
     /// Median time to it and back; `None` = not known.
     pub rtt: Option<Duration>,
@@ -28,7 +31,7 @@ pub struct Datacenter {
 }
 
 /// One question to the catalog.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Lookup {
     /// The datacenter that is asked about.
     pub datacenter: String,
@@ -41,7 +44,7 @@ pub struct Lookup {
 }
 
 /// One instance of a service.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Instance {
     /// Its id at its node; with the node unique in the datacenter.
     pub id: String,
@@ -59,7 +62,7 @@ pub struct Instance {
 }
 
 /// What the checks of an instance say, the worst of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum InstanceHealth {
     /// All is well.
     Passing,
@@ -70,7 +73,7 @@ pub enum InstanceHealth {
 }
 
 /// The configuration entries of one service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceEntries {
     /// `service-resolver`.
     pub resolver: Option<Resolver>,
@@ -81,7 +84,7 @@ pub struct ServiceEntries {
 }
 
 /// A service, or a subset of it that its resolver defines.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceSubset {
     /// The service; empty = the one whose entry this is.
     pub service: String,
@@ -90,7 +93,7 @@ pub struct ServiceSubset {
 }
 
 /// How a service's name becomes instances.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolver {
     /// The subset where none is named; empty = all instances.
     pub default_subset: String,
@@ -105,7 +108,7 @@ pub struct Resolver {
 }
 
 /// Which instances a subset has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subset {
     /// Expression that they satisfy; empty = all.
     pub filter: String,
@@ -114,7 +117,7 @@ pub struct Subset {
 }
 
 /// Where a redirected service is; an empty part is as in the service itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redirect {
     /// The service, and the subset.
     pub to: ServiceSubset,
@@ -123,7 +126,7 @@ pub struct Redirect {
 }
 
 /// Where players go when a service has no healthy instance; an empty part is as in the service itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailoverTarget {
     /// The service, and the subset.
     pub to: ServiceSubset,

@@ -44,8 +44,12 @@ impl Identities {
 #[must_use]
 pub fn wanted_leaves(policy: &Policy, edge_service: &str) -> BTreeSet<String> {
     let meshed = policy.services.iter().filter(|service| service.tls == ServiceTls::Mesh);
-    let meshed = meshed.map(|service| service.name.clone());
-    meshed.chain([edge_service.to_owned()]).collect()
+    let mut wanted: BTreeSet<_> = meshed.map(|service| service.mesh_name().to_owned()).collect();
+    // Who speaks to nobody needs no certificate, and must not wait for one.
+    if !wanted.is_empty() {
+        wanted.insert(edge_service.to_owned());
+    }
+    wanted
 }
 
 /// A service's certificate.

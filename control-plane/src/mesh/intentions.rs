@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{ANY_SERVICE, Action, Intention, Policy};
+use crate::source::consul;
 
 /// All intentions, and what holds where none matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +26,8 @@ impl Intentions {
     /// Those of the policy with those of Consul, if there is one. For the same two services the policy's counts, and
     /// its default comes before Consul's.
     #[must_use]
-    pub fn joined(policy: &Policy, consul: Option<&Self>) -> Self {
-        let theirs = consul.map(|consul| &*consul.list).unwrap_or_default();
+    pub fn joined(policy: &Policy, consul: Option<&consul::Intentions>) -> Self {
+        let theirs = consul.map(|consul| consul.list.as_slice()).unwrap_or_default();
         let all = theirs.iter().chain(&policy.intentions);
         let by_pair: BTreeMap<_, _> = all.map(|one| ((&one.source, &one.destination), one.action)).collect();
         let intention = |((source, destination), action): ((&String, &String), Action)| Intention {
@@ -64,8 +65,8 @@ mod tests {
 
     #[test]
     fn the_policy_comes_before_consul() {
-        let consul = Intentions {
-            list: [intention("web", "api", Deny), intention("cron", "api", Allow)].into(),
+        let consul = consul::Intentions {
+            list: vec![intention("web", "api", Deny), intention("cron", "api", Allow)],
             default: Allow,
         };
         let mut policy = Policy { intentions: vec![intention("web", "api", Allow)], ..Policy::default() };

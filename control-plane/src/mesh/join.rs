@@ -1,5 +1,6 @@
 //! The task that joins the sources: quick when quiet, coalescing when they storm.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use tokio::time::{Instant, sleep_until};
 
 use super::catalog::Catalog;
 use super::failover::{self, Tracker};
+use super::identity::wanted_leaves;
 use super::{EdgeSettings, FilterModule, Identities, Intentions, Mesh, Wanted};
 use crate::model::Policy;
-use crate::source::Health;
 use crate::source::gateway_rules::GatewayRules;
 use crate::source::policy::LoadedPolicy;
+use crate::source::{Health, consul};
 
 /// What is joined.
 pub struct Sources {
@@ -26,8 +28,8 @@ pub struct Sources {
     pub module: watch::Receiver<FilterModule>,
     /// What settings say.
     pub edge: Arc<EdgeSettings>,
-    /// What Consul knows; `None` = that source is off.
-    pub catalog: Option<CatalogStatus>,
+    /// What Consul tells; `None` = that source is off.
+    pub consul: Option<ConsulLink>,
     /// What was down and comes back.
     pub tracker: Tracker,
 }
@@ -58,34 +60,58 @@ impl GatewayStatus {
     }
 }
 
-/// What Consul knows and what it is asked.
-#[derive(Debug)]
-pub struct CatalogStatus {
-    /// The latest of what it knows.
+/// What Consul tells and whether it does.
+#[derive(Clone, Debug)]
+pub struct ConsulStatus {
+    /// Instances, datacenters, configuration entries.
     pub catalog: watch::Receiver<Arc<Catalog>>,
-    /// What the policy wants to know; `leaves` are others'.
-    pub wanted: watch::Sender<Wanted>,
+    /// Who may connect to whom.
+    pub intentions: watch::Receiver<Arc<consul::Intentions>>,
+    /// Roots and leaves.
+    pub identities: watch::Receiver<Arc<Identities>>,
+    /// How the source is doing.
+    pub health: watch::Receiver<Health>,
 }
 
-impl CatalogStatus {
+/// What Consul tells and what it is asked.
+#[derive(Debug)]
+pub struct ConsulLink {
+    /// What it tells.
+    pub status: ConsulStatus,
+    /// What it is asked.
+    pub wanted: watch::Sender<Wanted>,
+    /// Whether its certificates are those of the mesh.
+    pub is_authority: bool,
+}
+
+impl ConsulLink {
     /// What is known, once that is enough for this policy: a service that moves to Consul must not be empty until Consul has
     /// answered. Nobody waits for what only other datacenters know: they may be out of reach for long.
-    fn heard(&mut self, policy: &Policy) -> Option<Arc<Catalog>> {
-        let catalog = Arc::clone(&self.catalog.borrow_and_update());
-        if catalog.local.is_empty() {
-            return None;
-        }
-        let lookups = failover::wanted(policy, &catalog);
+    fn heard(&mut self, policy: &Policy, edge_service: &str) -> Option<Arc<Catalog>> {
+        let starting = *self.status.health.borrow_and_update() == Health::Starting;
+        let catalog = Arc::clone(&self.status.catalog.borrow_and_update());
+        let lookups =
+            if catalog.local.is_empty() { BTreeSet::new() } else { failover::wanted(policy, &catalog) };
         let known = lookups
             .iter()
             .filter(|lookup| lookup.datacenter == catalog.local)
             .all(|lookup| catalog.instances.contains_key(lookup));
+        let leaves = if self.is_authority { wanted_leaves(policy, edge_service) } else { BTreeSet::new() };
+        let now = Wanted { lookups, leaves };
         self.wanted.send_if_modified(|wanted| {
-            let changed = wanted.lookups != lookups;
-            wanted.lookups = lookups;
+            let changed = *wanted != now;
+            *wanted = now;
             changed
         });
-        known.then_some(catalog)
+        (known && !starting && !catalog.local.is_empty()).then_some(catalog)
+    }
+
+    async fn changed(&mut self) -> bool {
+        tokio::select! {
+            result = self.status.catalog.changed() => result.is_ok(),
+            result = self.status.intentions.changed() => result.is_ok(),
+            result = self.status.health.changed() => result.is_ok(),
+        }
     }
 }
 
@@ -97,20 +123,29 @@ impl Sources {
             Some(gateway) => gateway.heard()?,
             None => Arc::default(),
         };
-        let identities = match &mut self.identities {
-            Some(identities) => {
-                Some(identities.borrow_and_update().clone()).filter(|known| known.is_known())?
-            }
+        let policy = Arc::clone(&self.policy.borrow_and_update().policy);
+        let catalog = match &mut self.consul {
+            Some(consul) => consul.heard(&policy, &self.edge.service)?,
             None => Arc::default(),
         };
-        let policy = Arc::clone(&self.policy.borrow_and_update().policy);
-        let catalog = match &mut self.catalog {
-            Some(catalog) => catalog.heard(&policy)?,
+        let consul = self.consul.as_mut().map(|consul| consul.status.intentions.borrow_and_update().clone());
+        // After Consul was told which leaves are wanted.
+        let identities = match &mut self.identities {
+            Some(identities) => {
+                let known = identities.borrow_and_update().clone();
+                // Consul's are those of its datacenter, which its catalog tells.
+                let known = if known.datacenter.is_empty() {
+                    Arc::new(Identities { datacenter: catalog.local.clone(), ..Identities::clone(&known) })
+                } else {
+                    known
+                };
+                Some(known).filter(|known| known.is_known())?
+            }
             None => Arc::default(),
         };
         let (placement, next) = self.tracker.advance(Instant::now(), &policy, &catalog);
         let mesh = Mesh {
-            intentions: Arc::new(Intentions::joined(&policy, None)),
+            intentions: Arc::new(Intentions::joined(&policy, consul.as_deref())),
             identities,
             policy,
             rules,
@@ -136,9 +171,9 @@ impl Sources {
                 None => std::future::pending().await,
             }
         };
-        let catalog = async {
-            match &mut self.catalog {
-                Some(of) => of.catalog.changed().await.is_ok(),
+        let consul = async {
+            match &mut self.consul {
+                Some(consul) => consul.changed().await,
                 None => std::future::pending().await,
             }
         };
@@ -146,7 +181,7 @@ impl Sources {
             open = identities => open,
             result = self.policy.changed() => result.is_ok(),
             open = gateway => open,
-            open = catalog => open,
+            open = consul => open,
             result = self.module.changed() => result.is_ok(),
         }
     }
@@ -208,7 +243,7 @@ mod tests {
             identities: None,
             module: modules,
             edge: Arc::default(),
-            catalog: None,
+            consul: None,
             tracker: Tracker::default(),
         };
         let (publish, mut meshes) = watch::channel(None);
@@ -255,13 +290,31 @@ mod tests {
         Arc::new(Catalog { local: "aws".to_owned(), instances, ..Catalog::default() })
     }
 
+    /// One that is well and tells nothing else.
+    fn told(catalog: watch::Receiver<Arc<Catalog>>, wanted: watch::Sender<Wanted>) -> ConsulLink {
+        let status =
+            ConsulStatus { catalog, intentions: fixed(), identities: fixed(), health: fixed_as(Health::Ok) };
+        ConsulLink { status, wanted, is_authority: false }
+    }
+
+    /// A value that stays.
+    fn fixed_as<T>(value: T) -> watch::Receiver<T> {
+        let (sender, receiver) = watch::channel(value);
+        std::mem::forget(sender);
+        receiver
+    }
+
+    fn fixed<T: Default>() -> watch::Receiver<T> {
+        fixed_as(T::default())
+    }
+
     #[tokio::test]
     async fn a_service_moves_to_consul_once_consul_has_answered_and_comes_back_step_by_step() {
         let (policies, policy) = watch::channel(loaded("endpoints: ['10.0.0.9:1']"));
         let (catalogs, catalog) = watch::channel(known(&Wanted::default(), InstanceHealth::Passing));
         let (wanted, mut wants) = watch::channel(Wanted::default());
         let (_module, modules) = watch::channel(module(0));
-        let catalog = Some(CatalogStatus { catalog, wanted });
+        let consul = Some(told(catalog, wanted));
         let tracker = Tracker::default();
         let sources = Sources {
             policy,
@@ -269,7 +322,7 @@ mod tests {
             identities: None,
             module: modules,
             edge: Arc::default(),
-            catalog,
+            consul,
             tracker,
         };
         let (publish, mut meshes) = watch::channel(None);

@@ -9,7 +9,7 @@ mod wanted;
 
 pub use identity::Identities;
 pub use intentions::Intentions;
-pub use join::{CatalogStatus, GatewayStatus, Sources, join};
+pub use join::{ConsulLink, ConsulStatus, GatewayStatus, Sources, join};
 pub use wanted::Wanted;
 
 use std::net::SocketAddr;

@@ -128,6 +128,12 @@ impl Service {
         self.failover.as_ref().or_else(|| self.consul.as_ref().map(|_| &DEFAULT))
     }
 
+    /// What it is called in SPIFFE ids and intentions: its name in Consul where it has one.
+    #[must_use]
+    pub fn mesh_name(&self) -> &str {
+        self.consul.as_ref().map_or(&self.name, |consul| &consul.service)
+    }
+
     /// Whether instances may be in this datacenter.
     #[must_use]
     pub fn may_be_in(&self, datacenter: &str) -> bool {

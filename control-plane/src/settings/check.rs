@@ -6,7 +6,7 @@ use std::path;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{Delivery, MeshCa, Settings, Xds};
+use super::{Consul, Delivery, MeshCa, Settings, Xds};
 use crate::model::Duration;
 
 /// Something wrong with a setting.
@@ -56,6 +56,7 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
     if let Err(message) = check_level(&settings.log.level) {
         refuse("log.level", message);
     }
+    check_consul(&settings.consul, &mut refuse);
     check_filter(settings, &mut refuse);
     findings
 }
@@ -124,6 +125,43 @@ fn check_mesh(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)
                    `xds.tls.key_file`, with `xds.tls.client_ca_file` or `xds.token_file`. `xds.insecure` does not \
                    allow it";
         refuse("mesh.ca", why.to_owned());
+    }
+    if mesh.ca == MeshCa::Consul && settings.consul.address.is_empty() {
+        refuse("mesh.ca", "`consul` needs `consul.address` beside it".to_owned());
+    }
+}
+
+fn check_consul(consul: &Consul, refuse: &mut impl FnMut(&'static str, String)) {
+    if consul.address.is_empty() {
+        for (path, given) in [
+            ("consul.token_file", consul.token_file.is_some()),
+            ("consul.ca_file", consul.ca_file.is_some()),
+            ("consul.datacenter", !consul.datacenter.is_empty()),
+        ] {
+            if given {
+                refuse(path, "it needs `consul.address` beside it".to_owned());
+            }
+        }
+        return;
+    }
+    let uri = consul.address.parse::<http::Uri>().ok();
+    let scheme = uri.as_ref().and_then(http::Uri::scheme_str);
+    let whole = uri.as_ref().is_some_and(|uri| {
+        // A user's name would be a secret in a place that is printed.
+        let authority = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+        authority && uri.path() == "/" && uri.query().is_none()
+    });
+    match scheme {
+        Some("http" | "https") if whole => {}
+        _ => {
+            refuse(
+                "consul.address",
+                "it is not of the form http://host:port or https://host:port".to_owned(),
+            );
+        }
+    }
+    if scheme == Some("https") && consul.ca_file.is_none() {
+        refuse("consul.ca_file", "`consul.address` is https: name the file of its authorities".to_owned());
     }
 }
 

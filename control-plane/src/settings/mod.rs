@@ -46,6 +46,8 @@ pub struct Settings {
     pub redis: Redis,
     /// Routing rules that an existing game-gateway keeps in Redis.
     pub game_gateway: GameGateway,
+    /// The Consul that services, intentions and certificates are read from; docs/consul.md says what of it.
+    pub consul: Consul,
     /// What every Envoy edge gets beside its game listeners.
     pub edge: Edge,
     /// The certificates by which proxies know each other.
@@ -191,6 +193,25 @@ pub struct GameGateway {
     pub clusters: ClusterDelivery,
 }
 
+/// The Consul agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Consul {
+    /// `http://host:port` of an agent or server, 1.8 or newer, or `https://` for TLS; empty = no Consul. The agent of the
+    /// same machine, `http://127.0.0.1:8500`, is the usual one.
+    pub address: String,
+    /// File of the ACL token; empty = none. It is read again when it changes.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub token_file: Option<PathBuf>,
+    /// Authorities of Consul's own certificate, PEM, needed for `https`. It is read again when it changes.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub ca_file: Option<PathBuf>,
+    /// The datacenter that we are in; empty = the agent's, for which the token needs `agent:read`.
+    pub datacenter: String,
+}
+
 /// Edges in general.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -213,8 +234,8 @@ pub struct Edge {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mesh {
-    /// Who makes them: `none`; `embedded`: this process, with roots that it keeps in `data_dir`. For development,
-    /// and for a single replica.
+    /// Who makes them: `none`; `consul`: the authority of the Consul at `consul.address`; `embedded`: this process, with
+    /// roots that it keeps in `data_dir`, for development and for a single replica.
     #[schemars(with = "String")]
     pub ca: MeshCa,
     /// What every SPIFFE id of the embedded authority begins with.
@@ -238,6 +259,8 @@ pub enum MeshCa {
     None,
     /// This process.
     Embedded,
+    /// Consul.
+    Consul,
 }
 
 /// How Envoys come by the filter.
@@ -300,6 +323,7 @@ impl Default for Settings {
             policy: Policy::default(),
             redis: Redis::default(),
             game_gateway: GameGateway::default(),
+            consul: Consul::default(),
             edge: Edge::default(),
             mesh: Mesh::default(),
             filter: Filter::default(),

@@ -149,6 +149,6 @@ mod tests {
         assert_eq!(setting.flag, "game-gateway-limits-max-message-bytes");
         assert_eq!(setting.default_text(), "65535");
         assert_eq!(names_in("log"), "format, level");
-        assert!(names_in("").starts_with("api, data_dir, edge, "));
+        assert!(names_in("").starts_with("api, consul, data_dir, "));
     }
 }

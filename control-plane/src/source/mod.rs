@@ -2,10 +2,12 @@
 
 mod backoff;
 pub mod ca;
+pub mod consul;
 pub mod filter_module;
 pub mod gateway_rules;
 pub mod policy;
 pub mod policy_store;
+mod saved;
 
 use serde::Serialize;
 

@@ -1,20 +1,23 @@
 //! What limits cost: those who are let in, and those who are turned away; and what that costs an attacker.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::load::{CLIENTS, connections};
 use super::report::{Samples, table};
 use super::worlds::ranges;
 use super::xds::cpu_seconds;
 use crate::cast::{game, servers, services, until_lands};
-use crate::{Failure, GameClient, Stage, TestNet};
+use crate::{Failure, Frame, GameClient, Stage, TestNet};
 
 /// The heading of the section that [`run`] gives.
 pub(super) const HEADING: &str = "## Limits";
+
+/// Enough to keep an Envoy with one worker busy all the time.
+const CLIENTS: u16 = 50;
 
 const ROUNDS: u32 = 5;
 /// Short: each connection leaves a port behind that cannot be used again for a while.
@@ -90,25 +93,46 @@ wait for their end. Time is processor time of user and kernel; most of a refusal
     ))
 }
 
+/// Connections per second that are let in: each sends one message, reads its answer and closes.
+async fn connections(to: SocketAddr, time: Duration) -> Result<f64, Failure> {
+    clients(time, move |number| async move {
+        let mut client = GameClient::connect(to).await?;
+        client.exchange(&Frame::to_world(1 + number * 650, 1, vec![0; 56])).await.map(drop)
+    })
+    .await
+}
+
 /// Connections per second that are closed unheard.
 async fn refusals(to: SocketAddr, time: Duration) -> Result<f64, Failure> {
+    clients(time, move |_| async move {
+        // A reset may come before the connect has returned.
+        if let Ok(client) = GameClient::connect(to).await {
+            let _ = client.read_until_closed().await;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// How often a second all clients together do this, each with its number.
+async fn clients<W>(time: Duration, what: impl Fn(u16) -> W + Copy + Send + 'static) -> Result<f64, Failure>
+where
+    W: Future<Output = io::Result<()>> + Send,
+{
     let start = Instant::now();
-    let mut clients: JoinSet<_> = (0..CLIENTS)
-        .map(|_| async move {
-            let mut done = 0_u32;
-            while start.elapsed() < time {
-                // A reset may come before the connect has returned.
-                if let Ok(client) = GameClient::connect(to).await {
-                    let _ = client.read_until_closed().await;
-                }
-                done += 1;
-            }
-            f64::from(done)
-        })
-        .collect();
+    let client = |number| async move {
+        let mut done = 0_u32;
+        while start.elapsed() < time {
+            what(number).await?;
+            done += 1;
+        }
+        Ok::<_, io::Error>(done)
+    };
+    let mut clients: JoinSet<_> = (0..CLIENTS).map(client).collect();
     let mut done = 0.0;
     while let Some(client) = clients.join_next().await {
-        done += client.map_err(Failure::because("a client"))?;
+        let client = client.map_err(Failure::because("a client"))?;
+        done += f64::from(client.map_err(Failure::because("a client"))?);
     }
     Ok(done / start.elapsed().as_secs_f64())
 }

@@ -1,9 +1,10 @@
 //! The report: samples with their spread, the machine's shape, and the text around the tables.
 
 use std::fmt::Write;
-use std::{fs, thread};
+use std::thread;
 
 use crate::Failure;
+use crate::load::watch::kib;
 
 /// Measurements of one thing.
 #[derive(Debug, Default)]
@@ -50,19 +51,11 @@ impl Machine {
     }
 }
 
-/// The number behind `key` in a file of `/proc` that counts in KiB.
-pub(super) fn kib(file: &str, key: &str) -> Result<u64, Failure> {
-    let text = fs::read_to_string(file).map_err(Failure::because(file))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key));
-    let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-    number.ok_or_else(|| Failure::new(format!("no {key} in {file}")))
-}
-
 /// What was measured, as rows of its tables.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    /// Name, edge, plain Envoy, ratio.
-    pub(super) echo: Vec<Vec<String>>,
+    /// The section about the edge and its peers.
+    pub(super) proxies: String,
     /// Name, milliseconds.
     pub(super) change: Vec<Vec<String>>,
     worlds: Vec<Vec<String>>,
@@ -78,7 +71,7 @@ impl Report {
     /// The document.
     pub(super) fn text(&self, machine: &Machine) -> String {
         let Machine { cores, memory_gib, envoy } = machine;
-        let echo = table(&["", "edge", "plain Envoy", "edge / plain"], &self.echo);
+        let proxies = &self.proxies;
         let change = table(&["change of", "ms until it acts"], &self.change);
         let worlds = table(&["", "one run"], &self.worlds);
         format!(
@@ -86,24 +79,11 @@ impl Report {
 
 Written by `make bench`; do not edit. Measured on {cores} cores with {memory_gib} GiB of memory, Envoy {envoy} \
 with one worker, release builds.
-Numbers are medians with (least-most) behind them. Clients, Envoys, control plane, Redis and game servers share \
+Numbers are medians with (least-most) behind them. Where nothing else is said, clients, Envoys, control plane, Redis and game servers share \
 the cores, so absolute numbers are those of the whole machine, client included: they say what to compare, not \
 what an Envoy of its own can do.
 
-## What the filter costs
-
-{echo}
-The edge has the filter with routes of all 32,767 worlds by ranges to 4 services. Plain Envoy has the edge's \
-`tcp_proxy` with the same settings and nothing in front of it, and connects to a game server as soon as a client \
-connects. Both run at once and are loaded in turn, five rounds each.
-
-- messages/s: {clients} connections, each sends {bytes} bytes (header and body) and waits for the echo. The filter \
-looks at a connection's first message only, so this shows what remains of it afterwards.
-- new connections/s: {clients} clients, each connects, sends one message, reads the answer, closes and begins again. \
-Here the filter makes a decision for each.
-- edge / plain is formed round by round: 1.00 is no cost, 0.90 a tenth fewer. The rounds' spread is the machine's \
-noise; a difference within it is none.
-
+{proxies}
 ## How fast a change acts
 
 {change}
@@ -118,8 +98,6 @@ Time in force is from the request or notification until a new connection to the 
 exchanges a message each millisecond while the ranges come into force; the longest echo is the longest pause that \
 its player saw. Memory is resident memory; what an Envoy frees it may keep.
 ",
-            clients = super::load::CLIENTS,
-            bytes = super::load::MESSAGE_BYTES,
         )
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::ms;
 use super::report::Report;
 use crate::cast::{game, route, servers, servers_speaking, services, until_lands};
+use crate::load::watch::resident_kib;
 use crate::stage::port;
 use crate::{Failure, Frame, GameClient, GameServer, Redis, Stage, TestNet};
 use realmgate_filter::config::Framing;
@@ -113,9 +114,4 @@ fn filter_config(dump: &Value) -> String {
         _ => return String::new(),
     };
     inner.into_iter().max_by_key(String::len).unwrap_or_default()
-}
-
-/// Resident memory of a process.
-fn resident_kib(pid: u32) -> Result<u64, Failure> {
-    super::report::kib(&format!("/proc/{pid}/status"), "VmRSS:")
 }

@@ -33,7 +33,7 @@ impl Consul {
     #[track_caller]
     pub fn allows(&self, source: &str, destination: &str) -> bool {
         let path = format!("/v1/connect/intentions/check?source={source}&destination={destination}");
-        self.get(&path)["Allowed"] == true
+        self.get(&path).get("Allowed") == Some(&Value::Bool(true))
     }
 
     /// Writes a configuration entry.
@@ -51,13 +51,13 @@ impl Consul {
     /// The id of the root that signs now.
     #[track_caller]
     pub fn active_root(&self) -> String {
-        self.get("/v1/connect/ca/roots")["ActiveRootID"].as_str().unwrap_or_default().to_owned()
+        text(&self.get("/v1/connect/ca/roots"), "ActiveRootID")
     }
 
     /// What every SPIFFE id begins with.
     #[track_caller]
     pub fn trust_domain(&self) -> String {
-        self.get("/v1/connect/ca/roots")["TrustDomain"].as_str().unwrap_or_default().to_owned()
+        text(&self.get("/v1/connect/ca/roots"), "TrustDomain")
     }
 
     /// Makes a new root: of a new key, since the same configuration again would change nothing.
@@ -104,6 +104,11 @@ impl Consul {
     pub fn token(&self, name: &str, rules: &str) -> String {
         self.put("/v1/acl/policy", &json!({"Name": name, "Rules": rules}));
         let token = self.put("/v1/acl/token", &json!({"Description": name, "Policies": [{"Name": name}]}));
-        token["SecretID"].as_str().unwrap_or_default().to_owned()
+        text(&token, "SecretID")
     }
+}
+
+/// A text of an answer; empty if it is not there.
+pub(super) fn text(answer: &Value, field: &str) -> String {
+    answer.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
 }

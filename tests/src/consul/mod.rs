@@ -140,7 +140,7 @@ impl Consul {
             let node = http.get("/v1/catalog/nodes").is_ok_and(|(_, nodes)| nodes.contains("\"Node\""));
             node && roots
                 .and_then(json_of)
-                .is_some_and(|roots| roots["ActiveRootID"].as_str().is_some_and(|active| !active.is_empty()))
+                .is_some_and(|roots| !access::text(&roots, "ActiveRootID").is_empty())
         };
         self.process.wait_ready("Consul leads and has a CA", READY, ready)
     }

@@ -8,5 +8,9 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod catalog;
 mod files;
 mod harness;
+mod loss;
+mod stage;
+mod trust;

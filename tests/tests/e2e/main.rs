@@ -28,6 +28,7 @@ mod identity;
 mod lazy_worlds;
 mod limits;
 mod live_sessions;
+mod load;
 mod many_worlds;
 mod matrix;
 mod mesh_tls;

@@ -1,12 +1,13 @@
 //! The last good rules on disk, so that a restart while Redis is down serves them.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::GatewayRule;
+use crate::source::saved;
 
 /// Name of the file in `data_dir`.
 const FILE: &str = "gateway-rules.json";
@@ -83,13 +84,7 @@ impl Snapshot {
     pub(super) fn save(&self, rules: &[GatewayRule]) -> io::Result<()> {
         let document = Document { format: FORMAT, key_prefix: self.key_prefix.clone(), rules };
         let bytes = serde_json::to_vec_pretty(&document)?;
-        let temporary = self.directory.join(format!("{FILE}.tmp"));
-        let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.path())?;
-        // The rename itself is durable only when the directory is.
-        File::open(&self.directory)?.sync_all()
+        saved::replace(&self.directory, FILE, &bytes)
     }
 }
 

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use super::super::report::kib;
 use super::request::Sent;
 use crate::Failure;
+use crate::load::watch::kib;
 
 /// How long a server may go on working for a change before the next measurement begins.
 const UNTIL_QUIET: Duration = Duration::from_mins(2);

@@ -1,0 +1,210 @@
+//! Questions to Consul's HTTP API: one client, bounded connections, time and size.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+
+use super::credentials::{self, Followed};
+use super::error::ConsulError;
+use super::index::Index;
+use super::metrics::Metrics;
+use super::start::ConsulConfig;
+
+/// Most answers of a moment that are asked for together.
+const AT_ONCE: usize = 16;
+/// Bound on a question that does not block.
+const STEP: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(3);
+/// The largest answer: the checks of 100,000 instances.
+pub(super) const MAX_ANSWER: usize = 64 << 20;
+/// As much of a refusal as a log line bears.
+const MAX_WORDS: usize = 200;
+
+type Connections = Pool<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+
+/// One Consul agent.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// `http://127.0.0.1:8500`, without a slash at the end.
+    address: String,
+    token: Followed<HeaderValue>,
+    authorities: Followed<ClientConfig>,
+    connections: Mutex<Option<(Option<Arc<ClientConfig>>, Connections)>>,
+    at_once: Semaphore,
+    metrics: Arc<Metrics>,
+}
+
+/// What Consul answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// What it took after Consul began to answer.
+    pub(super) took: Duration,
+}
+
+impl Answer {
+    pub(super) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ConsulError> {
+        serde_json::from_slice(&self.body)
+            .map_err(|e| ConsulError::Malformed { path: self.path.clone(), problem: e.to_string() })
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    pub(super) fn index(&self) -> Option<u64> {
+        self.header("x-consul-index")?.parse().ok()
+    }
+}
+
+impl Client {
+    pub(super) fn new(config: &ConsulConfig, metrics: Arc<Metrics>) -> Self {
+        Self {
+            address: config.address.trim_end_matches('/').to_owned(),
+            token: Followed::new(config.token_file.clone(), credentials::token),
+            authorities: Followed::new(config.ca_file.clone(), credentials::authorities),
+            connections: Mutex::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            metrics,
+        }
+    }
+
+    /// An answer of this moment.
+    pub(super) async fn get(&self, path: &str) -> Result<Answer, ConsulError> {
+        // Never closed.
+        let _permit = self.at_once.acquire().await;
+        self.counted(self.ask(path.to_owned(), STEP).await)
+    }
+
+    /// An answer as soon as it is another than that of `index`, at the latest after `wait`.
+    pub(super) async fn wait(&self, path: &str, index: Index, wait: Duration) -> Result<Answer, ConsulError> {
+        let sign = if path.contains('?') { '&' } else { '?' };
+        let question = format!("{path}{sign}index={}&wait={}s", index.get(), wait.as_secs());
+        // Consul adds up to a sixteenth, lest all come back at once.
+        self.counted(self.ask(question, wait + wait / 16 + STEP).await)
+    }
+
+    fn counted(&self, result: Result<Answer, ConsulError>) -> Result<Answer, ConsulError> {
+        self.metrics.asked(result.as_ref().err());
+        result
+    }
+
+    async fn ask(&self, path: String, limit: Duration) -> Result<Answer, ConsulError> {
+        let answer = timeout(limit, self.exchange(&path)).await;
+        answer.unwrap_or_else(|_elapsed| Err(ConsulError::Silent { path, limit }))
+    }
+
+    async fn exchange(&self, path: &str) -> Result<Answer, ConsulError> {
+        let malformed = |problem: String| ConsulError::Malformed { path: path.to_owned(), problem };
+        let uri: Uri = format!("{}{path}", self.address)
+            .parse()
+            .map_err(|e: http::uri::InvalidUri| malformed(e.to_string()))?;
+        let mut request = Request::get(uri);
+        if let Some(token) = self.token.get()? {
+            request = request.header("x-consul-token", &*token);
+        }
+        let request = request.body(Empty::new()).map_err(|e| malformed(e.to_string()))?;
+        let response = self.connections()?.request(request).await.map_err(|e| unreachable(&e))?;
+        let began = Instant::now();
+        let (head, mut incoming) = response.into_parts();
+        let mut body = BytesMut::new();
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame.map_err(|e| ConsulError::Unreachable(e.to_string()))?;
+            let data = frame.into_data().unwrap_or_default();
+            if body.len() + data.len() > MAX_ANSWER {
+                return Err(ConsulError::Oversized { path: path.to_owned(), limit: MAX_ANSWER });
+            }
+            body.extend_from_slice(&data);
+        }
+        let text = || String::from_utf8_lossy(&body).trim().chars().take(MAX_WORDS).collect::<String>();
+        match head.status {
+            StatusCode::OK => Ok(Answer {
+                path: path.to_owned(),
+                headers: head.headers,
+                body: body.freeze(),
+                took: began.elapsed(),
+            }),
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
+                Err(ConsulError::Denied { path: path.to_owned(), text: text() })
+            }
+            // Both arrive as failures of the server where another one refused.
+            _ if text().contains("Permission denied") || text().contains("ACL not found") => {
+                Err(ConsulError::Denied { path: path.to_owned(), text: text() })
+            }
+            _ if text().contains("boolean expression") => {
+                Err(ConsulError::Filter { path: path.to_owned(), text: text() })
+            }
+            status => {
+                Err(ConsulError::Refused { path: path.to_owned(), status: status.as_u16(), text: text() })
+            }
+        }
+    }
+
+    /// The connections, new ones if the authorities were replaced.
+    fn connections(&self) -> Result<Connections, ConsulError> {
+        let authorities = self.authorities.get()?;
+        let mut current = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, connections)) = &*current
+            && known.as_ref().map(Arc::as_ptr) == authorities.as_ref().map(Arc::as_ptr)
+        {
+            return Ok(connections.clone());
+        }
+        let new = connections(authorities.as_deref())?;
+        *current = Some((authorities, new.clone()));
+        Ok(new)
+    }
+}
+
+/// Without authorities nobody is believed; settings refuse `https` then.
+fn connections(authorities: Option<&ClientConfig>) -> Result<Connections, ConsulError> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT));
+    // A cut link is found out by the system where an answer may take minutes.
+    tcp.set_keepalive(Some(Duration::from_secs(15)));
+    let nobody =
+        || credentials::believing(RootCertStore::empty()).map_err(|e| ConsulError::Tls(e.to_string()));
+    let tls = authorities.cloned().map_or_else(nobody, Ok)?;
+    let https =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+    Ok(Pool::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(AT_ONCE)
+        .build(https))
+}
+
+/// The innermost cause says most: "connection refused", "invalid peer certificate".
+fn unreachable(error: &hyper_util::client::legacy::Error) -> ConsulError {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    let mut text = error.to_string();
+    loop {
+        let tls = cause
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>());
+        if let Some(tls) = tls {
+            return ConsulError::Tls(tls.to_string());
+        }
+        match cause.source() {
+            Some(inner) => {
+                cause = inner;
+                text = inner.to_string();
+            }
+            None => return ConsulError::Unreachable(text),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The intentions, and what holds where none matches.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::answer::intentions;
+use super::error::ConsulError;
+use super::follow::{Context, Query, WAIT};
+use super::metrics::Metrics;
+use super::parts::Part;
+use crate::model::{Action, Intention};
+use crate::source::backoff::Backoff;
+
+/// What Consul says of who may connect to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intentions {
+    /// All of them, by precedence as Consul sorts them.
+    pub list: Vec<Intention>,
+    /// Where none matches.
+    pub default: Action,
+}
+
+impl Default for Intentions {
+    /// Not known yet: nobody may do anything.
+    fn default() -> Self {
+        Self { list: Vec::new(), default: Action::Deny }
+    }
+}
+
+/// Names that no service can have together: what Consul says of them is its default. An intention of any to any would
+/// answer instead, but where there is one the default decides nothing.
+const NOBODY: &str = "/v1/connect/intentions/check?source=realmgate-nobody-a&destination=realmgate-nobody-b";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Check {
+    allowed: bool,
+}
+
+/// Follows them for ever.
+pub(super) async fn follow(context: Context, publish: watch::Sender<Arc<Intentions>>, metrics: Arc<Metrics>) {
+    let new = || Query::new("/v1/connect/intentions".to_owned(), WAIT);
+    let mut query = new();
+    let mut backoff = Backoff::new();
+    loop {
+        match read(&context, &mut query, &metrics).await {
+            Ok(read) => {
+                backoff.reset();
+                if let Some(read) = read {
+                    metrics.intentions(read.list.len());
+                    publish.send_if_modified(|current| {
+                        let changed = **current != read;
+                        if changed {
+                            *current = Arc::new(read);
+                        }
+                        changed
+                    });
+                }
+                context.parts.ok(&Part::Intentions);
+            }
+            Err(error) => {
+                context.parts.lost(&Part::Intentions, &error);
+                sleep(backoff.wait()).await;
+                query = new();
+            }
+        }
+    }
+}
+
+/// The next list; `None` = as before.
+async fn read(
+    context: &Context,
+    query: &mut Query,
+    metrics: &Metrics,
+) -> Result<Option<Intentions>, ConsulError> {
+    let (answer, changed) = query.next(&context.client).await?;
+    if !changed {
+        return Ok(None);
+    }
+    let (list, refused) = intentions::read(&answer)?;
+    for refused in refused {
+        metrics.refusal("intention");
+        tracing::warn!(refused, "an intention cannot be used");
+    }
+    let allowed = match answer.header("x-consul-default-acl-policy") {
+        Some(policy) => policy == "allow",
+        // Consul before 1.9.
+        None => context.client.get(NOBODY).await?.json::<Check>()?.allowed,
+    };
+    let default = if allowed { Action::Allow } else { Action::Deny };
+    Ok(Some(Intentions { list, default }))
+}

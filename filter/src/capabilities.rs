@@ -1,0 +1,59 @@
+//! What the module needs of a proxy, by the names of the proxy-wasm ABI: the control plane has Envoy give it this and no
+//! more, since Envoy calls a module for every event that it has a function for, and the SDK exports all there are.
+//!
+//! A call that is missing here is refused by Envoy, and the SDK panics where it expects no refusal: a test holds the list
+//! against the built module.
+
+/// Events that the filter cannot do without. `proxy_on_delete` is the one that comes at every end of a connection:
+/// its close, `done` and `log` would be three more calls.
+pub const EVENTS: [&str; 7] = [
+    "proxy_on_configure",
+    "proxy_on_context_create",
+    "proxy_on_delete",
+    "proxy_on_downstream_connection_close",
+    "proxy_on_downstream_data",
+    "proxy_on_new_connection",
+    "proxy_on_tick",
+];
+
+/// The event that only a listener with translated framing needs.
+pub const SERVER_DATA: &str = "proxy_on_upstream_data";
+
+/// What the filter asks of the proxy.
+pub const CALLS: [&str; 16] = [
+    "clock_time_get",
+    "proxy_call_foreign_function",
+    "proxy_close_stream",
+    "proxy_define_metric",
+    "proxy_get_buffer_bytes",
+    "proxy_get_current_time_nanoseconds",
+    "proxy_get_property",
+    "proxy_get_shared_data",
+    "proxy_increment_metric",
+    "proxy_log",
+    "proxy_set_buffer_bytes",
+    "proxy_set_effective_context",
+    "proxy_set_property",
+    "proxy_set_shared_data",
+    "proxy_set_tick_period_milliseconds",
+    "random_get",
+];
+
+/// Calls that the SDK imports for what the filter does not use.
+pub const UNUSED_CALLS: [&str; 15] = [
+    "proxy_continue_stream",
+    "proxy_dequeue_shared_queue",
+    "proxy_done",
+    "proxy_enqueue_shared_queue",
+    "proxy_get_header_map_pairs",
+    "proxy_get_header_map_value",
+    "proxy_get_status",
+    "proxy_grpc_call",
+    "proxy_grpc_cancel",
+    "proxy_grpc_close",
+    "proxy_grpc_send",
+    "proxy_grpc_stream",
+    "proxy_http_call",
+    "proxy_register_shared_queue",
+    "proxy_resolve_shared_queue",
+];

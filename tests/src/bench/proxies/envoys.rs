@@ -1,0 +1,74 @@
+//! The Envoys beside the edge: its own `tcp_proxy` without a filter in front, and with the least that a filter can be.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use serde_json::{Map, Value, json};
+
+use crate::{Envoy, Failure, TestNet};
+
+/// What stands in front of `tcp_proxy`, and when that connects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing; it connects as soon as a client does.
+    Plain,
+    /// Nothing; it connects with the client's first bytes, as it has to where a filter chooses the cluster.
+    Delayed,
+    /// A module that does no more than has to be done.
+    Minimal,
+}
+
+/// Starts one beside the edge whose configuration is `dump`.
+pub(super) fn start(
+    kind: Kind,
+    net: &TestNet,
+    dump: &Value,
+    bind: SocketAddr,
+    admin: SocketAddr,
+    servers: &[SocketAddr],
+) -> Result<Envoy, Failure> {
+    let mut proxy = tcp_proxy(dump).ok_or_else(|| Failure::new("the edge has no tcp_proxy"))?;
+    let delay = |key: &str| ["upstream_connect_mode", "max_early_data_bytes", "hash_policy"].contains(&key);
+    proxy.retain(|key, _| kind != Kind::Plain || !delay(key));
+    proxy.insert("cluster".to_owned(), "game".into());
+    let mut filters = vec![json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy})];
+    if kind == Kind::Minimal {
+        filters.insert(0, minimal(net)?);
+    }
+    let address = |a: SocketAddr| json!({"socket_address": {"address": a.ip(), "port_value": a.port()}});
+    let endpoints: Vec<_> = servers.iter().map(|s| json!({"endpoint": {"address": address(*s)}})).collect();
+    let most = json!({"thresholds": [{"max_connections": 100_000, "max_pending_requests": 100_000}]});
+    let bootstrap = json!({"static_resources": {
+        "listeners": [{"name": "game", "address": address(bind), "filter_chains": [{"filters": filters}]}],
+        "clusters": [{"name": "game", "type": "STATIC", "connect_timeout": "5s", "circuit_breakers": most,
+            "load_assignment": {"cluster_name": "game", "endpoints": [{"lb_endpoints": endpoints}]}}],
+    }});
+    let name = match kind {
+        Kind::Plain => "plain",
+        Kind::Delayed => "delayed",
+        Kind::Minimal => "minimal",
+    };
+    Envoy::with(net.dir(), bootstrap.to_string(), admin).name(name).start()
+}
+
+fn minimal(net: &TestNet) -> Result<Value, Failure> {
+    let module = wat::parse_str(include_str!("minimal.wat")).map_err(Failure::because("minimal.wat"))?;
+    let path = net.dir().join("minimal.wasm");
+    fs::write(&path, module).map_err(Failure::because("minimal.wasm"))?;
+    Ok(json!({"name": "minimal", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
+        "config": {"name": "minimal", "vm_config": {
+            "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": path}}}}}}))
+}
+
+fn tcp_proxy(dump: &Value) -> Option<Map<String, Value>> {
+    let is = |map: &Map<String, Value>| {
+        map.get("@type").and_then(Value::as_str).is_some_and(|name| name.ends_with(".tcp_proxy.v3.TcpProxy"))
+    };
+    match dump {
+        Value::Object(map) if is(map) => Some(map.clone()),
+        Value::Object(map) => map.values().find_map(tcp_proxy),
+        Value::Array(items) => items.iter().find_map(tcp_proxy),
+        _ => None,
+    }
+}

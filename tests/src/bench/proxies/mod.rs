@@ -1,0 +1,349 @@
+//! The edge beside its peers on the same work: plain Envoy, Envoy with the least filter there can be, and HAProxy.
+
+mod envoys;
+mod haproxy;
+mod processors;
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use realmgate_filter::config::Framing;
+use realmgate_wire::ServerId;
+use serde_json::{Value, json};
+
+use super::report::{Samples, table};
+use crate::cast::{game, route, until_lands_somewhere};
+use crate::load::{Identity, Mode, Outcome, Plan, Servers, run as load};
+use crate::stage::port;
+use crate::{Envoy, Failure, Stage, TestNet};
+use envoys::Kind;
+
+/// The heading of the report's section.
+pub(super) const HEADING: &str = "## The edge beside its peers";
+
+const SERVERS: u16 = 4;
+/// Where the servers that speak the gateway's framing begin.
+const FRAMED: u16 = 100;
+const CONNECTIONS: usize = 50;
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Effort {
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Rounds, each of all proxies in turn.
+    #[arg(long, default_value_t = 7)]
+    pub rounds: u32,
+    /// Seconds of the mixed load of many players.
+    #[arg(long, default_value_t = 600.0)]
+    pub mixed_seconds: f64,
+    /// Players of the mixed load; each needs two open files of Envoy.
+    #[arg(long, default_value_t = 9000)]
+    pub mixed_players: usize,
+}
+
+/// A proxy under load.
+struct Proxy {
+    name: &'static str,
+    at: SocketAddr,
+    pid: u32,
+}
+
+/// What is measured: name, mode, message size, and of which number the rate is made.
+const WORK: [(&str, Mode, usize); 4] = [
+    ("64-byte messages, one at a time", Mode::Echo, 64),
+    ("64-byte messages, 16 at a time", Mode::Pipelined, 64),
+    ("new connections with one message", Mode::Connect, 64),
+    ("16 KiB messages, one at a time", Mode::Echo, 16 * 1024),
+];
+
+/// Measures, and writes the section.
+pub(super) async fn run(effort: Effort) -> Result<(String, String), Failure> {
+    let own = std::process::id();
+    let pinned = available_parallelism().is_ok_and(|count| count.get() > 1);
+    let keep = |pid, processors| if pinned { processors::keep(pid, processors) } else { Ok(()) };
+    keep(own, processors::LOAD)?;
+
+    let net = TestNet::new();
+    let servers = servers(&net, port::GAME, Framing::Client)?;
+    let framed_servers = self::servers(&net, port::GAME + FRAMED, Framing::Server)?;
+    let mut edge = edge(TestNet::new(), &servers, Framing::Client).await?;
+    let mut framed = self::edge(TestNet::new(), &framed_servers, Framing::Server).await?;
+    let mut beside = Beside::start(&net, &edge, servers.addresses())?;
+    let mut haproxy = haproxy::start(&net, net.at(7010), servers.addresses());
+    let mut proxies = beside.proxies();
+    proxies.push(Proxy { name: "edge", at: edge.players(), pid: edge.edge.process().pid() });
+    proxies.push(Proxy {
+        name: "edge, server framing",
+        at: framed.players(),
+        pid: framed.edge.process().pid(),
+    });
+    let missing = match &mut haproxy {
+        Ok(process) => {
+            proxies.push(Proxy { name: "HAProxy", at: net.at(7010), pid: process.pid() });
+            String::new()
+        }
+        Err(failure) => format!("\nHAProxy was not measured: {failure}\n"),
+    };
+    for proxy in &proxies {
+        keep(proxy.pid, processors::PROXY)?;
+    }
+
+    let mut text = format!("{HEADING}\n\n");
+    // First, while none of them has memory left over from other work.
+    let memory = memory(&proxies)?;
+    for (name, mode, size) in WORK {
+        let rows = compare(&proxies, mode, size, effort)?;
+        let unit = if mode == Mode::Connect { "connections/s" } else { "messages/s" };
+        let head = ["", unit, "to plain", "p99, us", "to plain", "processor us each", "to plain"];
+        let _ = write!(text, "### {}\n\n{}\n", name, table(&head, &rows));
+    }
+    let _ = write!(
+        text,
+        "### Memory\n\n{}\n",
+        table(&["", "KiB for each idle routed connection", "more than plain"], &memory)
+    );
+    let worlds = worlds(&edge, servers.addresses(), effort).await?;
+    let _ = write!(
+        text,
+        "### Number of worlds\n\n{}\n",
+        table(&["worlds", "connections/s", "to one world"], &worlds)
+    );
+    let mixed = mixed(&mut edge, effort)?;
+    let _ = write!(text, "### Many players\n\n{}\n", table(&["", "one run"], &mixed));
+    text += &words(effort, pinned);
+    text += &missing;
+    let version = beside.version();
+    processors::free()?;
+    Ok((text, version))
+}
+
+/// The Envoys without our filter.
+struct Beside([(&'static str, SocketAddr, Envoy); 3]);
+
+impl Beside {
+    fn start(net: &TestNet, edge: &Stage, servers: &[SocketAddr]) -> Result<Self, Failure> {
+        let dump = edge.edge.config_dump();
+        let start = |kind, number: u16| {
+            let at = net.at(7001 + number);
+            envoys::start(kind, net, &dump, at, net.at(9902 + number), servers).map(|envoy| (at, envoy))
+        };
+        let [plain, delayed, minimal] =
+            [start(Kind::Plain, 0)?, start(Kind::Delayed, 1)?, start(Kind::Minimal, 2)?];
+        Ok(Self([
+            ("plain Envoy", plain.0, plain.1),
+            ("plain, connects with the first data", delayed.0, delayed.1),
+            ("minimal module", minimal.0, minimal.1),
+        ]))
+    }
+
+    fn proxies(&mut self) -> Vec<Proxy> {
+        let proxy = |(name, at, envoy): &mut (&'static str, SocketAddr, Envoy)| Proxy {
+            name,
+            at: *at,
+            pid: envoy.process().pid(),
+        };
+        self.0.iter_mut().map(proxy).collect()
+    }
+
+    fn version(&self) -> String {
+        let [(_, _, plain), ..] = &self.0;
+        let info: Value = serde_json::from_str(&plain.get("/server_info")).unwrap_or_default();
+        let version = info.get("version").and_then(Value::as_str).and_then(|text| text.split('/').nth(1));
+        version.unwrap_or("of unknown version").to_owned()
+    }
+}
+
+fn servers(net: &TestNet, first: u16, framing: Framing) -> Result<Servers, Failure> {
+    let servers: Vec<_> = (0..SERVERS)
+        .map(|n| (net.at(first + n), Identity { world: 0, instance: n.to_le_bytes()[0] }))
+        .collect();
+    Servers::start(&servers, framing).map_err(Failure::because("game servers"))
+}
+
+/// A policy that shares these worlds out to the servers, in stretches of `stretch`.
+fn policy(stage: &Stage, servers: &[SocketAddr], framing: Framing, last: u16, stretch: u16) -> String {
+    let name = |n: usize| format!("game-{n}");
+    let service = |(n, at): (usize, &SocketAddr)| json!({"name": name(n), "endpoints": [at.to_string()], "framing": framing,});
+    let services: Vec<_> = servers.iter().enumerate().map(service).collect();
+    let starts: Vec<_> = (1..=last).step_by(stretch.into()).collect();
+    let routes = servers.iter().enumerate().filter_map(|(n, _)| {
+        let own = starts.iter().skip(n).step_by(servers.len());
+        let own: Vec<_> =
+            own.map(|low| format!("{low}-{}", low.saturating_add(stretch - 1).min(last))).collect();
+        (!own.is_empty()).then(|| route(&name(n), &json!(own), &name(n)))
+    });
+    let routes: Vec<_> = routes.collect();
+    json!({"listeners": stage.listener(&json!({})), "services": services, "routes": routes}).to_string()
+}
+
+async fn edge(net: TestNet, servers: &Servers, framing: Framing) -> Result<Stage, Failure> {
+    let stage = Stage::start(net, &json!({}))?;
+    stage.control_plane.put_policy(&policy(&stage, servers.addresses(), framing, ServerId::MAX_WORLD, 1024));
+    until_lands_somewhere(stage.players(), game(ServerId::MAX_WORLD, 1), Instant::now()).await;
+    Ok(stage)
+}
+
+fn plan(mode: Mode, to: SocketAddr, size: usize, seconds: f64) -> Plan {
+    Plan {
+        players: CONNECTIONS,
+        size,
+        worlds: (1..=ServerId::MAX_WORLD).step_by(650).collect(),
+        ..Plan::new(mode, to, Duration::from_secs_f64(seconds))
+    }
+}
+
+fn clean(outcome: Outcome, of: &str) -> Result<Outcome, Failure> {
+    if outcome.errors.is_empty() {
+        Ok(outcome)
+    } else {
+        Err(Failure::new(format!("{of}: {:?}", outcome.errors)))
+    }
+}
+
+/// All proxies in turn, the other way round in each second round. Ratios are formed within a round.
+fn compare(proxies: &[Proxy], mode: Mode, size: usize, effort: Effort) -> Result<Vec<Vec<String>>, Failure> {
+    let mut samples: Vec<[Samples; 6]> = proxies.iter().map(|_| Default::default()).collect();
+    for round in 0..effort.rounds {
+        let mut results: Vec<_> = proxies.iter().map(|_| [0.0; 3]).collect();
+        let turns: Vec<_> = results.iter_mut().zip(proxies).collect();
+        let turns: Box<dyn Iterator<Item = _>> =
+            if round % 2 == 0 { Box::new(turns.into_iter()) } else { Box::new(turns.into_iter().rev()) };
+        for (result, proxy) in turns {
+            let outcome = load(&plan(mode, proxy.at, size, effort.seconds), 1, &[proxy.pid], false)?;
+            let outcome = clean(outcome, proxy.name)?;
+            let processor: f64 = outcome.watched.iter().map(|watched| watched.processor_seconds).sum();
+            let (rate, count) = if mode == Mode::Connect {
+                (outcome.connections_per_second, outcome.connections)
+            } else {
+                (outcome.messages_per_second, outcome.messages)
+            };
+            *result = [rate, outcome.latency_us.p99, processor * 1e6 / count.max(1) as f64];
+        }
+        let Some(&plain) = results.first() else { break };
+        for (samples, result) in samples.iter_mut().zip(&results) {
+            let ratios = result.iter().zip(plain).map(|(one, plain)| one / plain);
+            samples
+                .iter_mut()
+                .zip(result.iter().copied().chain(ratios))
+                .for_each(|(samples, one)| samples.push(one));
+        }
+        println!("{mode:?} of {size} bytes, round {} of {}: {results:.0?}", round + 1, effort.rounds);
+    }
+    let row = |(proxy, [rate, p99, processor, rates, p99s, processors]): (&Proxy, &[Samples; 6])| {
+        vec![
+            proxy.name.to_owned(),
+            rate.spread(0),
+            rates.spread(3),
+            p99.spread(0),
+            p99s.spread(2),
+            processor.spread(2),
+            processors.spread(3),
+        ]
+    };
+    Ok(proxies.iter().zip(&samples).map(row).collect())
+}
+
+/// What an idle routed connection takes.
+fn memory(proxies: &[Proxy]) -> Result<Vec<Vec<String>>, Failure> {
+    const PLAYERS: usize = 4000;
+    let mut plain = None;
+    let mut rows = Vec::new();
+    for proxy in proxies {
+        let idle = Plan { players: PLAYERS, ..plan(Mode::Idle, proxy.at, 64, 2.5) };
+        let outcome = clean(load(&idle, 1, &[proxy.pid], false)?, proxy.name)?;
+        let grown: u64 = outcome.watched.iter().map(|watched| watched.most_kib - watched.before_kib).sum();
+        let each = grown as f64 / PLAYERS as f64;
+        let plain = *plain.get_or_insert(each);
+        println!("{}: {each:.2} KiB for each idle connection", proxy.name);
+        rows.push(vec![proxy.name.to_owned(), format!("{each:.2}"), format!("{:.2}", each - plain)]);
+    }
+    Ok(rows)
+}
+
+/// The same edge with one, a hundred, and all worlds, in turn.
+async fn worlds(edge: &Stage, servers: &[SocketAddr], effort: Effort) -> Result<Vec<Vec<String>>, Failure> {
+    let counts = [(1_u16, 1_u16), (100, 1), (ServerId::MAX_WORLD, 1024)];
+    let mut samples: [[Samples; 2]; 3] = Default::default();
+    for round in 0..effort.rounds {
+        let mut first = None;
+        for ((last, stretch), samples) in counts.into_iter().zip(&mut samples) {
+            edge.control_plane.put_policy(&policy(edge, servers, Framing::Client, last, stretch));
+            until_lands_somewhere(edge.players(), game(last, 1), Instant::now()).await;
+            let worlds = (1..=last).collect();
+            let plan = Plan { worlds, ..plan(Mode::Connect, edge.players(), 64, effort.seconds) };
+            let rate = clean(load(&plan, 1, &[], false)?, "worlds")?.connections_per_second;
+            let [rates, ratios] = samples;
+            rates.push(rate);
+            ratios.push(rate / *first.get_or_insert(rate));
+            println!("{last} worlds, round {} of {}: {rate:.0} connections/s", round + 1, effort.rounds);
+        }
+    }
+    let row = |((last, _), [rates, ratios]): ((u16, u16), &[Samples; 2])| {
+        vec![last.to_string(), rates.spread(0), ratios.spread(3)]
+    };
+    Ok(counts.into_iter().zip(&samples).map(row).collect())
+}
+
+/// Many players of all worlds for a while.
+fn mixed(edge: &mut Stage, effort: Effort) -> Result<Vec<Vec<String>>, Failure> {
+    let plan = Plan {
+        players: effort.mixed_players,
+        worlds: (1..=ServerId::MAX_WORLD).collect(),
+        rate: Some(effort.mixed_players as f64),
+        who: true,
+        ..plan(Mode::Mixed, edge.players(), 64, effort.mixed_seconds)
+    };
+    let pid = edge.edge.process().pid();
+    let outcome = load(&plan, 1, &[pid], true)?;
+    let errors: u64 = outcome.errors.values().sum();
+    let mib = |kib: u64| format!("{} MiB", kib / 1024);
+    let memory = |pick: fn(&crate::load::Watched) -> u64| {
+        outcome.watched.first().map_or_else(String::new, |one| mib(pick(one)))
+    };
+    let rows = [
+        ("players", effort.mixed_players.to_string()),
+        ("seconds", format!("{:.0}", outcome.seconds)),
+        ("messages", outcome.messages.to_string()),
+        ("connections, those of the beginning not counted", outcome.connections.to_string()),
+        (
+            "errors",
+            format!("{errors} {}", if errors > 0 { format!("{:?}", outcome.errors) } else { String::new() }),
+        ),
+        ("p50 / p99 / p99.9 from when a message was due, ms", {
+            let ms = |us: f64| us / 1000.0;
+            let q = outcome.latency_us;
+            format!("{:.1} / {:.1} / {:.1}", ms(q.p50), ms(q.p99), ms(q.p999))
+        }),
+        ("memory of the edge before", memory(|one| one.before_kib)),
+        ("after a third of the time", memory(|one| one.third_kib)),
+        ("at most", memory(|one| one.most_kib)),
+    ];
+    Ok(rows.into_iter().map(|(name, value)| vec![name.to_owned(), value.trim().to_owned()]).collect())
+}
+
+fn words(effort: Effort, pinned: bool) -> String {
+    let place = if pinned {
+        "Each proxy has one worker and the first processor; clients (`realmgate-load`), game servers and control planes share the second."
+    } else {
+        "There is one processor for all."
+    };
+    let Effort { seconds, rounds, .. } = effort;
+    format!(
+        "{place} All run at once and are loaded in turn, {rounds} rounds of {seconds} s each, every other round in reverse. \
+Numbers are medians with (least-most) behind them, ratios are formed within a round: what spread they have is the machine's.
+
+- Plain Envoy has the edge's `tcp_proxy` with the same settings and no filter. It connects to a game server as soon as a client \
+connects; the second one with the client's first bytes, as it has to wherever something reads them.
+- The minimal module (`tests/src/bench/proxies/minimal.wat`) reads 8 bytes and names a cluster. It counts, logs, refuses and \
+frees nothing: what it costs is what Envoy's wasm host costs, which no filter can be without.
+- The edges have routes of all 32,767 worlds by ranges to 4 services; in server framing both ways are translated (20 + 9 bytes).
+- HAProxy has a map of the worlds and looks at the same bytes. It writes no access log, the Envoys do.
+- Processor time is what the kernel counted for the proxy's process, for each message or connection. Where others share the machine \
+it says more than the rates.
+"
+    )
+}

@@ -1,0 +1,185 @@
+//! What happens when Consul goes, denies, or has very much.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+
+use realmgate_control_plane::source::Health;
+use realmgate_control_plane::source::consul::ConsulConfig;
+use realmgate_tests::consul::{Config, Service, TwoDatacenters};
+use realmgate_tests::{Consul, TestNet, wait_until};
+use serde_json::json;
+
+use super::stage::{Following, SOON, config, leaves, lookup, lookups, until};
+
+fn degraded(word: &'static str) -> impl FnMut(&Health) -> bool {
+    move |health| matches!(health, Health::Degraded { reason } if reason.contains(word))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_outlives_consul_and_us() {
+    let net = TestNet::new();
+    let mut consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
+    consul.register(&Service::new("battle", "b1", net.at(9001)));
+    consul.intention("edge", "battle", "allow");
+    let battle = lookup("aws", "battle");
+    let data = net.dir().join("data");
+    let wanted = lookups([battle.clone()]);
+    let following = Following::start(&consul, &data, wanted.clone());
+    following.ok().await;
+    let known = following.catalog("it is known", |catalog| catalog.instances[&battle].len() == 1).await;
+    let saved = data.join("consul.json");
+    wait_until("it is saved", SOON, || fs::read_to_string(&saved).is_ok_and(|text| text.contains("\"b1\"")));
+
+    consul.kill9();
+    following.health("it says so", degraded("cannot be reached")).await;
+    let catalog = following.catalog("we know that it is gone", |c| !c.datacenters["aws"].reachable).await;
+    assert_eq!(catalog.instances, known.instances);
+    assert_eq!(following.source.intentions().borrow().list.len(), 1);
+    assert!(following.metric("realmgate_consul_up{part=\"intentions\"}") < 0.5);
+    assert!(following.metric("realmgate_consul_request_errors_total{reason=\"unreachable\"}") > 0.5);
+
+    // A restart of ours serves the same; one without a file waits.
+    let restarted = Following::start(&consul, &data, wanted.clone());
+    restarted.health("it serves what it knew", |health| matches!(health, Health::Degraded { .. })).await;
+    assert_eq!(restarted.source.catalog().borrow().instances, known.instances);
+    assert_eq!(restarted.source.intentions().borrow().list.len(), 1);
+    let empty = Following::start(&consul, &net.dir().join("empty"), wanted);
+    assert_eq!(*empty.source.health().borrow(), Health::Starting);
+
+    consul.restart().unwrap();
+    consul.register(&Service::new("battle", "b2", net.at(9002)));
+    for following in [&following, &restarted, &empty] {
+        following
+            .catalog("it follows again", |catalog| {
+                catalog.instances.get(&battle).is_some_and(|instances| instances.len() == 2)
+            })
+            .await;
+        following.ok().await;
+    }
+    assert!(following.metric("realmgate_consul_up{part=\"intentions\"}") > 0.5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datacenter_that_goes_keeps_its_instances_and_ours_go_on() {
+    let net = TestNet::new();
+    let mut both = TwoDatacenters::start(net.dir(), None).unwrap();
+    both.azure.register(&Service::new("afar", "a1", net.at(9001)));
+    let (here, there) = (lookup("aws", "near"), lookup("azure", "afar"));
+    let following =
+        Following::start(&both.aws, &net.dir().join("data"), lookups([here.clone(), there.clone()]));
+    following.catalog("it is known", |c| c.instances.get(&there).is_some_and(|i| i.len() == 1)).await;
+    both.azure.kill9();
+    following.health("it says which", degraded("catalog azure")).await;
+    let catalog = following.catalog("it is gone", |c| !c.datacenters["azure"].reachable).await;
+    assert_eq!(catalog.instances[&there].len(), 1);
+    both.aws.register(&Service::new("near", "n1", net.at(9002)));
+    following.catalog("ours goes on", |c| c.instances.get(&here).is_some_and(|i| i.len() == 1)).await;
+    both.azure.restart().unwrap();
+    following.catalog("it is back", |c| c.datacenters["azure"].reachable).await;
+    following.ok().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_rights_are_enough_and_less_is_named() {
+    const MASTER: &str = "5a2e3f5c-0000-4000-8000-000000000001";
+    let net = TestNet::new();
+    let both = TwoDatacenters::start(net.dir(), Some(MASTER)).unwrap();
+    let rules =
+        fs::read_to_string(realmgate_tests::parts::workspace().join("consul/acl/realmgate.hcl")).unwrap();
+    let token_file = net.dir().join("token");
+    fs::write(&token_file, both.aws.token("realmgate", &rules)).unwrap();
+    both.aws.register(&Service::new("battle", "b1", net.at(9001)));
+    both.azure.register(&Service::new("afar", "a1", net.at(9002)));
+    both.aws.intention("realmgate-edge", "battle", "allow");
+    both.aws.intention("*", "*", "deny");
+    let mut wanted = lookups([lookup("aws", "battle"), lookup("azure", "afar")]);
+    wanted.leaves = leaves(&["realmgate-edge"]).leaves;
+    let config =
+        ConsulConfig { token_file: Some(token_file.clone()), ..config(&both.aws, &net.dir().join("data")) };
+    let following = Following::with(&config, wanted.clone());
+    following.ok().await;
+    following
+        .catalog("both are seen", |c| {
+            c.instances.len() == 2 && c.instances.values().all(|instances| instances.len() == 1)
+        })
+        .await;
+    let intentions = following.source.intentions().borrow().clone();
+    assert_eq!(intentions.list.len(), 2, "{intentions:?}");
+    assert_eq!(intentions.default, realmgate_control_plane::model::Action::Deny);
+
+    // One more leaf than there are rights for is refused by name; all else goes on.
+    wanted.leaves.insert("other".to_owned());
+    following.wanted.send_replace(wanted.clone());
+    following.health("it is named", degraded("leaf other")).await;
+    assert!(following.metric("realmgate_consul_request_errors_total{reason=\"denied\"}") > 0.5);
+    assert!(following.source.identities().borrow().leaves.contains_key("realmgate-edge"));
+    wanted.leaves.remove("other");
+    following.wanted.send_replace(wanted);
+    following.ok().await;
+
+    // A token that is no longer one takes nothing away; the next one is taken up by itself.
+    fs::write(&token_file, "5a2e3f5c-0000-4000-8000-00000000dead").unwrap();
+    following.health("it is denied", degraded("ACL not found")).await;
+    assert_eq!(following.source.catalog().borrow().instances.len(), 2);
+    fs::remove_file(&token_file).unwrap();
+    following.health("it is missed", degraded("cannot use")).await;
+    fs::write(&token_file, MASTER).unwrap();
+    following.ok().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_services_take_a_few_connections() {
+    const SERVICES: usize = 1000;
+    let net = TestNet::new();
+    let consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
+    // On a node of their own: an agent takes from its own node what it does not know.
+    let ip = net.ip().to_string();
+    consul.put("/v1/catalog/register", &json!({"Node": "many", "Address": ip}));
+    for batch in (0..SERVICES).collect::<Vec<_>>().chunks(60) {
+        let operation = |n: &usize| {
+            json!({"Service": {"Verb": "set", "Node": "many", "Service": {
+                "Service": format!("many-{n}"), "ID": format!("many-{n}"), "Address": ip, "Port": 9000}}})
+        };
+        consul.put("/v1/txn", &batch.iter().map(operation).collect());
+    }
+    let all = (0..SERVICES).map(|n| lookup("aws", &format!("many-{n}")));
+    let following = Following::start(&consul, &net.dir().join("data"), lookups(all));
+    let mut most = 0;
+    let read = until(following.source.catalog(), "all are read", |catalog| {
+        catalog.instances.values().filter(|instances| instances.len() == 1).count() == SERVICES
+    });
+    tokio::pin!(read);
+    loop {
+        most = most.max(connections(consul.http_address()));
+        tokio::select! {
+            _ = &mut read => break,
+            () = tokio::time::sleep(std::time::Duration::from_millis(20)) => {}
+        }
+    }
+    following.ok().await;
+    most = most.max(connections(consul.http_address()));
+    assert!(most > 0 && most <= 40, "{most} connections");
+    // One registration wakes one reading of all, which ends.
+    consul.register(&Service::new("many-7", "second", net.at(9001)));
+    following.catalog("the second is seen", |c| c.instances[&lookup("aws", "many-7")].len() == 2).await;
+}
+
+/// Established connections of this process to a server that only this test has.
+fn connections(server: SocketAddr) -> usize {
+    let sockets: std::collections::BTreeSet<String> = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let IpAddr::V4(ip) = server.ip() else { panic!("test addresses are IPv4") };
+    let remote = format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), server.port());
+    let tcp = fs::read_to_string("/proc/self/net/tcp").unwrap();
+    tcp.lines()
+        .filter_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let established = fields.get(3) == Some(&"01");
+            (established && *fields.get(2)? == remote).then(|| fields[9].to_owned())
+        })
+        .filter(|inode| sockets.contains(inode))
+        .count()
+}

@@ -1,0 +1,91 @@
+//! The load tool for a second in each mode, through a real edge to game servers of both framings.
+
+use std::process::{Child, Command, Stdio};
+
+use realmgate_filter::config::Framing;
+use realmgate_tests::load::{Identity, Servers};
+use realmgate_tests::stage::port;
+use realmgate_tests::{Stage, TestNet};
+use serde_json::{Value, json};
+
+use crate::cast::{game, route, until_lands};
+
+/// World 3 is served in the gateway's framing.
+const WORLDS: [(u16, Framing); 3] = [(1, Framing::Client), (2, Framing::Client), (3, Framing::Server)];
+
+fn begin(stage: &Stage, arguments: &str) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_realmgate-load"));
+    command.args(arguments.split(' ')).args(["--to", &stage.players().to_string()]);
+    command.args(["--for", "1", "--players", "20", "--worlds", "1-3", "--json", "--quiet"]);
+    command.stdout(Stdio::piped()).spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mode_of_the_load_tool_loads_and_measures() {
+    let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
+    let mut servers = Vec::new();
+    let (mut services, mut routes) = (Vec::new(), Vec::new());
+    for (world, framing) in WORLDS {
+        let (at, name) = (stage.net.at(port::GAME + world), format!("game-{world}"));
+        servers.push(Servers::start(&[(at, Identity { world, instance: 1 })], framing).unwrap());
+        services.push(json!({"name": name, "endpoints": [at.to_string()], "framing": framing}));
+        routes.push(route(&name, &json!([world]), &name));
+    }
+    let policy = json!({"listeners": stage.listener(&json!({})), "services": services, "routes": routes});
+    stage.control_plane.put_policy(&policy.to_string());
+    until_lands(stage.players(), game(3, 1), Some("3/1"), std::time::Instant::now()).await;
+
+    let runs = [
+        "echo --who",
+        "echo --rate 500 --threads 2",
+        "pipelined --size 200",
+        "connect --source 127.0.0.1",
+        "idle",
+        "mixed",
+        "slow --size 16 --gap 0.02",
+        "garbage",
+    ];
+    let children = runs.map(|arguments| (arguments, begin(&stage, arguments)));
+    for (arguments, child) in children {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let result: Value =
+            serde_json::from_str(&text).unwrap_or_else(|e| panic!("{arguments}: {e}: {text}"));
+        assert!(output.status.success() && result["errors"] == json!({}), "{arguments}: {text}");
+        let count = |key: &str| result[key].as_u64().unwrap();
+        match arguments.split(' ').next().unwrap() {
+            "echo" if result["rate"].is_null() => {
+                // 20 players take the worlds in turn.
+                assert_eq!(result["answered_by"], json!({"1/1": 7, "2/1": 7, "3/1": 6}));
+                assert!(count("messages") > 100 && count("connections") == 0, "{text}");
+                assert!(result["latency_us"]["p50"].as_f64().unwrap() > 1.0, "{text}");
+            }
+            "echo" => assert!((400..=501).contains(&count("messages")), "what was due: {text}"),
+            "pipelined" => assert!(count("messages") > 500, "{text}"),
+            "connect" => {
+                assert!(count("connections") > 50 && count("messages") == count("connections"), "{text}");
+            }
+            "idle" => assert_eq!(result["latency_us"]["count"], 20, "the last message of each: {text}"),
+            "mixed" => assert_eq!(result["answered_by"].as_object().unwrap().len(), 3, "{text}"),
+            "slow" => assert!(result["ends"]["answered"].as_u64().unwrap() >= 20, "{text}"),
+            _ => assert!(!result["ends"].as_object().unwrap().is_empty() && count("messages") > 0, "{text}"),
+        }
+    }
+    // Nobody is left behind.
+    stage.wait_filter_stat("sessions_active", |count| count == 0);
+    stage.wait_filter_stat("connections_awaiting_header", |count| count == 0);
+}
+
+#[test]
+fn errors_are_counted_and_end_with_failure() {
+    let net = TestNet::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_realmgate-load"))
+        .args(["echo", "--to", &net.at(port::PLAYERS).to_string(), "--players", "2", "--patience", "0.3"])
+        .args(["--json", "--quiet"])
+        .output()
+        .unwrap();
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!output.status.success());
+    assert_eq!(result["errors"]["players_missing"], 1, "{result}");
+    assert!(result["errors"]["refused"].as_u64().unwrap() > 0, "nobody listens: {result}");
+}
