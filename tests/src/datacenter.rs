@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::netns::Namespace;
-use crate::stage::port;
+use crate::stage::{crowd, port};
 use crate::{ControlPlane, Envoy, Failure, GameProcess, cast, parts};
 
 /// Where a datacenter is.
@@ -92,7 +92,8 @@ impl Datacenter {
             "health_check": {"check": {"ping": {"message_id": PING}}},
         });
         json!({
-            "listeners": [{"name": "edge", "bind": self.site.at(port::PLAYERS).to_string()}],
+            "listeners": [{"name": "edge", "bind": self.site.at(port::PLAYERS).to_string(),
+                "limits": crowd(&json!({}))}],
             "services": [service],
             "routes": [cast::route("all", &json!("any"), "game")],
         })

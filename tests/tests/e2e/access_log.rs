@@ -179,7 +179,8 @@ async fn every_end_has_a_line(version: Option<&str>) {
     assert_eq!(line("connect_failed")["server.address"], nobody);
     let refused = line("connect_failed")["error.message"].as_str().unwrap();
     assert!(refused.contains("refused"), "{refused}");
-    assert!(line("idle")["duration_ms"].as_u64().unwrap() >= 1000);
+    // Envoy takes the time once for all that an event loop does in a round.
+    assert!(line("idle")["duration_ms"].as_u64().unwrap() >= 900);
 
     let told = traced.connections()[0].session.unwrap();
     let trace = told.trace.unwrap();

@@ -84,7 +84,7 @@ async fn connections_per_address_hold_exactly_over_all_workers() {
     let [here, there] = [Address::claim(), Address::claim()];
     let mut playing = players_from(here.ip(), edge, 50).await;
     assert_eq!(playing.len(), 10);
-    assert_eq!(cast.refused("connections_per_ip"), 40);
+    wait_until("all refusals are told", LIMIT, || cast.refused("connections_per_ip") == 40);
     assert_eq!(cast.server.total(), 10, "a refused connection reached a game server");
     assert_eq!(players_from(there.ip(), edge, 50).await.len(), 10, "another address has its own");
     wait_until("those are gone", LIMIT, || cast.server.live() == 10);
@@ -132,7 +132,9 @@ async fn connections_in_total_hold_exactly_over_all_workers() {
     let mut playing = players_from(from.ip(), edge, 60).await;
     assert_eq!((playing.len(), cast.stage.edge.stat(limited)), (20, 40));
     assert_eq!(cast.server.total(), 20, "a refused connection reached a game server");
-    assert_eq!(cast.stage.filter_stat("connections_routed_total"), 20, "the filter was not even asked");
+    wait_until("the filter tells whom it was asked about", LIMIT, || {
+        cast.stage.filter_stat("connections_routed_total") == 20
+    });
     playing.truncate(15);
     wait_until("five are gone", LIMIT, || {
         cast.stage.edge.stat("connection_limit.edge.active_connections") == 15

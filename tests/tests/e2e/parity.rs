@@ -154,7 +154,7 @@ async fn behind_a_load_balancer_players_do_not_share_an_address() {
     stage.edge.process().terminate();
     let log = std::fs::read_to_string(stage.net.dir().join("edge.log")).unwrap();
     for player in players {
-        assert!(log.contains(&format!(r#""client":"{player}:40000""#)), "{player} in {log}");
+        assert!(log.contains(&format!(r#""client.address":"{player}:40000""#)), "{player} in {log}");
     }
 }
 

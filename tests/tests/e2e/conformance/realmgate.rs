@@ -47,8 +47,10 @@ impl Realmgate {
             let limits = json!({"max_message_bytes": 1000 + listener.filter, "idle_timeout": idle_timeout});
             json!({"name": name, "bind": self.started().net.at(7000 + number(name)).to_string(), "limits": limits})
         });
+        // No cluster, since no route names it; with it the edges have a certificate.
+        let meshed = json!({"name": "meshed", "endpoints": ["127.0.0.1:1"], "tls": "mesh"});
         json!({
-            "services": services.collect::<Vec<_>>(),
+            "services": services.chain([meshed]).collect::<Vec<_>>(),
             "routes": routes.collect::<Vec<_>>(),
             "listeners": listeners.collect::<Vec<_>>(),
         })
@@ -72,6 +74,11 @@ impl Subject for Realmgate {
         wait_until("new clients get this policy", LIMIT, || {
             // Without clients it is applied when it is compiled, which is when new clients get it.
             self.put("?wait=applied&timeout=5s", &policy)["applied"]["complete"] == json!(true)
+        });
+        wait_until("the edges have a certificate", LIMIT, || {
+            let (_, ready) = self.started().control_plane.readyz();
+            let ready: Value = serde_json::from_str(&ready).unwrap();
+            ready["mesh"]["services"].as_array().is_some_and(|services| services.len() == 2)
         });
     }
 

@@ -47,7 +47,10 @@ async fn the_control_plane_restarts_with_a_change(day: &mut Day) {
         assert_eq!(told(&said), ["eds world-2", "eds world-2"]);
     } else {
         // A version of endpoints or filters does not say which of them it is about.
-        assert_eq!(told(&said), ["eds world-1 world-2", "ecds realmgate/edge", "eds world-2"]);
+        assert_eq!(
+            told(&said),
+            ["eds world-1 world-2", "ecds realmgate/edge realmgate/edge/connections", "eds world-2"]
+        );
     }
 }
 
