@@ -92,11 +92,19 @@ async fn the_least_rights_are_enough_and_less_is_named() {
     let rules =
         fs::read_to_string(realmgate_tests::parts::workspace().join("consul/acl/realmgate.hcl")).unwrap();
     let token_file = net.dir().join("token");
-    fs::write(&token_file, both.aws.token("realmgate", &rules)).unwrap();
+    let token = both.aws.token("realmgate", &rules);
+    fs::write(&token_file, &token).unwrap();
     both.aws.register(&Service::new("battle", "b1", net.at(9001)));
     both.azure.register(&Service::new("afar", "a1", net.at(9002)));
     both.aws.intention("realmgate-edge", "battle", "allow");
     both.aws.intention("*", "*", "deny");
+    // A datacenter that does not know a new token yet shows it empty lists, which do not change when it does.
+    let afar = format!("{}/v1/health/service/afar?dc=azure", both.aws.url());
+    wait_until("the token is known in both datacenters", SOON, || {
+        let answer = ureq::get(&afar).header("X-Consul-Token", &token).call().ok();
+        let text = answer.and_then(|mut answer| answer.body_mut().read_to_string().ok());
+        text.is_some_and(|text| text.contains("\"a1\""))
+    });
     let mut wanted = lookups([lookup("aws", "battle"), lookup("azure", "afar")]);
     wanted.leaves = leaves(&["realmgate-edge"]).leaves;
     let config =
