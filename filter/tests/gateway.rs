@@ -60,7 +60,7 @@ impl Host for Recorder {
         assert_eq!(name, PROPERTY);
         let fields: Value =
             serde_json::from_str(&format!("{{{}}}", value.strip_prefix(',').unwrap())).unwrap();
-        let reason = fields["close_reason"].as_str().unwrap().to_owned();
+        let reason = fields.get("close_reason").and_then(serde_json::Value::as_str).unwrap().to_owned();
         self.logged = Some(fields);
         self.call("log", &reason)
     }

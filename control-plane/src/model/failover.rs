@@ -348,7 +348,7 @@ mod tests {
             match parse(&text) {
                 Ok(_) => assert!(ok, "{text}"),
                 Err(problems) => {
-                    assert!(!ok && problems[0].to_string().contains("count a fixed list"), "{problems:?}")
+                    assert!(!ok && problems[0].to_string().contains("count a fixed list"), "{problems:?}");
                 }
             }
         }

@@ -174,8 +174,12 @@ mod tests {
         texts.iter().collect()
     }
 
-    fn status(message: &String) -> Option<RpcStatus> {
-        (!message.is_empty()).then(|| RpcStatus { code: 3, message: message.clone(), ..RpcStatus::default() })
+    fn status(message: &str) -> Option<RpcStatus> {
+        (!message.is_empty()).then(|| RpcStatus {
+            code: 3,
+            message: message.to_owned(),
+            ..RpcStatus::default()
+        })
     }
 
     proptest! {

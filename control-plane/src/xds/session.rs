@@ -108,7 +108,7 @@ impl Session {
         let shared = &self.shared;
         tokio::select! {
             message = self.requests.next() => {
-                let request = decode(self.method, message?.ok_or_else(|| Status::ok(""))?)?;
+                let request = decode(self.method, &message?.ok_or_else(|| Status::ok(""))?)?;
                 connected.on_request(shared, self.method, request)
             }
             changed = connected.snapshots.changed(), if connected.source_lives => {
@@ -129,7 +129,7 @@ impl Session {
             self.shared.registry.metrics().stream_refused("silent");
             Status::deadline_exceeded("no request within 10 s")
         })?;
-        let mut request = decode(self.method, first?.ok_or_else(|| Status::ok(""))?)?;
+        let mut request = decode(self.method, &first?.ok_or_else(|| Status::ok(""))?)?;
         let peer = self.peer(request.node.take()).map_err(|error| {
             self.shared.registry.metrics().stream_refused(error.label());
             Status::invalid_argument(error.to_string())
@@ -255,8 +255,8 @@ impl Connected {
     }
 }
 
-fn decode(method: Method, message: Bytes) -> Result<RawRequest, Status> {
-    RawRequest::decode(method.variant, &message)
+fn decode(method: Method, message: &Bytes) -> Result<RawRequest, Status> {
+    RawRequest::decode(method.variant, message)
         .map_err(|error| Status::invalid_argument(format!("the request cannot be decoded: {error}")))
 }
 

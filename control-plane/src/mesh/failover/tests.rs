@@ -204,8 +204,8 @@ fn a_splitter_shares_between_subsets_and_services() {
         assert!(found.ordered[0].serves());
     }
     // A route's own weights stay in proportion to each other.
-    let shared: Vec<_> = weights([(1, legs.as_slice()), (3, &[])].into_iter()).collect();
-    assert_eq!(shared, [300_000, 16_666, 16_666, 1_000_000]);
+    let beside_another: Vec<_> = weights([(1, legs.as_slice()), (3, &[])].into_iter()).collect();
+    assert_eq!(beside_another, [300_000, 16_666, 16_666, 1_000_000]);
     assert_eq!(weights([(5, &[] as &[Leg]), (7, &[])].into_iter()).collect::<Vec<_>>(), [5, 7]);
     let mut circle = entries.to_vec();
     circle.push(("canary", split(&[(10_000, "game", "")])));
