@@ -1,5 +1,6 @@
 //! `realmgate serve`: binds, starts the sources, and wires them to the servers in the order of the data.
 
+use std::collections::BTreeSet;
 use std::future::IntoFuture;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -122,7 +123,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let module = Arc::new(FilterModuleSource::new(settings.filter.path.clone(), module_location(&settings)));
     let gateway = start_gateway(&settings, &metrics)?;
     // It follows for as long as it lives.
-    let (_consul, consul) = start_consul(&settings, &metrics)?.unzip();
+    let (_consul, consul) = start_consul(&settings, &policy, &metrics)?.unzip();
     let consul_status = consul.as_ref().map(|link| link.status.clone());
 
     let mut tasks = JoinSet::new();
@@ -334,6 +335,7 @@ fn start_gateway(
 
 fn start_consul(
     settings: &Settings,
+    policy: &PolicySource,
     metrics: &prometheus::Registry,
 ) -> Result<Option<(ConsulSource, ConsulLink)>, ServeError> {
     let consul = &settings.consul;
@@ -347,7 +349,11 @@ fn start_consul(
         datacenter: consul.datacenter.clone(),
         data_dir: settings.data_dir.clone(),
     };
-    let (wanted, wants) = watch::channel(Wanted::default());
+    let is_authority = settings.mesh.ca == MeshCa::Consul;
+    // From the start, since keys are not kept: proxies that have certificates are not served before we have them again.
+    let policy = Arc::clone(&policy.subscribe().borrow().policy);
+    let leaves = if is_authority { wanted_leaves(&policy, &settings.edge.service) } else { BTreeSet::new() };
+    let (wanted, wants) = watch::channel(Wanted { leaves, ..Wanted::default() });
     let source = ConsulSource::start(&config, wants, metrics)?;
     let status = ConsulStatus {
         catalog: source.catalog(),
@@ -355,7 +361,6 @@ fn start_consul(
         identities: source.identities(),
         health: source.health(),
     };
-    let is_authority = settings.mesh.ca == MeshCa::Consul;
     Ok(Some((source, ConsulLink { status, wanted, is_authority })))
 }
 

@@ -11,7 +11,7 @@ use realmgate_filter::config::Framing;
 use realmgate_tests::prometheus::Series;
 use realmgate_tests::stage::port;
 use realmgate_tests::wait::poll;
-use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Prometheus, Redis, Stage, TestNet, parts};
+use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Prometheus, Redis, Stage, TestNet, parts, wait_until};
 use realmgate_wire::ServerId;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -170,11 +170,15 @@ async fn dashboards_of_the_old_gateway_go_on() {
     assert_eq!(labels("sum by (error_type) (game_gateway_routing_errors_total)"), "error_type");
     expect("count(ALERTS{alertname=\"GameGatewayCircuitBreakerOpen\"})", 1.0);
 
-    // One player more than the edge takes. Prometheus' own connection to it counts, too.
-    let overflow = || stage.edge.stat("listener.game-gateway.downstream_global_cx_overflow");
-    while overflow() == 0 {
+    // One player more than the edge takes. Prometheus' own connection to it counts, too. Each connection is waited for:
+    // Envoy counts it after the system has let the client in.
+    let stat = |name: &str| stage.edge.stat(&format!("listener.game-gateway.{name}"));
+    let (overflow, taken) = ("downstream_global_cx_overflow", "downstream_cx_total");
+    while stat(overflow) == 0 {
         assert!(players.len() <= MOST_CONNECTIONS, "nobody was turned away");
+        let so_far = stat(taken);
         players.push(GameClient::connect(edge).await.unwrap());
+        wait_until("the edge knows of it", LIMIT, || stat(taken) > so_far || stat(overflow) > 0);
     }
     expect("game_gateway_connection_rejected_total{reason=\"global_rate_limit\"}", 1.0);
 }

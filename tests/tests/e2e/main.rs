@@ -14,6 +14,7 @@
 mod access_log;
 mod api;
 mod conformance;
+mod consul;
 mod dashboards;
 mod demo;
 mod drain;

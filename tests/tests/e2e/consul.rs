@@ -1,0 +1,259 @@
+//! The whole of it on a real Consul: its instances, its certificates, its intentions, its own proxies, two datacenters.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use realmgate_tests::consul::{Config, Health, Service, TwoDatacenters};
+use realmgate_tests::stage::{crowd, port};
+use realmgate_tests::{
+    Consul, ControlPlane, Envoy, Frame, GameClient, GameServer, Stage, TestNet, wait_until,
+};
+use serde_json::{Value, json};
+
+use crate::cast::{LIMIT, game, lands, route, servers, until_lands};
+use crate::failover::until_all_land;
+
+/// What a change in Consul may take until it holds for players: its own time, and well under a second of ours.
+const SOON: Duration = Duration::from_millis(700);
+
+/// Where sidecars listen; further ones follow.
+const INBOUND: u16 = 20_500;
+
+/// Where Consul's proxy of a client listens for it.
+const UPSTREAM: u16 = 20_600;
+
+fn control_plane(net: &TestNet, consul: &Consul) -> ControlPlane {
+    let settings = json!({"consul": {"address": consul.url()}, "mesh": {"ca": "consul"}});
+    Stage::control_plane(net, &settings).unwrap()
+}
+
+/// A policy of one service with all players, which is called otherwise here than in Consul.
+fn policy(net: &TestNet, service: &Value) -> String {
+    let mut all = json!({"name": "game"});
+    realmgate_tests::control_plane::merge_settings(&mut all, service);
+    let listener =
+        json!({"name": "edge", "bind": net.at(port::PLAYERS).to_string(), "limits": crowd(&json!({}))});
+    let routes = [route("all", &json!("any"), "game")];
+    json!({"listeners": [listener], "services": [all], "routes": routes}).to_string()
+}
+
+/// How long after `start` all new players land on the servers whose names begin so.
+async fn moved(players: SocketAddr, place: &str, start: Instant) -> Duration {
+    until_all_land(players, place).await;
+    start.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn players_follow_what_consul_says_of_instances_and_stay_when_it_dies() {
+    let net = TestNet::alone();
+    let mut consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
+    let servers = servers(&net, 3, 0).await;
+    let register = |n: usize| {
+        consul.register(&Service::new("battle", servers[n].name(), servers[n].address()));
+    };
+    register(0);
+    let control_plane = control_plane(&net, &consul);
+    control_plane.put_policy(&policy(&net, &json!({"consul": {"service": "battle"}})));
+    let _edge = Stage::edge(&net, &control_plane).unwrap();
+    let players = net.at(port::PLAYERS);
+    until_all_land(players, "game-1").await;
+    wait_until("it is ready", LIMIT, || control_plane.readyz().1.contains("\"ok\""));
+
+    let start = Instant::now();
+    register(1);
+    let took = until_lands(players, game(1, 1), Some("game-2"), start).await;
+    println!("a new instance got its first player after {took:?}");
+    consul.set_health("game-1", Health::Critical);
+    let took = moved(players, "game-2", Instant::now()).await;
+    println!("an instance became critical: all players went to the other after {took:?}");
+    assert!(took < SOON, "{took:?}");
+
+    let mut session = GameClient::connect(players).await.unwrap();
+    assert_eq!(session.who_are_you(game(1, 1)).await.unwrap(), "game-2");
+    register(2);
+    until_lands(players, game(1, 1), Some("game-3"), Instant::now()).await;
+    consul.kill9();
+    wait_until("that Consul is lost is told", LIMIT, || {
+        let (status, body) = control_plane.readyz();
+        status == 200 && body.contains("degraded") && body.contains("consul")
+    });
+    let mut seen = [0; 3];
+    for _ in 0..20 {
+        let on = lands(players, game(1, 1)).await.unwrap();
+        seen[servers.iter().position(|server| server.name() == on).unwrap()] += 1;
+    }
+    assert!(seen[0] == 0 && seen[1] > 0 && seen[2] > 0, "{seen:?}");
+    let frame = Frame::to_world(1, 1, "still here");
+    assert_eq!(session.exchange(&frame).await.unwrap(), frame);
+}
+
+/// A game server `game-1` behind a sidecar of ours, registered in Consul as the instance `api-1` of `api`.
+struct Mesh {
+    _sidecar: Envoy,
+    control_plane: ControlPlane,
+    server: GameServer,
+    consul: Consul,
+    net: TestNet,
+}
+
+impl Mesh {
+    async fn start() -> Self {
+        let net = TestNet::new();
+        let consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
+        let server = GameServer::start("game-1", net.at(port::GAME)).await.unwrap();
+        let inbound = net.at(INBOUND);
+        consul.register(&Service::new("api", "api-1", server.address()));
+        consul.register(&Service::sidecar("api", "api-1", inbound, server.address()));
+        let control_plane = control_plane(&net, &consul);
+        control_plane.put_policy(&policy(&net, &json!({"consul": {"service": "api"}, "tls": "mesh"})));
+        let admin = net.at(port::ADMIN + 1);
+        let (inbound, app) = (inbound.to_string(), server.address().to_string());
+        let more = ["--service", "api", "--inbound", &inbound, "--app", &app];
+        let bootstrap = control_plane.bootstrap("sidecar", "api-1", admin, &more).unwrap();
+        let sidecar = Envoy::with(net.dir(), bootstrap, admin).name("sidecar").start().unwrap();
+        Self { _sidecar: sidecar, control_plane, server, consul, net }
+    }
+
+    fn id(&self, service: &str) -> Value {
+        json!(format!("spiffe://{}/ns/default/dc/aws/svc/{service}", self.consul.trust_domain()))
+    }
+
+    /// Waits until the sidecar has logged a connection of this service that was let in, or one that was not.
+    fn wait_logged(&self, source: &str, is_let_in: bool) {
+        let (source, destination) = (self.id(source), self.id("api"));
+        let is_it = |line: Value| {
+            let ids = line["source"] == source && line["destination"] == destination;
+            ids && (line["authz"] == "") == is_let_in
+        };
+        let log = self.net.dir().join("sidecar.log");
+        wait_until("the sidecar logs it", LIMIT, || {
+            let text = fs::read_to_string(&log).unwrap();
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).any(is_it)
+        });
+    }
+
+    /// Denies or allows, and waits until that holds for connections to `at`.
+    async fn intend(&self, source: &str, action: &str, at: SocketAddr) {
+        let start = Instant::now();
+        self.consul.intention(source, "api", action);
+        let expected = (action == "allow").then_some("game-1");
+        let took = until_lands(at, game(1, 1), expected, start).await;
+        println!("{action} {source} holds after {took:?}");
+    }
+
+    /// That nobody who comes to `at` is heard of by the game server.
+    async fn assert_refused(&self, at: SocketAddr) {
+        let before = self.server.total();
+        for _ in 0..5 {
+            assert!(lands(at, game(1, 1)).await.is_err());
+        }
+        assert_eq!(self.server.total(), before, "a denied peer reached the game server");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_and_a_sidecar_know_each_other_by_consuls_certificates_and_heed_its_intentions() {
+    let mut mesh = Mesh::start().await;
+    let _edge = Stage::edge(&mesh.net, &mesh.control_plane).unwrap();
+    let players = mesh.net.at(port::PLAYERS);
+    until_all_land(players, "game-1").await;
+    mesh.wait_logged("realmgate-edge", true);
+
+    let mut session = GameClient::connect(players).await.unwrap();
+    assert_eq!(session.who_are_you(game(1, 1)).await.unwrap(), "game-1");
+    mesh.intend("realmgate-edge", "deny", players).await;
+    mesh.assert_refused(players).await;
+    mesh.wait_logged("realmgate-edge", false);
+    mesh.intend("realmgate-edge", "allow", players).await;
+
+    // A control plane that starts while Consul is down has no certificates: it leaves those who have some alone.
+    mesh.consul.kill9();
+    mesh.control_plane.restart().unwrap();
+    wait_until("both proxies are back", LIMIT, || {
+        let proxies = mesh.control_plane.get("/v1/proxies").1;
+        proxies.contains("api-1") && proxies.contains("edge-1")
+    });
+    assert_eq!(mesh.control_plane.readyz().0, 503, "it serves proxies without certificates");
+    for _ in 0..20 {
+        assert_eq!(lands(players, game(1, 1)).await.unwrap(), "game-1");
+    }
+    mesh.consul.restart().unwrap();
+    wait_until("it serves again", LIMIT, || mesh.control_plane.readyz().0 == 200);
+    mesh.intend("realmgate-edge", "deny", players).await;
+    mesh.intend("realmgate-edge", "allow", players).await;
+    assert_eq!(session.who_are_you(game(1, 1)).await.unwrap(), "game-1");
+    for file in ["realmgate.log", "sidecar.log", "edge.log"] {
+        let log = fs::read_to_string(mesh.net.dir().join(file)).unwrap();
+        assert!(!log.contains("PRIVATE KEY"), "{file} holds a key");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consuls_own_proxy_is_a_peer_of_our_sidecar_and_of_our_edge() {
+    let mesh = Mesh::start().await;
+    let (net, consul) = (&mesh.net, &mesh.consul);
+    // As a client: `web` comes to our sidecar by an upstream of its own.
+    let (web, upstream) = (net.at(port::GAME + 1), net.at(UPSTREAM));
+    consul.register(&Service::new("web", "web-1", web));
+    let upstreams = json!({"Proxy": {"Upstreams": [{
+        "DestinationName": "api",
+        "LocalBindAddress": upstream.ip().to_string(),
+        "LocalBindPort": upstream.port(),
+    }]}});
+    consul.register(&Service::sidecar("web", "web-1", net.at(INBOUND + 1), web).with(&upstreams));
+    let _web = consul.connect_proxy("web-1").unwrap();
+    until_lands(upstream, game(1, 1), Some("game-1"), Instant::now()).await;
+    mesh.wait_logged("web", true);
+    mesh.intend("web", "deny", upstream).await;
+    mesh.assert_refused(upstream).await;
+    mesh.wait_logged("web", false);
+    mesh.intend("web", "allow", upstream).await;
+
+    // As a server: `shop` is behind it, and our edge comes.
+    let shop = GameServer::start("shop-1", net.at(port::GAME + 2)).await.unwrap();
+    consul.register(&Service::new("shop", "shop-1", shop.address()));
+    consul.register(&Service::sidecar("shop", "shop-1", net.at(INBOUND + 2), shop.address()));
+    let _shop = consul.connect_proxy("shop-1").unwrap();
+    mesh.control_plane.put_policy(&policy(net, &json!({"consul": {"service": "shop"}, "tls": "mesh"})));
+    let _edge = Stage::edge(net, &mesh.control_plane).unwrap();
+    let players = net.at(port::PLAYERS);
+    until_lands(players, game(1, 1), Some("shop-1"), Instant::now()).await;
+    consul.intention("realmgate-edge", "shop", "deny");
+    until_lands(players, game(1, 1), None, Instant::now()).await;
+    consul.intention("realmgate-edge", "shop", "allow");
+    until_lands(players, game(1, 1), Some("shop-1"), Instant::now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn players_go_to_the_other_datacenter_by_what_consul_says_and_come_back() {
+    let net = TestNet::new();
+    let both = TwoDatacenters::start(net.dir(), None).unwrap();
+    let mut proxies = Vec::new();
+    let mut servers = Vec::new();
+    for (n, consul) in (0..).zip([&both.aws, &both.azure]) {
+        let name = format!("{}-1", consul.datacenter());
+        let server = GameServer::start(&name, net.at(port::GAME + n)).await.unwrap();
+        consul.register(&Service::new("battle", &name, server.address()));
+        consul.register(&Service::sidecar("battle", &name, net.at(INBOUND + n), server.address()));
+        proxies.push(consul.connect_proxy(&name).unwrap());
+        servers.push(server);
+    }
+    let control_plane = control_plane(&net, &both.aws);
+    let failover = json!({"targets": [{"datacenter": "azure"}], "fail_back": {"after": "1s", "over": 0}});
+    let service = json!({"consul": {"service": "battle"}, "tls": "mesh", "failover": failover});
+    control_plane.put_policy(&policy(&net, &service));
+    let edge = Stage::edge(&net, &control_plane).unwrap();
+    let players = net.at(port::PLAYERS);
+    wait_until("both are well", LIMIT, || edge.stat("cluster.game.membership_healthy") == 2);
+    until_all_land(players, "aws").await;
+    // The server there proves to be of its own datacenter.
+    let proxy = "aws-1-sidecar-proxy";
+    both.aws.set_health(proxy, Health::Critical);
+    let took = moved(players, "azure", Instant::now()).await;
+    println!("the only instance of aws became critical: all players went to azure after {took:?}");
+    both.aws.set_health(proxy, Health::Passing);
+    let took = moved(players, "aws", Instant::now()).await;
+    println!("it passes again: all players came back after {took:?} of 1 s");
+    assert!(took > Duration::from_millis(900), "{took:?}");
+}
