@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
-use super::compile_with;
-use super::encoded::Encoded;
+use super::Memory;
 use crate::mesh::Mesh;
 use crate::xds::{Scope, Snapshot, SnapshotSource};
 
@@ -34,7 +33,7 @@ impl Compiler {
 
     /// Compiles whenever the mesh changes or a proxy comes with a scope of its own; ends with the mesh.
     pub async fn run(self: Arc<Self>, mut mesh: watch::Receiver<Option<Arc<Mesh>>>) {
-        let mut encoded = Encoded::default();
+        let mut memory = Memory::default();
         loop {
             tokio::select! {
                 changed = mesh.changed() => if changed.is_err() { return },
@@ -45,19 +44,19 @@ impl Compiler {
             let compiler = Arc::clone(&self);
             // Milliseconds of work for the largest policies: off the threads that serve streams.
             let work = tokio::task::spawn_blocking(move || {
-                compiler.update(&latest, now, &mut encoded);
-                encoded
+                compiler.update(&latest, now, &mut memory);
+                memory
             });
-            encoded = work.await.unwrap_or_default();
+            memory = work.await.unwrap_or_default();
         }
     }
 
     /// Brings every scope that still has a proxy to this mesh, forgets the others, and wakes only those whose
     /// resources differ.
-    fn update(&self, mesh: &Arc<Mesh>, changed_at: Instant, encoded: &mut Encoded) {
+    fn update(&self, mesh: &Arc<Mesh>, changed_at: Instant, memory: &mut Memory) {
         let outdated = self.outdated(mesh);
         for (scope, served) in outdated {
-            let snapshot = compile_with(mesh, &scope, encoded);
+            let snapshot = memory.compile(mesh, &scope);
             served.snapshots.send_if_modified(|current| {
                 let changed = **current != snapshot;
                 if changed {
@@ -71,8 +70,9 @@ impl Compiler {
         }
         let same = |current: &Option<Arc<Mesh>>| current.as_ref().is_some_and(|c| Arc::ptr_eq(c, mesh));
         if !same(&self.compiled.borrow()) {
-            // Newcomers' scopes are compiled apart: only now has every scope been asked for.
-            encoded.sweep();
+            let scopes = self.lock();
+            memory.sweep(|scope| scopes.contains_key(scope));
+            drop(scopes);
             self.compiled.send_replace(Some(Arc::clone(mesh)));
         }
     }

@@ -14,14 +14,12 @@ use crate::xds::Resource;
 pub(super) struct Encoded {
     eager: HashMap<String, Vec<Kept>>,
     on_demand: HashMap<String, Vec<Kept>>,
-    generation: u64,
 }
 
 #[derive(Debug)]
 struct Kept {
     spec: ClusterSpec,
     resources: ClusterResources,
-    generation: u64,
 }
 
 /// A cluster's resources.
@@ -35,28 +33,24 @@ pub(super) struct ClusterResources {
 impl Encoded {
     /// The resources of the cluster of this name.
     pub(super) fn resources(&mut self, name: &str, spec: &ClusterSpec, on_demand: bool) -> ClusterResources {
-        let generation = self.generation;
         let all = if on_demand { &mut self.on_demand } else { &mut self.eager };
-        if let Some(kept) = all.get_mut(name).and_then(|of| of.iter_mut().find(|kept| kept.spec == *spec)) {
-            kept.generation = generation;
+        if let Some(kept) = all.get(name).and_then(|of| of.iter().find(|kept| kept.spec == *spec)) {
             return kept.resources.clone();
         }
         let resources = encode(name, spec, on_demand);
-        let kept = Kept { spec: spec.clone(), resources: resources.clone(), generation };
+        let kept = Kept { spec: spec.clone(), resources: resources.clone() };
         all.entry(name.to_owned()).or_default().push(kept);
         resources
     }
 
-    /// Forgets what was not asked for since the last call.
+    /// Forgets what no snapshot has any more.
     pub(super) fn sweep(&mut self) {
-        let generation = self.generation;
         for all in [&mut self.eager, &mut self.on_demand] {
             all.retain(|_, of| {
-                of.retain(|kept| kept.generation == generation);
+                of.retain(|kept| Arc::strong_count(&kept.resources.cluster) > 1);
                 !of.is_empty()
             });
         }
-        self.generation += 1;
     }
 }
 

@@ -6,6 +6,7 @@ mod capabilities;
 mod clusters;
 mod compiler;
 mod connections;
+mod edge;
 mod encoded;
 mod envoy;
 mod explain;
@@ -21,16 +22,13 @@ mod routes;
 mod sidecar;
 mod tls;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::cluster::v3::{
-    Cluster,
-    cluster::{ClusterDiscoveryType, DiscoveryType},
-};
 use prost::Name;
 
-use crate::mesh::{Mesh, ModuleLocation};
-use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
+use crate::mesh::Mesh;
+use crate::xds::{Resource, Scope, Snapshot};
 
 pub use compiler::Compiler;
 use encoded::Encoded;
@@ -42,77 +40,34 @@ pub use routes::{Entry, Origin, Rank, RouteTable};
 /// Everything that proxies of `scope` should have.
 #[must_use]
 pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
-    compile_with(mesh, scope, &mut Encoded::default())
+    Memory::default().compile(mesh, scope)
 }
 
-/// The same, with what is encoded already.
-fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
-    if let Some(ports) = &scope.sidecar {
-        return sidecar::compile(mesh, scope, ports);
-    }
-    let client = tls::Client::of(mesh, scope);
-    let (mut eager, mut on_demand) = (clusters::Clusters::new(), clusters::Clusters::new());
-    let mut extensions = Vec::new();
-    let mut listeners = Vec::new();
-    let mut secrets = client.secrets();
-    let mut has_routes = false;
-    for listener in mesh.listeners(&scope.listeners) {
-        let table = RouteTable::new(mesh, &listener.name);
-        let asks = listeners::asks_for_clusters(listener, scope);
-        let specs = if asks { &mut on_demand } else { &mut eager };
-        for entry in table.entries() {
-            clusters::collect(&table, entry, &client, specs);
+/// What one compilation leaves for the next: what did not change is not made again.
+#[derive(Debug, Default)]
+struct Memory {
+    encoded: Encoded,
+    bases: HashMap<Scope, Option<edge::Base>>,
+}
+
+impl Memory {
+    fn compile(&mut self, mesh: &Mesh, scope: &Scope) -> Snapshot {
+        match &scope.sidecar {
+            Some(ports) => sidecar::compile(mesh, scope, ports),
+            None => {
+                let base = self.bases.entry(scope.clone()).or_default();
+                edge::compile(mesh, scope, base, &mut self.encoded)
+            }
         }
-        let config = filter::config(listener, table.to_filter());
-        has_routes |= !config.routes.is_empty();
-        let extension = filter::extension(&listener.name, &config, &mesh.module);
-        extensions.push(resource(extension.name.clone(), &extension));
-        let bound = connections::extension(listener);
-        extensions.push(resource(bound.name.clone(), &bound));
-        listeners.push(resource(listener.name.clone(), &listeners::listener(listener, scope, &mesh.edge)));
-        secrets.extend(player_tls::secrets(listener));
     }
-    if let Some(listen) = mesh.edge.health_listen {
-        let listener = health::listener(listen, has_routes);
-        listeners.push(resource(listener.name.clone(), &listener));
+
+    /// Forgets the scopes that are not among these, and what no snapshot has any more.
+    fn sweep(&mut self, is_served: impl Fn(&Scope) -> bool) {
+        self.bases.retain(|scope, _| is_served(scope));
+        self.encoded.sweep();
     }
-    // A listener that does not ask must find what it names, whoever else names it.
-    on_demand.retain(|name, _| !eager.contains_key(name));
-    let module = match &mesh.module.location {
-        ModuleLocation::Http(host) => module_cluster(host),
-        ModuleLocation::Path(_) => None,
-    };
-    let (mut clusters, mut endpoints) = (Vec::from_iter(module), Vec::new());
-    let eager = eager.iter().map(|named| (named, false));
-    for ((name, spec), on_demand) in eager.chain(on_demand.iter().map(|named| (named, true))) {
-        let resources = encoded.resources(name, spec, on_demand);
-        clusters.push(resources.cluster);
-        endpoints.extend(resources.endpoints);
-    }
-    Snapshot::new(
-        ResourceSet::new(clusters),
-        ResourceSet::new(endpoints),
-        ResourceSet::new(listeners),
-        ResourceSet::new(extensions),
-    )
-    .with_secrets(secrets)
 }
 
 fn resource(name: String, message: &impl Name) -> Arc<Resource> {
     Arc::new(Resource::new(name, message))
-}
-
-/// Where proxies fetch the filter module when the control plane serves it. The address is checked with the
-/// settings.
-fn module_cluster(host: &str) -> Option<Arc<Resource>> {
-    let endpoint: crate::model::Endpoint = host.parse().ok()?;
-    let endpoints = vec![clusters::lb_endpoint(endpoint.host(), endpoint.port())];
-    let cluster = Cluster {
-        name: filter::MODULE_CLUSTER.to_owned(),
-        connect_timeout: Some(envoy::duration(5000)),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into())),
-        load_assignment: Some(clusters::load_assignment(filter::MODULE_CLUSTER, endpoints)),
-        ..Cluster::default()
-    };
-    Some(resource(cluster.name.clone(), &cluster))
 }

@@ -91,16 +91,28 @@ impl<'a> RouteTable<'a> {
     /// The routes that apply to `listener`.
     #[must_use]
     pub fn new(mesh: &'a Mesh, listener: &str) -> Self {
-        let mut entries = Vec::new();
+        let mut table = Self::of_rules(mesh);
         let services: Services<'_> = mesh.policy.services.iter().map(|s| (s.name.as_str(), s)).collect();
         for route in &mesh.policy.routes {
             if route.listeners.is_empty() || route.listeners.iter().any(|l| l == listener) {
-                policy_entries(mesh, &services, route, &mut entries);
+                policy_entries(mesh, &services, route, &mut table.entries);
             }
         }
-        entries.extend(mesh.rules.rules.iter().map(|rule| rule_entry(rule, mesh.edge.gateway_framing)));
+        table.entries.sort_by_key(|entry| entry.rank);
+        Self { services, ..table }
+    }
+
+    /// Those of game-gateway rules alone, which are the same for every listener.
+    pub(super) fn of_rules(mesh: &'a Mesh) -> Self {
+        let entries = mesh.rules.rules.iter().map(|rule| rule_entry(rule, mesh.edge.gateway_framing));
+        let mut entries: Vec<_> = entries.collect();
         entries.sort_by_key(|entry| entry.rank);
-        Self { mesh, entries, services }
+        Self { mesh, entries, services: Services::new() }
+    }
+
+    /// What the filter is told, in order.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (Rank, &RouteConfig)> {
+        self.entries.iter().map(|entry| (entry.rank, &entry.route))
     }
 
     /// What it is made from.

@@ -57,7 +57,7 @@ pub(super) fn compile(mesh: &Mesh, scope: &Scope, ports: &Ports) -> Snapshot {
         ResourceSet::new([resource(INBOUND.to_owned(), &listener)]),
         ResourceSet::new([resource(extension.name.clone(), &extension)]),
     )
-    .with_secrets(tls::secrets(&mesh.identities, &scope.service))
+    .with_secrets(ResourceSet::on_demand(tls::secrets(&mesh.identities, &scope.service)))
 }
 
 fn listener(mesh: &Mesh, scope: &Scope, ports: &Ports) -> Listener {

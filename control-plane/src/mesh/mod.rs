@@ -96,6 +96,12 @@ pub enum ModuleLocation {
 }
 
 impl Mesh {
+    /// The same without the old gateway's rules.
+    #[must_use]
+    pub fn without_rules(&self) -> Self {
+        Self { rules: Arc::default(), ..self.clone() }
+    }
+
     /// The listeners of an edge that asks for `wanted`; all for an edge that names none.
     pub fn listeners<'a>(&'a self, wanted: &'a [String]) -> impl Iterator<Item = &'a Listener> {
         let all = self.policy.listeners.iter().chain(&self.edge.gateway);

@@ -52,6 +52,11 @@ impl ResourceSet {
         Self { version, resources, index, changes: RwLock::default() }
     }
 
+    /// The set of these, of which the wildcard covers none: a proxy gets what it names.
+    pub fn on_demand(resources: impl IntoIterator<Item = Resource>) -> Self {
+        Self::new(resources.into_iter().map(|resource| Arc::new(resource.on_demand())))
+    }
+
     /// Hash of all names and versions.
     #[must_use]
     pub const fn version(&self) -> &Arc<str> {
@@ -191,22 +196,27 @@ impl Snapshot {
     /// The snapshot of these sets: CDS, EDS, LDS and ECDS. It has no secrets.
     #[must_use]
     pub fn new(
-        clusters: ResourceSet,
-        endpoints: ResourceSet,
-        listeners: ResourceSet,
-        extensions: ResourceSet,
+        clusters: impl Into<Arc<ResourceSet>>,
+        endpoints: impl Into<Arc<ResourceSet>>,
+        listeners: impl Into<Arc<ResourceSet>>,
+        extensions: impl Into<Arc<ResourceSet>>,
     ) -> Self {
-        let [clusters, endpoints, listeners, extensions, secrets] =
-            [clusters, endpoints, listeners, extensions, ResourceSet::new([])].map(Arc::new);
-        let snapshot =
-            Self { version: Arc::default(), made: None, clusters, endpoints, listeners, extensions, secrets };
+        let snapshot = Self {
+            version: Arc::default(),
+            made: None,
+            clusters: clusters.into(),
+            endpoints: endpoints.into(),
+            listeners: listeners.into(),
+            extensions: extensions.into(),
+            secrets: ResourceSet::new([]).into(),
+        };
         snapshot.versioned()
     }
 
-    /// The same snapshot with these secrets. The wildcard covers none of them: a proxy gets what it names.
+    /// The same snapshot with these secrets, [`ResourceSet::on_demand`].
     #[must_use]
-    pub fn with_secrets(mut self, secrets: impl IntoIterator<Item = Resource>) -> Self {
-        self.secrets = Arc::new(ResourceSet::new(secrets.into_iter().map(|one| Arc::new(one.on_demand()))));
+    pub fn with_secrets(mut self, secrets: impl Into<Arc<ResourceSet>>) -> Self {
+        self.secrets = secrets.into();
         self.versioned()
     }
 

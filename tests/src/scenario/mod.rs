@@ -25,6 +25,7 @@
 //! ```
 
 mod before;
+mod corpus;
 mod native;
 pub mod session;
 
@@ -35,6 +36,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub use before::Before;
+pub use corpus::corpus;
 pub use native::run_natively;
 
 use crate::{Failure, parts};

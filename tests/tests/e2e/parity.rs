@@ -3,7 +3,7 @@
 //! | defect | shown by |
 //! |---|---|
 //! | five failures in five thousand successes open the breaker | `resilience::five_failures_in_five_thousand_successes_eject_nobody` |
-//! | the map of client addresses grows without bound | belongs to the limits by address |
+//! | the map of client addresses grows without bound | `limits::a_flood_from_many_addresses_leaves_memory_as_it_was` |
 //! | all others | the tests below, by their names |
 
 use std::collections::{BTreeMap, BTreeSet};

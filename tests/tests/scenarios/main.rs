@@ -8,14 +8,13 @@
 mod limits;
 mod wasm_host;
 
-use realmgate_tests::scenario::{Outcome, Scenario, run_natively};
+use realmgate_tests::scenario::{Outcome, Scenario, corpus, run_natively};
 use realmgate_tests::{Failure, load_scenarios};
 use serde_json::json;
 use wasm_host::{Process, Vm, process};
 
 /// Runs all and reports all that failed: one at a time would be slow to mend.
-fn run_all(run: impl Fn(&Scenario) -> Result<Outcome, Failure>) {
-    let scenarios = load_scenarios().unwrap();
+fn run_all(scenarios: &[Scenario], run: impl Fn(&Scenario) -> Result<Outcome, Failure>) {
     let check = |scenario: &Scenario| run(scenario).and_then(|outcome| scenario.check(&outcome));
     let failures: Vec<_> = scenarios.iter().filter_map(|scenario| check(scenario).err()).collect();
     let report: Vec<_> = failures.iter().map(Failure::to_string).collect();
@@ -24,13 +23,22 @@ fn run_all(run: impl Fn(&Scenario) -> Result<Outcome, Failure>) {
 
 #[test]
 fn scenarios_hold_natively() {
-    run_all(run_natively);
+    run_all(&load_scenarios().unwrap(), run_natively);
 }
 
 #[test]
 fn scenarios_hold_in_the_module() {
     let module = wasm_host::load().unwrap();
-    run_all(|scenario| wasm_host::run(&module, scenario));
+    run_all(&load_scenarios().unwrap(), |scenario| wasm_host::run(&module, scenario));
+}
+
+/// No trap, no connection left behind, and every byte where the core would have it.
+#[test]
+fn whatever_comes_the_module_does_what_the_core_does() {
+    let module = wasm_host::load().unwrap();
+    for seed in 0..4 {
+        run_all(&corpus(seed, 100).unwrap(), |scenario| wasm_host::run(&module, scenario));
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::xds::{ListenerConfig, SyncState};
 
 pub(super) fn with(wanted: &Arc<Snapshot>, secrets: &[&str]) -> Arc<Snapshot> {
     let secrets = set(secrets).iter().map(|secret| Resource::clone(secret)).collect::<Vec<_>>();
-    Arc::new(Snapshot::clone(wanted).with_secrets(secrets))
+    Arc::new(Snapshot::clone(wanted).with_secrets(ResourceSet::on_demand(secrets)))
 }
 
 fn one_of_each(version: u8) -> Arc<Snapshot> {

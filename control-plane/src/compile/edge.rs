@@ -1,0 +1,140 @@
+//! The snapshot of an edge, in two parts: game-gateway rules change their endpoints by the minute, which touches nothing but
+//! their own clusters. All the rest is kept until something else changes.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::cluster::v3::{
+    Cluster,
+    cluster::{ClusterDiscoveryType, DiscoveryType},
+};
+use realmgate_filter::config::RouteConfig;
+
+use super::clusters::{self, Clusters};
+use super::encoded::Encoded;
+use super::routes::{Origin, Rank, RouteTable};
+use super::{connections, envoy, filter, health, listeners, player_tls, resource, tls};
+use crate::mesh::{Mesh, ModuleLocation};
+use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
+
+/// Everything but the clusters of game-gateway rules.
+#[derive(Debug)]
+pub(super) struct Base {
+    /// What it is made from: the mesh without its rules, and the routes of these.
+    mesh: Mesh,
+    rules: Vec<(Rank, RouteConfig)>,
+    clusters: Vec<Arc<Resource>>,
+    endpoints: Vec<Arc<Resource>>,
+    listeners: Arc<ResourceSet>,
+    extensions: Arc<ResourceSet>,
+    secrets: Arc<ResourceSet>,
+    /// Whether every listener asks for the clusters that it needs, those of rules among them.
+    all_ask: bool,
+}
+
+/// The snapshot of an edge of `scope`, whose base is made anew where it has to be.
+pub(super) fn compile(
+    mesh: &Mesh,
+    scope: &Scope,
+    base: &mut Option<Base>,
+    encoded: &mut Encoded,
+) -> Snapshot {
+    let rules = RouteTable::of_rules(mesh);
+    let base = match base {
+        Some(base) if base.is_of(mesh, &rules) => base,
+        _ => base.insert(Base::new(mesh, scope, &rules, encoded)),
+    };
+    let client = tls::Client::of(mesh, scope);
+    let mut of_rules = Clusters::new();
+    for entry in rules.entries() {
+        clusters::collect(&rules, entry, &client, &mut of_rules);
+    }
+    let (mut clusters, mut endpoints) = (base.clusters.clone(), base.endpoints.clone());
+    encode(&of_rules, base.all_ask, encoded, &mut clusters, &mut endpoints);
+    let (clusters, endpoints) = (ResourceSet::new(clusters), ResourceSet::new(endpoints));
+    Snapshot::new(clusters, endpoints, Arc::clone(&base.listeners), Arc::clone(&base.extensions))
+        .with_secrets(Arc::clone(&base.secrets))
+}
+
+impl Base {
+    fn new(mesh: &Mesh, scope: &Scope, rules: &RouteTable<'_>, encoded: &mut Encoded) -> Self {
+        let client = tls::Client::of(mesh, scope);
+        let (mut eager, mut on_demand) = (Clusters::new(), Clusters::new());
+        let (mut listeners, mut extensions) = (Vec::new(), Vec::new());
+        let mut secrets = client.secrets();
+        let (mut has_routes, mut all_ask) = (false, true);
+        for listener in mesh.listeners(&scope.listeners) {
+            let table = RouteTable::new(mesh, &listener.name);
+            let asks = listeners::asks_for_clusters(listener, scope);
+            all_ask &= asks;
+            let specs = if asks { &mut on_demand } else { &mut eager };
+            for entry in table.entries().iter().filter(|entry| matches!(entry.origin, Origin::Policy(_))) {
+                clusters::collect(&table, entry, &client, specs);
+            }
+            let config = filter::config(listener, table.to_filter());
+            has_routes |= !config.routes.is_empty();
+            let extension = filter::extension(&listener.name, &config, &mesh.module);
+            extensions.push(resource(extension.name.clone(), &extension));
+            let bound = connections::extension(listener);
+            extensions.push(resource(bound.name.clone(), &bound));
+            let envoys = listeners::listener(listener, scope, &mesh.edge);
+            listeners.push(resource(listener.name.clone(), &envoys));
+            secrets.extend(player_tls::secrets(listener));
+        }
+        if let Some(listen) = mesh.edge.health_listen {
+            let listener = health::listener(listen, has_routes);
+            listeners.push(resource(listener.name.clone(), &listener));
+        }
+        // A listener that does not ask must find what it names, whoever else names it.
+        on_demand.retain(|name, _| !eager.contains_key(name));
+        let (mut clusters, mut endpoints) =
+            (Vec::from_iter(module_cluster(&mesh.module.location)), Vec::new());
+        encode(&eager, false, encoded, &mut clusters, &mut endpoints);
+        encode(&on_demand, true, encoded, &mut clusters, &mut endpoints);
+        Self {
+            mesh: mesh.without_rules(),
+            rules: rules.lines().map(|(rank, route)| (rank, route.clone())).collect(),
+            clusters,
+            endpoints,
+            listeners: Arc::new(ResourceSet::new(listeners)),
+            extensions: Arc::new(ResourceSet::new(extensions)),
+            secrets: Arc::new(ResourceSet::on_demand(secrets)),
+            all_ask,
+        }
+    }
+
+    /// Whether it is what it would be if it were made anew.
+    fn is_of(&self, mesh: &Mesh, rules: &RouteTable<'_>) -> bool {
+        let known = self.rules.iter().map(|(rank, route)| (*rank, route));
+        self.mesh == mesh.without_rules() && known.eq(rules.lines())
+    }
+}
+
+fn encode(
+    specs: &Clusters,
+    on_demand: bool,
+    encoded: &mut Encoded,
+    clusters: &mut Vec<Arc<Resource>>,
+    endpoints: &mut Vec<Arc<Resource>>,
+) {
+    for (name, spec) in specs {
+        let resources = encoded.resources(name, spec, on_demand);
+        clusters.push(resources.cluster);
+        endpoints.extend(resources.endpoints);
+    }
+}
+
+/// Where proxies fetch the filter module when the control plane serves it. The address is checked with the
+/// settings.
+fn module_cluster(location: &ModuleLocation) -> Option<Arc<Resource>> {
+    let ModuleLocation::Http(host) = location else { return None };
+    let endpoint: crate::model::Endpoint = host.parse().ok()?;
+    let endpoints = vec![clusters::lb_endpoint(endpoint.host(), endpoint.port())];
+    let cluster = Cluster {
+        name: filter::MODULE_CLUSTER.to_owned(),
+        connect_timeout: Some(envoy::duration(5000)),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into())),
+        load_assignment: Some(clusters::load_assignment(filter::MODULE_CLUSTER, endpoints)),
+        ..Cluster::default()
+    };
+    Some(resource(cluster.name.clone(), &cluster))
+}
