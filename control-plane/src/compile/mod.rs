@@ -52,13 +52,11 @@ struct Memory {
 
 impl Memory {
     fn compile(&mut self, mesh: &Mesh, scope: &Scope) -> Snapshot {
-        match &scope.sidecar {
-            Some(ports) => sidecar::compile(mesh, scope, ports),
-            None => {
-                let base = self.bases.entry(scope.clone()).or_default();
-                edge::compile(mesh, scope, base, &mut self.encoded)
-            }
+        if let Some(ports) = &scope.sidecar {
+            return sidecar::compile(mesh, scope, ports);
         }
+        let base = self.bases.entry(scope.clone()).or_default();
+        edge::compile(mesh, scope, base, &mut self.encoded)
     }
 
     /// Forgets the scopes that are not among these, and what no snapshot has any more.
