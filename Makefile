@@ -52,3 +52,4 @@ lint: setup-build ## check formatting, lints (native and wasm), file lengths and
 	tools/lint-files
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p realmgate-filter --target $(WASM) -- -D warnings
+	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --no-default-features -- -D warnings

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use realmgate_filter::host::{Host, HostError, Way};
+use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
 use realmgate_filter::limits::bucket::{Answer, MOST};
 use realmgate_filter::limits::table::BUCKETS;
 use realmgate_filter::limits::{Address, AddressLimits, Table};
@@ -61,6 +61,9 @@ impl Host for Process {
         unreachable!()
     }
     fn set_property(&mut self, _: &'static str, _: &str) -> Result<(), HostError> {
+        unreachable!()
+    }
+    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
         unreachable!()
     }
     fn source_address(&mut self, _: &mut String) -> Result<(), HostError> {

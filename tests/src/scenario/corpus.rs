@@ -30,7 +30,7 @@ pub fn corpus(seed: u64, count: usize) -> Result<Vec<Scenario>, Failure> {
 
 fn scenario(name: String, config: &Value, chance: &mut Rng) -> Result<Scenario, Failure> {
     let (sent, mut replied) = (client(chance), server(chance));
-    let mut steps: Vec<_> = pieces(sent, chance).into_iter().map(Step::Send).collect();
+    let mut steps: Vec<_> = pieces(&sent, chance).into_iter().map(Step::Send).collect();
     let mut scenario = Scenario {
         name,
         config: config.clone(),
@@ -44,7 +44,7 @@ fn scenario(name: String, config: &Value, chance: &mut Rng) -> Result<Scenario, 
     if alone.cluster.is_none() || alone.closed.is_some() {
         replied.clear();
     }
-    steps.extend(pieces(replied, chance).into_iter().map(Step::Reply));
+    steps.extend(pieces(&replied, chance).into_iter().map(Step::Reply));
     if chance.u8(..4) == 0 {
         steps.push(Step::EndStream);
     }
@@ -121,10 +121,10 @@ fn spoil(mut stream: Vec<u8>, chance: &mut Rng) -> Vec<u8> {
 }
 
 /// In one piece, in few, or at first byte by byte.
-fn pieces(stream: Vec<u8>, chance: &mut Rng) -> Vec<Vec<u8>> {
+fn pieces(stream: &[u8], chance: &mut Rng) -> Vec<Vec<u8>> {
     let mut pieces = Vec::new();
     let largest = *chance.choice(&[usize::MAX, 20_000, 600, 5, 1]).unwrap_or(&usize::MAX);
-    let mut rest = stream.as_slice();
+    let mut rest = stream;
     while !rest.is_empty() {
         // Of a long stream in small pieces only the beginning is of interest.
         let most = if pieces.len() < 40 { largest.min(rest.len()) } else { rest.len() };
