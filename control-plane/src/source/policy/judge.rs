@@ -185,6 +185,9 @@ impl Judge {
                 }
             },
         };
+        // Another text that says the same: what was compiled of it stays, and whoever waits for it has it.
+        let same = self.loaded.policy == policy;
+        let policy = if same { Arc::clone(&self.loaded.policy) } else { policy };
         let overlay = now.cloned();
         self.policy = Some(stored.clone());
         self.written = Arc::clone(&written);
@@ -258,6 +261,10 @@ mod tests {
         let verdict = judge.take(&held(version(3, &policy("b")), None));
         assert_eq!(outcome(&verdict), (3, "b".to_owned(), vec![]));
         assert_eq!(verdict.loaded.problem, None);
+        // Another text that says the same is another version of the same policy.
+        let same = judge.take(&held(version(4, &format!("# b\n{}", policy("b"))), None));
+        assert_eq!(outcome(&same), (4, "b".to_owned(), vec![]));
+        assert!(same.is_new && Arc::ptr_eq(&same.loaded.policy, &verdict.loaded.policy));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Slot<T> {
     /// Why there may be another one.
     pub trouble: Option<Trouble>,
     /// Consul's index of the last change that was seen.
-    pub(super) index: u64,
+    pub(in crate::source) index: u64,
 }
 
 /// What is written where the policy belongs.
