@@ -69,8 +69,15 @@ pub enum ApplyError {
     Store(#[from] PutError),
 }
 
+/// Problems that are named in one line; a document of thousands of routes can have as many.
+const MAX_LISTED: usize = 10;
+
 fn list(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let shown = problems.iter().take(MAX_LISTED).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    match problems.len().saturating_sub(MAX_LISTED) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
 }
 
 impl PolicySource {

@@ -9,11 +9,12 @@ use crate::source::policy_store::{Held, OverlayText, StoredPolicy, Trouble, Writ
 /// What is in force and what was wrong with the rest.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
-    /// The last good version: `None` = never heard; inside, `None` = nothing is stored.
-    policy: Option<Option<Arc<StoredPolicy>>>,
-    written: Arc<Policy>,
-    /// The last good overlay; the same.
-    overlay: Option<Option<(Arc<OverlayText>, Arc<Overlay>)>>,
+    /// The last good version; `None` = none was ever heard.
+    policy: Option<Good>,
+    /// The last good overlay; `None` = there is none.
+    overlay: Option<(Arc<OverlayText>, Arc<Overlay>)>,
+    /// Whether the overlay, or that there is none, was ever heard.
+    overlay_known: bool,
     loaded: Arc<LoadedPolicy>,
     /// What is refused now, so that each is counted once.
     refused: Vec<Refusal>,
@@ -21,6 +22,14 @@ pub(super) struct Judge {
     held_back: Option<(ByHand, String)>,
     /// The last text that was read, which is mostly the next one to be published.
     read: Option<(Arc<str>, Arc<Policy>)>,
+}
+
+/// A version that is good.
+#[derive(Clone, Debug)]
+struct Good {
+    /// `None` = nothing is stored.
+    stored: Option<Arc<StoredPolicy>>,
+    written: Arc<Policy>,
 }
 
 /// A document that cannot be used.
@@ -63,7 +72,7 @@ impl Judge {
     /// What a text would be in force as, with the overlay of now.
     pub(super) fn check(&mut self, text: &str) -> Result<Arc<Policy>, Vec<Problem>> {
         let written = self.read(&Arc::from(text))?;
-        let Some(Some((source, overlay))) = &self.overlay else { return Ok(written) };
+        let Some((source, overlay)) = &self.overlay else { return Ok(written) };
         overlay.over(&written).map(Arc::new).map_err(|mut problems| {
             for problem in &mut problems {
                 problem.message = format!("{} (with the overlay {})", problem.message, source.key);
@@ -99,12 +108,12 @@ impl Judge {
             refused.extend(self.take_overlay(held.overlay.value.as_ref()));
         }
         let mut by_hand = None;
-        let mut next = self.policy.clone().map(|stored| (stored, Arc::clone(&self.written)));
+        let mut next = self.policy.clone();
         match &held.policy.value {
             _ if !held.policy.heard => {}
-            Written::Nothing => next = Some((None, Arc::default())),
+            Written::Nothing => next = Some(Good { stored: None, written: Arc::default() }),
             Written::Version(stored) => match self.read(&stored.text) {
-                Ok(written) => next = Some((Some(Arc::clone(stored)), written)),
+                Ok(written) => next = Some(Good { stored: Some(Arc::clone(stored)), written }),
                 Err(problems) => {
                     let text = format!("version {} is not valid: {}", stored.info.version, list(&problems));
                     refused.push(Refusal { document: "policy", reason: "invalid", text });
@@ -142,15 +151,16 @@ impl Judge {
     /// Takes an overlay that can be read; what is wrong with one that cannot.
     fn take_overlay(&mut self, now: Option<&Arc<OverlayText>>) -> Option<Refusal> {
         let Some(now) = now else {
-            self.overlay = Some(None);
+            (self.overlay, self.overlay_known) = (None, true);
             return None;
         };
-        if matches!(&self.overlay, Some(Some((known, _))) if known == now) {
+        if self.overlay.as_ref().is_some_and(|(known, _)| known == now) {
             return None;
         }
         match model::parse_overlay(&now.text) {
             Ok(overlay) => {
-                self.overlay = Some(Some((Arc::clone(now), Arc::new(overlay))));
+                self.overlay = Some((Arc::clone(now), Arc::new(overlay)));
+                self.overlay_known = true;
                 None
             }
             Err(problems) => {
@@ -161,17 +171,13 @@ impl Judge {
     }
 
     /// What is in force from now on if that is something else.
-    fn put_together(
-        &mut self,
-        next: Option<(Option<Arc<StoredPolicy>>, Arc<Policy>)>,
-        refused: &mut Vec<Refusal>,
-    ) -> Option<LoadedPolicy> {
-        let ((stored, written), overlay) = (next?, self.overlay.as_ref()?);
-        let now = overlay.as_ref().map(|(source, _)| source);
+    fn put_together(&mut self, next: Option<Good>, refused: &mut Vec<Refusal>) -> Option<LoadedPolicy> {
+        let Good { stored, written } = next.filter(|_| self.overlay_known)?;
+        let now = self.overlay.as_ref().map(|(source, _)| source);
         if self.loaded.known && self.loaded.stored == stored && self.loaded.overlay.as_ref() == now {
             return None;
         }
-        let policy = match overlay {
+        let policy = match &self.overlay {
             None => Arc::clone(&written),
             Some((source, overlay)) => match overlay.over(&written) {
                 Ok(policy) => Arc::new(policy),
@@ -189,8 +195,7 @@ impl Judge {
         let same = self.loaded.policy == policy;
         let policy = if same { Arc::clone(&self.loaded.policy) } else { policy };
         let overlay = now.cloned();
-        self.policy = Some(stored.clone());
-        self.written = Arc::clone(&written);
+        self.policy = Some(Good { stored: stored.clone(), written: Arc::clone(&written) });
         Some(LoadedPolicy { known: true, stored, written, overlay, policy, problem: None })
     }
 }

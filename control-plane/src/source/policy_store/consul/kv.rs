@@ -35,12 +35,12 @@ fn decoded<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Err
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Operation {
     #[serde(rename = "KV")]
-    kv: Verb,
+    kv: Step,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Verb {
+struct Step {
     verb: &'static str,
     key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ struct Verb {
 
 impl Operation {
     const fn new(verb: &'static str, key: String, index: Option<u64>, value: Option<String>) -> Self {
-        Self { kv: Verb { verb, key, index, value } }
+        Self { kv: Step { verb, key, index, value } }
     }
 
     /// Writes a key, whatever it holds.
