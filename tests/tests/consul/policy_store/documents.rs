@@ -111,7 +111,6 @@ async fn an_overlay_applies_in_its_datacenter_alone() {
     assert_eq!(services(&changed), "game local");
     assert_eq!(changed.policy.services[0].endpoints[0].to_string(), "10.9.0.1:1");
     assert_eq!(changed.written.services.len(), 1, "the stored document is what it was");
-    // A policy without the service that the overlay's own policy names is refused where both meet, before it is stored.
     let here = aws.version(1).await;
     assert_eq!((services(&here), &here.overlay), ("game".to_owned(), &None));
 
