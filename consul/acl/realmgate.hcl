@@ -1,5 +1,5 @@
-# What the token of a Realmgate control plane may do: read the catalog, and have certificates of the services whose
-# proxies it feeds. A test runs with exactly these rights.
+# What the token of a Realmgate control plane may do: read the catalog, have certificates of the services whose proxies it
+# feeds, and keep the policy. A test runs with exactly these rights.
 
 # Which datacenter the agent is in; not needed where `consul.datacenter` says so.
 agent_prefix "" {
@@ -21,4 +21,9 @@ service_prefix "" {
 service "realmgate-edge" {
   policy     = "write"
   intentions = "read"
+}
+
+# With `policy.store: consul`, the policy below `policy.consul_prefix`. `read` is enough for a replica that only follows.
+key_prefix "realmgate/" {
+  policy = "write"
 }

@@ -1,9 +1,11 @@
 //! `realmgate serve`: binds, starts the sources, and wires them to the servers in the order of the data.
 
+mod policy;
+
 use std::collections::BTreeSet;
 use std::future::IntoFuture;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::TryFutureExt;
@@ -27,8 +29,8 @@ use crate::source::ca::{CaConfig, CaError, EmbeddedCa};
 use crate::source::consul::{self, ConsulConfig, ConsulSource};
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
-use crate::source::policy::{ApplyError, PolicySource, Unreadable};
-use crate::source::policy_store::{NewPolicy, PolicyStore, Precondition, StoreError};
+use crate::source::policy::{ApplyError, PolicySource};
+use crate::source::policy_store::StoreError;
 use crate::xds::{self, AdsServer, Listener, ListenerConfig, ListenerError, Registry, TlsFiles};
 
 /// Why the server cannot start, or stopped.
@@ -64,9 +66,6 @@ pub enum ServeError {
     /// Consul cannot be followed.
     #[error("consul: {0}")]
     Consul(#[from] consul::StartError),
-    /// The stored policy cannot be read.
-    #[error(transparent)]
-    Policy(#[from] Unreadable),
     /// `policy.file` cannot be read.
     #[error("cannot read policy.file {}: {source}", .path.display())]
     PolicyFile {
@@ -116,17 +115,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     std::fs::create_dir_all(&data_dir)
         .map_err(|source| ServeError::DataDir { path: data_dir.clone(), source })?;
 
-    let policy = Arc::new(PolicySource::new(PolicyStore::open(&data_dir).await?)?);
-    if let Some(path) = &settings.policy.file {
-        import(&policy, path).await?;
-    }
+    let mut tasks = JoinSet::new();
+    let policy = policy::start(&settings, &metrics, &mut tasks).await?;
     let module = Arc::new(FilterModuleSource::new(settings.filter.path.clone(), module_location(&settings)));
     let gateway = start_gateway(&settings, &metrics)?;
     // It follows for as long as it lives.
     let (_consul, consul) = start_consul(&settings, &policy, &metrics)?.unzip();
     let consul_status = consul.as_ref().map(|link| link.status.clone());
 
-    let mut tasks = JoinSet::new();
     let identities = match settings.mesh.ca {
         MeshCa::None => None,
         MeshCa::Embedded => Some(start_ca(&settings, &policy, &metrics, &mut tasks)?),
@@ -227,29 +223,6 @@ fn raise_file_limit() {
     }
 }
 
-/// How versions that came from `policy.file` are signed.
-const FILE_AUTHOR: &str = "policy.file";
-
-/// Puts `policy.file` in force if it says something new: a restart with an unchanged file must not undo
-/// what was applied through the API since.
-async fn import(policy: &PolicySource, path: &Path) -> Result<(), ServeError> {
-    let text = tokio::fs::read_to_string(path)
-        .await
-        .map_err(|source| ServeError::PolicyFile { path: path.to_owned(), source })?;
-    if policy.is_latest_of(FILE_AUTHOR, &text).await? {
-        tracing::info!(file = %path.display(), "policy file has not changed since it was applied");
-        return Ok(());
-    }
-    let new = NewPolicy { text, author: FILE_AUTHOR.to_owned(), message: path.display().to_string() };
-    let applied = policy
-        .apply(new, Precondition::Any)
-        .await
-        .map_err(|source| ServeError::Apply { path: path.to_owned(), source })?;
-    let version = applied.current.stored.as_ref().map_or(0, |s| s.info.version);
-    tracing::info!(file = %path.display(), version, changed = applied.changed, "policy file applied");
-    Ok(())
-}
-
 /// Starts whoever makes certificates, for the services that the policy of the moment needs them for.
 fn start_ca(
     settings: &Settings,
@@ -333,28 +306,31 @@ fn start_gateway(
     Ok(Some((source, status)))
 }
 
-fn start_consul(
-    settings: &Settings,
-    policy: &PolicySource,
-    metrics: &prometheus::Registry,
-) -> Result<Option<(ConsulSource, ConsulLink)>, ServeError> {
+fn consul_config(settings: &Settings) -> ConsulConfig {
     let consul = &settings.consul;
-    if consul.address.is_empty() {
-        return Ok(None);
-    }
-    let config = ConsulConfig {
+    ConsulConfig {
         address: consul.address.clone(),
         token_file: consul.token_file.clone(),
         ca_file: consul.ca_file.clone(),
         datacenter: consul.datacenter.clone(),
         data_dir: settings.data_dir.clone(),
-    };
+    }
+}
+
+fn start_consul(
+    settings: &Settings,
+    policy: &PolicySource,
+    metrics: &prometheus::Registry,
+) -> Result<Option<(ConsulSource, ConsulLink)>, ServeError> {
+    if settings.consul.address.is_empty() {
+        return Ok(None);
+    }
     let is_authority = settings.mesh.ca == MeshCa::Consul;
     // From the start, since keys are not kept: proxies that have certificates are not served before we have them again.
     let policy = Arc::clone(&policy.subscribe().borrow().policy);
     let leaves = if is_authority { wanted_leaves(&policy, &settings.edge.service) } else { BTreeSet::new() };
     let (wanted, wants) = watch::channel(Wanted { leaves, ..Wanted::default() });
-    let source = ConsulSource::start(&config, wants, metrics)?;
+    let source = ConsulSource::start(&consul_config(settings), wants, metrics)?;
     let status = ConsulStatus {
         catalog: source.catalog(),
         intentions: source.intentions(),

@@ -67,6 +67,10 @@ impl From<ApplyError> for ApiError {
             ApplyError::Store(error @ PutError::Conflict { .. }) => {
                 Self::new(StatusCode::PRECONDITION_FAILED, "conflict", error.to_string())
             }
+            ApplyError::Store(PutError::Store(error)) if error.is_unavailable() => {
+                tracing::warn!(%error, "cannot store the policy");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
+            }
             ApplyError::Store(error) => {
                 tracing::error!(%error, "cannot store the policy");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())

@@ -15,6 +15,7 @@ use crate::mesh::catalog::Datacenter;
 use crate::mesh::{ConsulStatus, GatewayStatus, Identities};
 use crate::source::Health;
 use crate::source::gateway_rules::Refusal;
+use crate::source::policy::PolicySource;
 
 /// Answer of `/readyz`; 200 when `ready`, else 503.
 #[derive(Serialize)]
@@ -37,6 +38,16 @@ struct Report {
 
 #[derive(Serialize)]
 struct PolicyState {
+    /// `starting`: none is known yet, so nothing is served; `ok`; `degraded`: the last good one serves.
+    state: &'static str,
+    /// Why it is not `ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Where it is kept: `embedded` or `consul`.
+    store: &'static str,
+    /// Where what our datacenter has differently stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overlay: Option<String>,
     /// 0 = nothing has been applied yet.
     version: u64,
     etag: String,
@@ -94,19 +105,11 @@ pub(super) async fn live() -> &'static str {
 
 pub(super) async fn ready(State(context): State<Context>) -> Response {
     let stopping = *context.stopping.borrow();
-    let current = context.policy.current();
-    let stored = current.stored.as_ref();
     let module = context.module.content();
     let report = Report {
         ready: context.compiler.compiled().borrow().is_some() && !stopping,
         stopping,
-        policy: PolicyState {
-            version: stored.map_or(0, |s| s.info.version),
-            etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
-            listeners: current.policy.listeners.len(),
-            services: current.policy.services.len(),
-            routes: current.policy.routes.len(),
-        },
+        policy: policy_state(&context.policy),
         filter_module: ModuleState { sha256: module.sha256.clone(), error: module.error.clone() },
         game_gateway: context.gateway.as_ref().map(gateway_state),
         mesh: context.identities.as_ref().map(|identities| mesh_state(&identities.borrow())),
@@ -115,6 +118,26 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
     };
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report)).into_response()
+}
+
+fn policy_state(source: &PolicySource) -> PolicyState {
+    let current = source.current();
+    let stored = current.stored.as_ref();
+    PolicyState {
+        state: match (current.known, &current.problem) {
+            (false, _) => "starting",
+            (true, None) => "ok",
+            (true, Some(_)) => "degraded",
+        },
+        reason: current.problem.clone(),
+        store: source.store(),
+        overlay: current.overlay.as_ref().map(|overlay| overlay.key.clone()),
+        version: stored.map_or(0, |s| s.info.version),
+        etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
+        listeners: current.policy.listeners.len(),
+        services: current.policy.services.len(),
+        routes: current.policy.routes.len(),
+    }
 }
 
 fn gateway_state(status: &GatewayStatus) -> GatewayState {

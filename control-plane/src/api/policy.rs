@@ -31,6 +31,18 @@ struct Shown<'a> {
     policy: &'a Policy,
     /// The document as it was given.
     text: &'a str,
+    /// Where what our datacenter has differently stands; `policy` has it only if `effective` was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overlay: Option<&'a str>,
+}
+
+/// Query of `GET /v1/policy`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShowQuery {
+    /// `policy` as it serves here, with the overlay of our datacenter.
+    #[serde(default)]
+    effective: bool,
 }
 
 /// Query of `PUT /v1/policy`.
@@ -92,7 +104,11 @@ pub(super) struct Outcome {
     applied: Option<Applied>,
 }
 
-pub(super) async fn show(State(context): State<Context>) -> Response {
+pub(super) async fn show(
+    State(context): State<Context>,
+    query: Result<Query<ShowQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let current = context.policy.current();
     let stored = current.stored.as_ref();
     let shown = Shown {
@@ -100,11 +116,12 @@ pub(super) async fn show(State(context): State<Context>) -> Response {
         etag: stored.map_or("", |s| &s.info.etag),
         author: stored.map_or("", |s| &s.info.author),
         updated: stored.map_or(0, |s| s.info.time),
-        policy: &current.policy,
+        policy: if query.effective { &current.policy } else { &current.written },
         text: stored.map_or("", |s| &s.text),
+        overlay: current.overlay.as_ref().map(|overlay| overlay.key.as_str()),
     };
     let etag = etag_header(shown.etag);
-    (etag.map(|tag| [(ETAG, tag)]), Json(shown)).into_response()
+    Ok((etag.map(|tag| [(ETAG, tag)]), Json(shown)).into_response())
 }
 
 pub(super) async fn put(
@@ -134,18 +151,16 @@ pub(super) async fn put(
 /// Puts a document in force, or says what that would do.
 pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome, ApiError> {
     let before = context.policy.current();
-    let (current, changed, policy) = if change.dry_run {
-        let policy = model::parse(&change.text).map_err(ApiError::invalid_policy)?;
-        let changed = *before.policy != policy;
-        (Arc::clone(&before), changed, Arc::new(policy))
+    let (stored, changed, policy) = if change.dry_run {
+        let policy = context.policy.check(&change.text).map_err(ApiError::invalid_policy)?;
+        (before.stored.clone(), before.policy != policy, policy)
     } else {
         let author = change.author.unwrap_or_else(|| "api".to_owned());
         let new = NewPolicy { text: change.text, author, message: change.message };
         let applied = context.policy.apply(new, change.expected).await?;
-        let policy = Arc::clone(&applied.current.policy);
-        (applied.current, applied.changed, policy)
+        (Some(applied.stored), applied.changed, applied.policy)
     };
-    let stored = current.stored.as_ref();
+    let stored = stored.as_ref();
     let answer = Outcome {
         version: stored.map_or(0, |s| s.info.version),
         etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),

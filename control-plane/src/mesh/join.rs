@@ -119,11 +119,16 @@ impl Sources {
     /// The mesh of the latest values, and when it will be another by itself; `None` while a source has never been heard: an
     /// edge that got half the truth would drop routes that it has.
     fn latest(&mut self) -> Option<(Mesh, Option<Instant>)> {
+        self.mark_seen();
+        let loaded = self.policy.borrow().clone();
+        if !loaded.known {
+            return None;
+        }
+        let policy = Arc::clone(&loaded.policy);
         let rules = match &mut self.gateway {
             Some(gateway) => gateway.heard()?,
             None => Arc::default(),
         };
-        let policy = Arc::clone(&self.policy.borrow_and_update().policy);
         let catalog = match &mut self.consul {
             Some(consul) => consul.heard(&policy, &self.edge.service)?,
             None => Arc::default(),
@@ -155,6 +160,25 @@ impl Sources {
             placement,
         };
         Some((mesh, next))
+    }
+
+    /// What changes from here on wakes us, not what was there before: a source that is waited for ends the look at the others
+    /// early, which would then seem changed for ever.
+    fn mark_seen(&mut self) {
+        self.policy.mark_unchanged();
+        self.module.mark_unchanged();
+        if let Some(gateway) = &mut self.gateway {
+            gateway.rules.mark_unchanged();
+            gateway.health.mark_unchanged();
+        }
+        if let Some(identities) = &mut self.identities {
+            identities.mark_unchanged();
+        }
+        if let Some(ConsulLink { status, .. }) = &mut self.consul {
+            status.catalog.mark_unchanged();
+            status.intentions.mark_unchanged();
+            status.health.mark_unchanged();
+        }
     }
 
     /// Waits for a change of any source; false when one of them has ended, as they do at shutdown.
@@ -222,6 +246,8 @@ pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Send
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
     use crate::mesh::ModuleLocation;
     use crate::mesh::catalog::{Instance, InstanceHealth};
@@ -235,7 +261,7 @@ mod tests {
     async fn a_change_after_quiet_goes_out_at_once_and_a_storm_together() {
         const DEBOUNCE: Duration = Duration::from_secs(1);
         let (_policy, policies) =
-            watch::channel(Arc::new(LoadedPolicy { stored: None, policy: Arc::default() }));
+            watch::channel(Arc::new(LoadedPolicy { known: true, ..LoadedPolicy::default() }));
         let (change, modules) = watch::channel(module(0));
         let sources = Sources {
             policy: policies,
@@ -271,9 +297,32 @@ mod tests {
         running.await.unwrap();
     }
 
+    #[tokio::test]
+    async fn what_changes_while_another_source_is_waited_for_is_no_busy_loop() {
+        let (policies, policy) = watch::channel(Arc::<LoadedPolicy>::default());
+        let (modules, module_receiver) = watch::channel(module(0));
+        let mut sources = Sources {
+            policy,
+            gateway: Some(GatewayStatus { rules: fixed(), health: fixed_as(Health::Starting) }),
+            identities: None,
+            module: module_receiver,
+            edge: Arc::default(),
+            consul: None,
+            tracker: Tracker::default(),
+        };
+        assert!(sources.latest().is_none(), "the policy is not known");
+        for known in [loaded("endpoints: ['10.0.0.9:1']"), Arc::default()] {
+            policies.send_replace(known);
+            modules.send_replace(module(1));
+            assert_eq!(sources.changed().now_or_never(), Some(true));
+            assert!(sources.latest().is_none(), "nor the rules");
+            assert_eq!(sources.changed().now_or_never(), None, "what was seen wakes nobody");
+        }
+    }
+
     fn loaded(service: &str) -> Arc<LoadedPolicy> {
-        let policy = parse(&format!("services: [{{name: s, {service}}}]")).unwrap();
-        Arc::new(LoadedPolicy { stored: None, policy: Arc::new(policy) })
+        let policy = Arc::new(parse(&format!("services: [{{name: s, {service}}}]")).unwrap());
+        Arc::new(LoadedPolicy { known: true, policy, ..LoadedPolicy::default() })
     }
 
     fn known(wanted: &Wanted, health: InstanceHealth) -> Arc<Catalog> {

@@ -9,6 +9,7 @@ mod health;
 mod intention;
 mod numbers;
 mod overlap;
+mod overlay;
 mod parse;
 mod player_tls;
 mod policy;
@@ -25,6 +26,7 @@ pub use health::{ByteCheck, Check, CheckTimes, HealthCheck, Hex, Ping};
 pub use intention::{ANY_SERVICE, Action, Intention};
 pub use numbers::{Instances, Numbers, Worlds};
 pub use overlap::WorldClass;
+pub use overlay::{Overlay, parse_overlay};
 pub use parse::parse;
 pub use player_tls::{PlayerTls, TlsVersion};
 pub use policy::{

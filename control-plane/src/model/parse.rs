@@ -1,5 +1,8 @@
 //! From a document's text to a valid policy, or to every problem with its line.
 
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
 use super::document::Document;
 use super::validate::validate;
 use super::{Policy, Problem};
@@ -10,19 +13,26 @@ use super::{Policy, Problem};
 /// All problems found, in the order of the document. A text that is not a policy at all gives one.
 pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
     let document = Document::load(text).map_err(|problem| vec![problem])?;
-    let read = document.to_json().and_then(|json| {
-        serde_path_to_error::deserialize(json).map_err(|error| {
-            let path = error.path().to_string();
-            Problem::at(if path == "." { "" } else { &path }, error.inner().to_string())
-        })
-    });
-    let mut problems = match read {
+    let problems = match document.to_json().and_then(typed) {
         Ok(policy) => match validate(&policy) {
             problems if problems.is_empty() => return Ok(policy),
             problems => problems,
         },
         Err(problem) => vec![problem],
     };
+    Err(located(&document, problems))
+}
+
+/// A document's values as a type; the problem names the field.
+pub(super) fn typed<T: DeserializeOwned>(json: Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(json).map_err(|error| {
+        let path = error.path().to_string();
+        Problem::at(if path == "." { "" } else { &path }, error.inner().to_string())
+    })
+}
+
+/// The problems with their lines, in the order of the document.
+pub(super) fn located(document: &Document<'_>, mut problems: Vec<Problem>) -> Vec<Problem> {
     for problem in &mut problems {
         if problem.place.line.is_none() {
             document.locate(&mut problem.place);
@@ -32,7 +42,7 @@ pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
         }
     }
     problems.sort_by_key(|problem| (problem.place.line, problem.place.column));
-    Err(problems)
+    problems
 }
 
 #[cfg(test)]

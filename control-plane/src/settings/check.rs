@@ -6,7 +6,7 @@ use std::path;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{Consul, Delivery, MeshCa, Settings, Xds};
+use super::{Consul, Delivery, MeshCa, PolicyStore, Settings, Xds};
 use crate::model::Duration;
 
 /// Something wrong with a setting.
@@ -57,6 +57,7 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
         refuse("log.level", message);
     }
     check_consul(&settings.consul, &mut refuse);
+    check_policy(settings, &mut refuse);
     check_filter(settings, &mut refuse);
     findings
 }
@@ -128,6 +129,18 @@ fn check_mesh(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)
     }
     if mesh.ca == MeshCa::Consul && settings.consul.address.is_empty() {
         refuse("mesh.ca", "`consul` needs `consul.address` beside it".to_owned());
+    }
+}
+
+fn check_policy(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)) {
+    if settings.policy.store == PolicyStore::Consul && settings.consul.address.is_empty() {
+        refuse("policy.store", "`consul` needs `consul.address` beside it".to_owned());
+    }
+    let prefix = &settings.policy.consul_prefix;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+    if !prefix.ends_with('/') || prefix.starts_with('/') || !prefix.bytes().all(plain) {
+        let form = "letters, digits, `-`, `_`, `.` and `/`, with a `/` at the end alone or between";
+        refuse("policy.consul_prefix", format!("`{prefix}` is not like `realmgate/`: {form}"));
     }
 }
 

@@ -119,12 +119,15 @@ pub struct Api {
 }
 
 /// The policy's store and first version.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
-    /// Where policy versions are kept: `embedded` (a file in `data_dir`).
+    /// Where policy versions are kept: `embedded` (a file in `data_dir`, for a single replica) or `consul` (the KV store of
+    /// the Consul at `consul.address`, which replicas share; docs/policy-store.md).
     #[schemars(with = "String")]
     pub store: PolicyStore,
+    /// What every key of the policy in Consul begins with; ends with `/`.
+    pub consul_prefix: String,
     /// Policy document to apply at start; empty = none.
     #[serde(with = "text::optional")]
     #[schemars(with = "String")]
@@ -138,6 +141,8 @@ pub enum PolicyStore {
     /// A file in `data_dir`.
     #[default]
     Embedded,
+    /// Consul's KV store.
+    Consul,
 }
 
 impl TryFrom<String> for PolicyStore {
@@ -146,10 +151,11 @@ impl TryFrom<String> for PolicyStore {
     fn try_from(text: String) -> Result<Self, String> {
         match text.as_str() {
             "embedded" => Ok(Self::Embedded),
-            "redis" | "consul" => {
-                Err(format!("`{text}` is not available in this version; the only store is `embedded`"))
+            "consul" => Ok(Self::Consul),
+            "redis" => {
+                Err("`redis` is not available in this version; write `embedded` or `consul`".to_owned())
             }
-            _ => Err(format!("`{text}` is no policy store; the only one is `embedded`")),
+            _ => Err(format!("`{text}` is no policy store; write `embedded` or `consul`")),
         }
     }
 }
@@ -350,6 +356,12 @@ impl Default for Xds {
 impl Default for Api {
     fn default() -> Self {
         Self { listen: (Ipv4Addr::LOCALHOST, 18_080).into(), insecure: false }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { store: PolicyStore::default(), consul_prefix: "realmgate/".to_owned(), file: None }
     }
 }
 

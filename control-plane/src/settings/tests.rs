@@ -70,13 +70,13 @@ fn text_from_the_environment_gets_the_types_of_the_settings() {
 fn every_problem_is_reported_with_its_place() {
     let file = "xds:\n  listen: localhost\napi:\n  lisen: 127.0.0.1:1\nredis: 5\nlog: {level: inof}\n";
     let env = [("REALMGATE_XDS_LSTEN", "x"), ("REALMGATE_GAME_GATEWAY_ENABLED", "yes")];
-    let problems = settings(file, &env, &[("policy.store", "consul")]).unwrap_err();
+    let problems = settings(file, &env, &[("policy.store", "redis")]).unwrap_err();
     let expected = [
         "realmgate.yaml:4:3: api.lisen: no such setting; known here: insecure, listen",
         "realmgate.yaml:5:8: redis: not a value but a section of: key_prefix, url",
         "environment variable REALMGATE_XDS_LSTEN: no such setting; docs/settings.md has the list",
         "environment variable REALMGATE_GAME_GATEWAY_ENABLED: game_gateway.enabled: `yes` is not true or false",
-        "--policy-store: policy.store: `consul` is not available in this version; the only store is `embedded`",
+        "--policy-store: policy.store: `redis` is not available in this version; write `embedded` or `consul`",
         "realmgate.yaml:2:11: xds.listen: `localhost` is not IP-address:port, such as 127.0.0.1:18000",
         "realmgate.yaml:6:14: log.level: `inof` is no level; write error, warn, info, debug or trace, or module=level",
     ];
@@ -110,6 +110,11 @@ fn values_that_do_not_fit_are_refused() {
         ("consul: {address: '127.0.0.1:8500'}", "consul.address: it is not of the form"),
         ("consul: {address: 'http://user:s3cret@consul:8500'}", "consul.address: it is not of the form"),
         ("consul: {address: 'https://consul:8501'}", "consul.ca_file: `consul.address` is https"),
+        ("policy: {store: etcd}", "policy.store: `etcd` is no policy store"),
+        ("policy: {store: consul}", "policy.store: `consul` needs `consul.address` beside it"),
+        ("policy: {consul_prefix: realmgate}", "policy.consul_prefix: `realmgate` is not like `realmgate/`"),
+        ("policy: {consul_prefix: '/a/'}", "policy.consul_prefix: `/a/` is not like `realmgate/`"),
+        ("policy: {consul_prefix: 'a?b/'}", "policy.consul_prefix: `a?b/` is not like `realmgate/`"),
         ("5", "realmgate.yaml:1:1: not a value but a section of: api, consul,"),
         ("5: 6", "realmgate.yaml:1:1: a key that is no text"),
         ("a: [", "not YAML: "),

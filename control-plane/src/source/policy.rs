@@ -1,35 +1,59 @@
-//! The policy as a source: documents come in by [`PolicySource::apply`], are validated, stored, and then
-//! published.
+//! The policy as a source: what the store tells is validated and published, whoever wrote it. What is put here is validated
+//! first, then stored, and comes back by the same way.
 
-use std::sync::Arc;
+mod judge;
+mod metrics;
 
-use tokio::sync::{Mutex, watch};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use super::policy_store::{NewPolicy, PolicyStore, Precondition, PutError, StoreError, StoredPolicy};
-use crate::model::{self, Policy, Problem};
+use prometheus::Registry;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::backoff::Backoff;
+use super::policy_store::{
+    BY_HAND, NewPolicy, OverlayText, PolicyStore, Precondition, PutError, StoreError, StoredPolicy,
+};
+use crate::model::{Policy, Problem};
+use judge::{ByHand, Judge, Verdict};
+use metrics::Metrics;
 
 /// The policy that is in force.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadedPolicy {
+    /// Whether anything is: before the store was heard, now or in an earlier run, nothing is to be served.
+    pub known: bool,
     /// The stored document; `None` before the first one.
     pub stored: Option<Arc<StoredPolicy>>,
     /// What it says.
+    pub written: Arc<Policy>,
+    /// What our datacenter has differently.
+    pub overlay: Option<Arc<OverlayText>>,
+    /// What serves: the one put over the other.
     pub policy: Arc<Policy>,
+    /// Why something else may be stored than is in force, and what is wrong with it.
+    pub problem: Option<String>,
 }
 
 /// Reads, writes and publishes policies.
+#[derive(Debug)]
 pub struct PolicySource {
     store: PolicyStore,
+    judge: Mutex<Judge>,
     publish: watch::Sender<Arc<LoadedPolicy>>,
-    /// One writer at a time, so that what is published last is what was stored last.
-    writing: Mutex<()>,
+    /// One at a time, lest an older one be kept last.
+    keeping: tokio::sync::Mutex<()>,
+    metrics: Metrics,
 }
 
 /// What [`PolicySource::apply`] did.
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// The policy now in force.
-    pub current: Arc<LoadedPolicy>,
+    /// The version that says so.
+    pub stored: Arc<StoredPolicy>,
+    /// What it makes of the services here.
+    pub policy: Arc<Policy>,
     /// Whether this was a new document.
     pub changed: bool,
 }
@@ -45,29 +69,55 @@ pub enum ApplyError {
     Store(#[from] PutError),
 }
 
-/// A stored document that this version of Realmgate cannot read.
-#[derive(Debug, thiserror::Error)]
-#[error("the stored policy (version {version}) is not valid for this version of realmgate: {}", list(.problems))]
-pub struct Unreadable {
-    version: u64,
-    problems: Vec<Problem>,
-}
+/// Problems that are named in one line; a document of thousands of routes can have as many.
+const MAX_LISTED: usize = 10;
 
 fn list(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let shown = problems.iter().take(MAX_LISTED).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    match problems.len().saturating_sub(MAX_LISTED) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
 }
 
 impl PolicySource {
-    /// Starts from what is stored.
-    pub fn new(store: PolicyStore) -> Result<Self, Unreadable> {
-        let stored = store.latest();
-        let policy = match &stored {
-            None => Policy::default(),
-            Some(stored) => model::parse(&stored.text)
-                .map_err(|problems| Unreadable { version: stored.info.version, problems })?,
-        };
-        let (publish, _) = watch::channel(Arc::new(LoadedPolicy { stored, policy: Arc::new(policy) }));
-        Ok(Self { store, publish, writing: Mutex::new(()) })
+    /// Starts from what is known of the store without asking.
+    pub async fn new(store: PolicyStore, registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Metrics::register(registry)?;
+        let (judge, publish, keeping) = Default::default();
+        let source = Self { store, judge, publish, keeping, metrics };
+        source.take().await;
+        Ok(source)
+    }
+
+    /// Follows the store for ever.
+    pub async fn follow(&self) {
+        tokio::join!(self.store.follow(), self.take_changes());
+    }
+
+    async fn take_changes(&self) {
+        let mut held = self.store.watch();
+        let mut backoff = Backoff::new();
+        loop {
+            held.mark_unchanged();
+            let by_hand = self.take().await;
+            let again = match by_hand {
+                Some(document) => !self.take_over(document).await,
+                None => false,
+            };
+            let later = async {
+                if again {
+                    sleep(backoff.wait()).await;
+                } else {
+                    backoff.reset();
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                result = held.changed() => if result.is_err() { return },
+                () = later => {}
+            }
+        }
     }
 
     /// The policy in force.
@@ -82,6 +132,19 @@ impl PolicySource {
         self.publish.subscribe()
     }
 
+    /// The kind of store, as settings call it.
+    #[must_use]
+    pub const fn store(&self) -> &'static str {
+        self.store.name()
+    }
+
+    /// Waits until a policy is known, but not longer than this.
+    pub async fn known_within(&self, patience: Duration) {
+        let mut policies = self.subscribe();
+        // Neither matters: who serves waits for it anyway.
+        let _ = timeout(patience, policies.wait_for(|loaded| loaded.known)).await;
+    }
+
     /// Whether the last document of this author that is still kept says just this.
     pub async fn is_latest_of(&self, author: &str, text: &str) -> Result<bool, StoreError> {
         let history = self.store.history().await?;
@@ -89,18 +152,90 @@ impl PolicySource {
         Ok(self.store.get(last.version).await?.is_some_and(|stored| &*stored.text == text))
     }
 
+    /// What a document would be in force as.
+    pub fn check(&self, text: &str) -> Result<Arc<Policy>, Vec<Problem>> {
+        self.judging(|judge| judge.check(text))
+    }
+
     /// Validates a document, stores it durably, and puts it in force.
     pub async fn apply(&self, new: NewPolicy, expected: Precondition) -> Result<Applied, ApplyError> {
-        let policy = Arc::new(model::parse(&new.text).map_err(ApplyError::Invalid)?);
-        let _writing = self.writing.lock().await;
+        let policy = self.check(&new.text).map_err(ApplyError::Invalid)?;
         let before = self.current();
         let stored = self.store.put(new, expected).await?;
+        self.take().await;
         let changed = before.stored.as_ref().map(|s| s.info.version) != Some(stored.info.version);
-        if !changed {
-            return Ok(Applied { current: before, changed });
+        Ok(Applied { stored, policy, changed })
+    }
+
+    fn judging<T>(&self, judge: impl FnOnce(&mut Judge) -> T) -> T {
+        judge(&mut self.judge.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Publishes what the store holds now as far as it is good; a document that wants to be made a version.
+    async fn take(&self) -> Option<ByHand> {
+        let verdict = self.judging(|judge| {
+            // Under the lock, lest an older one come last.
+            let held = self.store.watch().borrow().clone();
+            let verdict = judge.take(&held);
+            self.tell(&verdict);
+            verdict
+        });
+        if verdict.is_new {
+            let _keeping = self.keeping.lock().await;
+            let LoadedPolicy { stored, overlay, .. } = &*self.current();
+            self.store.keep_good(stored.clone(), overlay.clone()).await;
         }
-        let current = Arc::new(LoadedPolicy { stored: Some(stored), policy });
-        self.publish.send_replace(Arc::clone(&current));
-        Ok(Applied { current, changed })
+        verdict.by_hand
+    }
+
+    fn tell(&self, verdict: &Verdict) {
+        for refusal in &verdict.refusals {
+            self.metrics.refused(refusal.document, refusal.reason);
+        }
+        let before = self.current();
+        if Arc::ptr_eq(&before, &verdict.loaded) {
+            return;
+        }
+        let version = verdict.loaded.stored.as_ref().map_or(0, |stored| stored.info.version);
+        self.metrics.in_force(version, verdict.loaded.known && verdict.loaded.problem.is_none());
+        match &verdict.loaded.problem {
+            Some(problem) if before.problem.as_ref() != Some(problem) => {
+                tracing::warn!(
+                    version,
+                    problem,
+                    "the stored policy may be another one than the one in force"
+                );
+            }
+            None if before.problem.is_some() => {
+                tracing::info!(version, "the stored policy is the one in force");
+            }
+            _ if verdict.is_new => tracing::info!(version, "policy in force"),
+            _ => {}
+        }
+        self.publish.send_replace(Arc::clone(&verdict.loaded));
+    }
+
+    /// Makes a version of a document that was written past every control plane; whether nothing is left to do.
+    async fn take_over(&self, document: ByHand) -> bool {
+        let expected = Precondition::Etag(document.etag());
+        let new = NewPolicy {
+            text: document.text.to_string(),
+            author: BY_HAND.to_owned(),
+            message: "written by hand".to_owned(),
+        };
+        match self.store.put(new, expected).await {
+            Ok(_) => {
+                self.take().await;
+                true
+            }
+            // Others were quicker, with this or another one; the store tells.
+            Err(PutError::Conflict { .. }) => true,
+            Err(error) => {
+                let problem = format!("the policy that was written by hand cannot be taken over: {error}");
+                self.judging(|judge| judge.hold_back(document, problem));
+                self.take().await;
+                false
+            }
+        }
     }
 }

@@ -1,26 +1,39 @@
 //! The policy store: versions of the policy document, the latest of which is published.
 //!
 //! It keeps text, exactly as given; whether the text is a valid policy is the caller's question, asked before
-//! [`PolicyStore::put`].
+//! [`PolicyStore::put`]. It is a file of this process, or a prefix of Consul's KV store that replicas share and
+//! operators write to: what comes from elsewhere is told like what was put here.
 
+mod consul;
 mod database;
+mod held;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
+use consul::ConsulStore;
 use database::Store;
+
+use super::consul::{ConsulConfig, ConsulError};
+
+pub use held::{Held, OverlayText, Slot, Trouble, Written};
 
 /// Versions that are kept; older ones go as new ones come.
 pub const KEPT_VERSIONS: u64 = 100;
 
 /// Longest text of one version in bytes: 32,767 worlds listed one by one take a quarter of it.
 pub const MAX_TEXT: usize = 4 << 20;
+
+/// How versions are signed that began as a document which somebody wrote past every control plane.
+pub const BY_HAND: &str = "consul kv";
 
 /// What is known of a version besides its text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +81,27 @@ pub enum Precondition {
     Etag(String),
 }
 
+impl Precondition {
+    /// Whether it holds where this is stored.
+    fn holds(&self, current: Option<&PolicyInfo>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::None => current.is_none(),
+            Self::Etag(etag) => current.is_some_and(|info| info.etag == *etag),
+        }
+    }
+}
+
+/// The etag of a text.
+pub(super) fn etag(text: impl AsRef<[u8]>) -> String {
+    hex::encode(Sha256::digest(text.as_ref()))
+}
+
+/// Now, as [`PolicyInfo::time`] has it.
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// Why a put was not made, or not certainly.
 #[derive(Debug, thiserror::Error)]
 pub enum PutError {
@@ -83,7 +117,7 @@ pub enum PutError {
         /// Its length.
         bytes: usize,
     },
-    /// The disk failed. The version may be stored or not, but not in part; putting the same again tells.
+    /// The disk or Consul failed. The version may be stored or not, but not in part; putting the same again tells.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -133,13 +167,42 @@ pub enum StoreError {
     /// The process is stopping and takes no more work.
     #[error("the policy store is stopping")]
     Stopping,
+    /// Consul does not answer, or says no.
+    #[error("the policy store: {0}")]
+    Consul(#[from] ConsulError),
+    /// What stands below a key is not what we write there.
+    #[error("{key}: {problem}")]
+    Unusable {
+        /// The key.
+        key: String,
+        /// What was found.
+        problem: String,
+    },
+    /// Others put at the same time, again and again; nothing was changed.
+    #[error("others are changing the policy at the same time; try again")]
+    Contended,
+    /// A second store on one registry.
+    #[error("cannot register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
 }
 
-/// A store in one file of `data_dir`, embedded in this process. Clones share it. The file is closed when the
-/// last clone is dropped.
+impl StoreError {
+    /// Whether the same may work later without anybody changing anything here.
+    #[must_use]
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Stopping | Self::Consul(_) | Self::Contended)
+    }
+}
+
+/// A store of either kind. Clones share it.
 #[derive(Clone, Debug)]
-pub struct PolicyStore {
-    store: Arc<Store>,
+pub struct PolicyStore(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    /// The file is closed when the last clone is dropped.
+    Embedded(Arc<Store>),
+    Consul(Arc<ConsulStore>),
 }
 
 impl PolicyStore {
@@ -148,34 +211,86 @@ impl PolicyStore {
     pub async fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let data_dir = data_dir.to_owned();
         let store = blocking(move || Store::open(&data_dir)).await?;
-        Ok(Self { store: Arc::new(store) })
+        Ok(Self(Kind::Embedded(Arc::new(store))))
     }
 
-    /// The latest version; `None` = nothing was ever put. From memory.
+    /// A store below `prefix` (such as `realmgate/`) in the KV store of the agent's datacenter. Does not wait for Consul: it
+    /// starts with the last good copy in `data_dir`, if there is one, and follows once [`Self::follow`] runs.
+    pub fn consul(
+        config: &ConsulConfig,
+        prefix: &str,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, StoreError> {
+        Ok(Self(Kind::Consul(Arc::new(ConsulStore::open(config, prefix, registry)?))))
+    }
+
+    /// What it is called in settings.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match &self.0 {
+            Kind::Embedded(_) => "embedded",
+            Kind::Consul(_) => "consul",
+        }
+    }
+
+    /// The latest version; `None` = nothing was ever put, or it is not known. From memory.
     #[must_use]
     pub fn latest(&self) -> Option<Arc<StoredPolicy>> {
-        self.store.latest.borrow().clone()
+        self.held().borrow().latest().cloned()
     }
 
-    /// The latest version, now and whenever there is a new one.
+    /// What the store holds, now and whenever it changes, whoever changes it.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Option<Arc<StoredPolicy>>> {
-        self.store.latest.subscribe()
+    pub fn watch(&self) -> watch::Receiver<Held> {
+        self.held().subscribe()
+    }
+
+    fn held(&self) -> &watch::Sender<Held> {
+        match &self.0 {
+            Kind::Embedded(store) => &store.held,
+            Kind::Consul(store) => store.held(),
+        }
+    }
+
+    /// Follows what others write, for ever. Of the embedded store there are no others.
+    pub async fn follow(&self) {
+        match &self.0 {
+            Kind::Embedded(_) => std::future::pending().await,
+            Kind::Consul(store) => store.follow().await,
+        }
+    }
+
+    /// Keeps what is in force on disk, for a start without the store. The embedded store is on disk.
+    pub async fn keep_good(&self, policy: Option<Arc<StoredPolicy>>, overlay: Option<Arc<OverlayText>>) {
+        match &self.0 {
+            Kind::Embedded(_) => {}
+            Kind::Consul(store) => store.keep_good(policy, overlay).await,
+        }
     }
 
     /// A version by number; `None` = not there, or no longer.
     pub async fn get(&self, version: u64) -> Result<Option<StoredPolicy>, StoreError> {
-        let store = Arc::clone(&self.store);
-        blocking(move || store.get(version)).await
+        match &self.0 {
+            Kind::Embedded(store) => {
+                let store = Arc::clone(store);
+                blocking(move || store.get(version)).await
+            }
+            Kind::Consul(store) => store.get(version).await,
+        }
     }
 
     /// All versions that are kept, latest first.
     pub async fn history(&self) -> Result<Vec<PolicyInfo>, StoreError> {
-        let store = Arc::clone(&self.store);
-        blocking(move || store.history()).await
+        match &self.0 {
+            Kind::Embedded(store) => {
+                let store = Arc::clone(store);
+                blocking(move || store.history()).await
+            }
+            Kind::Consul(store) => store.history().await,
+        }
     }
 
-    /// Stores a version and publishes it. When this answers, it is on disk.
+    /// Stores a version and publishes it. When this answers, it is on disk, or a majority of Consul's servers has it.
     ///
     /// A text equal to the latest one's makes no new version: the latest is the answer, whatever is expected,
     /// so that a put whose answer was lost can be repeated. Dropping the future does not undo a put that was
@@ -189,8 +304,13 @@ impl PolicyStore {
         if bytes > MAX_TEXT {
             return Err(PutError::TooLarge { bytes });
         }
-        let store = Arc::clone(&self.store);
-        blocking(move || store.put(policy, &expected)).await
+        match &self.0 {
+            Kind::Embedded(store) => {
+                let store = Arc::clone(store);
+                blocking(move || store.put(policy, &expected)).await
+            }
+            Kind::Consul(store) => store.put(policy, &expected).await,
+        }
     }
 }
 

@@ -12,5 +12,6 @@ mod catalog;
 mod files;
 mod harness;
 mod loss;
+mod policy_store;
 mod stage;
 mod trust;

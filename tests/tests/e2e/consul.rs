@@ -58,7 +58,10 @@ async fn players_follow_what_consul_says_of_instances_and_stay_when_it_dies() {
     let _edge = Stage::edge(&net, &control_plane).unwrap();
     let players = net.at(port::PLAYERS);
     until_all_land(players, "game-1").await;
-    wait_until("it is ready", LIMIT, || control_plane.readyz().1.contains("\"ok\""));
+    wait_until("it is ready", LIMIT, || {
+        let ready: Value = serde_json::from_str(&control_plane.readyz().1).unwrap();
+        ready["consul"]["state"] == "ok"
+    });
 
     let start = Instant::now();
     register(1);

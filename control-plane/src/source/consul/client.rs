@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use super::credentials::{self, Followed};
 use super::error::ConsulError;
 use super::index::Index;
-use super::metrics::Metrics;
+use super::metrics::Requests;
 use super::start::ConsulConfig;
 
 /// Most answers of a moment that are asked for together.
@@ -31,32 +31,34 @@ pub(super) const MAX_ANSWER: usize = 64 << 20;
 /// As much of a refusal as a log line bears.
 const MAX_WORDS: usize = 200;
 
-type Connections = Pool<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+type Connections = Pool<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// One Consul agent.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(in crate::source) struct Client {
     /// `http://127.0.0.1:8500`, without a slash at the end.
     address: String,
     token: Followed<HeaderValue>,
     authorities: Followed<ClientConfig>,
     connections: Mutex<Option<(Option<Arc<ClientConfig>>, Connections)>>,
     at_once: Semaphore,
-    metrics: Arc<Metrics>,
+    requests: Requests,
 }
 
 /// What Consul answered.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(in crate::source) struct Answer {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// False only of a key of the KV store that is not there.
+    pub(in crate::source) found: bool,
     /// What it took after Consul began to answer.
     pub(super) took: Duration,
 }
 
 impl Answer {
-    pub(super) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ConsulError> {
+    pub(in crate::source) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ConsulError> {
         serde_json::from_slice(&self.body)
             .map_err(|e| ConsulError::Malformed { path: self.path.clone(), problem: e.to_string() })
     }
@@ -71,22 +73,28 @@ impl Answer {
 }
 
 impl Client {
-    pub(super) fn new(config: &ConsulConfig, metrics: Arc<Metrics>) -> Self {
+    pub(in crate::source) fn new(config: &ConsulConfig, requests: Requests) -> Self {
         Self {
             address: config.address.trim_end_matches('/').to_owned(),
             token: Followed::new(config.token_file.clone(), credentials::token),
             authorities: Followed::new(config.ca_file.clone(), credentials::authorities),
             connections: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
-            metrics,
+            requests,
         }
     }
 
     /// An answer of this moment.
-    pub(super) async fn get(&self, path: &str) -> Result<Answer, ConsulError> {
+    pub(in crate::source) async fn get(&self, path: &str) -> Result<Answer, ConsulError> {
         // Never closed.
         let _permit = self.at_once.acquire().await;
-        self.counted(self.ask(path.to_owned(), STEP).await)
+        self.counted(self.ask(path.to_owned(), None, STEP).await)
+    }
+
+    /// A change. Without an answer it may have been made or not.
+    pub(in crate::source) async fn put(&self, path: &str, body: Bytes) -> Result<Answer, ConsulError> {
+        let _permit = self.at_once.acquire().await;
+        self.counted(self.ask(path.to_owned(), Some(body), STEP).await)
     }
 
     /// An answer as soon as it is another than that of `index`, at the latest after `wait`.
@@ -94,29 +102,31 @@ impl Client {
         let sign = if path.contains('?') { '&' } else { '?' };
         let question = format!("{path}{sign}index={}&wait={}s", index.get(), wait.as_secs());
         // Consul adds up to a sixteenth, lest all come back at once.
-        self.counted(self.ask(question, wait + wait / 16 + STEP).await)
+        self.counted(self.ask(question, None, wait + wait / 16 + STEP).await)
     }
 
     fn counted(&self, result: Result<Answer, ConsulError>) -> Result<Answer, ConsulError> {
-        self.metrics.asked(result.as_ref().err());
+        self.requests.asked(result.as_ref().err());
         result
     }
 
-    async fn ask(&self, path: String, limit: Duration) -> Result<Answer, ConsulError> {
-        let answer = timeout(limit, self.exchange(&path)).await;
+    async fn ask(&self, path: String, body: Option<Bytes>, limit: Duration) -> Result<Answer, ConsulError> {
+        let answer = timeout(limit, self.exchange(&path, body)).await;
         answer.unwrap_or_else(|_elapsed| Err(ConsulError::Silent { path, limit }))
     }
 
-    async fn exchange(&self, path: &str) -> Result<Answer, ConsulError> {
+    async fn exchange(&self, path: &str, body: Option<Bytes>) -> Result<Answer, ConsulError> {
         let malformed = |problem: String| ConsulError::Malformed { path: path.to_owned(), problem };
         let uri: Uri = format!("{}{path}", self.address)
             .parse()
             .map_err(|e: http::uri::InvalidUri| malformed(e.to_string()))?;
-        let mut request = Request::get(uri);
+        let method = if body.is_some() { Method::PUT } else { Method::GET };
+        let mut request = Request::builder().method(method).uri(uri);
         if let Some(token) = self.token.get()? {
             request = request.header("x-consul-token", &*token);
         }
-        let request = request.body(Empty::new()).map_err(|e| malformed(e.to_string()))?;
+        let request =
+            request.body(Full::new(body.unwrap_or_default())).map_err(|e| malformed(e.to_string()))?;
         let response = self.connections()?.request(request).await.map_err(|e| unreachable(&e))?;
         let began = Instant::now();
         let (head, mut incoming) = response.into_parts();
@@ -130,11 +140,14 @@ impl Client {
             body.extend_from_slice(&data);
         }
         let text = || String::from_utf8_lossy(&body).trim().chars().take(MAX_WORDS).collect::<String>();
+        // A key that is not there has an index to wait on, as others have.
+        let missing = head.status == StatusCode::NOT_FOUND && path.starts_with("/v1/kv/");
         match head.status {
-            StatusCode::OK => Ok(Answer {
+            status if status == StatusCode::OK || missing => Ok(Answer {
                 path: path.to_owned(),
                 headers: head.headers,
                 body: body.freeze(),
+                found: !missing,
                 took: began.elapsed(),
             }),
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {

@@ -12,7 +12,7 @@ use super::parts::{Part, Parts};
 use crate::source::backoff::Backoff;
 
 /// How long a question to our own datacenter waits for a change.
-pub(super) const WAIT: Duration = Duration::from_mins(5);
+pub(in crate::source) const WAIT: Duration = Duration::from_mins(5);
 
 /// What every task of the source has.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Context {
 
 /// A blocking query that is asked again and again.
 #[derive(Debug)]
-pub(super) struct Query {
+pub(in crate::source) struct Query {
     path: String,
     wait: Duration,
     index: Index,
@@ -31,13 +31,13 @@ pub(super) struct Query {
 }
 
 impl Query {
-    pub(super) fn new(path: String, wait: Duration) -> Self {
+    pub(in crate::source) fn new(path: String, wait: Duration) -> Self {
         Self { path, wait, index: Index::default(), rest_until: Instant::now() }
     }
 
     /// The next answer, and whether something may have changed since the last. Must not be cancelled for less than
     /// giving up the query.
-    pub(super) async fn next(&mut self, client: &Client) -> Result<(Answer, bool), ConsulError> {
+    pub(in crate::source) async fn next(&mut self, client: &Client) -> Result<(Answer, bool), ConsulError> {
         sleep_until(self.rest_until).await;
         let result = client.wait(&self.path, self.index, self.wait).await;
         match result {

@@ -7,10 +7,34 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 
 use super::error::ConsulError;
 
+/// Questions of one client and those of them that failed, by reason.
+#[derive(Clone, Debug)]
+pub(in crate::source) struct Requests {
+    all: IntCounter,
+    errors: IntCounterVec,
+}
+
+impl Requests {
+    /// Every reason has its series from the start.
+    pub(in crate::source) fn new(all: IntCounter, errors: IntCounterVec) -> Self {
+        for label in ConsulError::LABELS {
+            add(&errors, label, 0);
+        }
+        Self { all, errors }
+    }
+
+    /// A question was answered, or failed.
+    pub(super) fn asked(&self, error: Option<&ConsulError>) {
+        self.all.inc();
+        if let Some(error) = error {
+            add(&self.errors, error.label(), 1);
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Metrics {
-    requests: IntCounter,
-    errors: IntCounterVec,
+    pub(super) requests: Requests,
     up: IntGaugeVec,
     parts: Mutex<BTreeSet<String>>,
     instances: IntGaugeVec,
@@ -27,16 +51,19 @@ impl Metrics {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let gauges = |name, help, label| IntGaugeVec::new(Opts::new(name, help), &[label]);
         let counters = |name, help, label| IntCounterVec::new(Opts::new(name, help), &[label]);
+        let all = IntCounter::new(
+            "realmgate_consul_requests_total",
+            "Questions to Consul that were answered or failed.",
+        )?;
+        let errors = counters(
+            "realmgate_consul_request_errors_total",
+            "Questions to Consul that failed, by reason.",
+            "reason",
+        )?;
+        registry.register(Box::new(all.clone()))?;
+        registry.register(Box::new(errors.clone()))?;
         let metrics = Self {
-            requests: IntCounter::new(
-                "realmgate_consul_requests_total",
-                "Questions to Consul that were answered or failed.",
-            )?,
-            errors: counters(
-                "realmgate_consul_request_errors_total",
-                "Questions to Consul that failed, by reason.",
-                "reason",
-            )?,
+            requests: Requests::new(all, errors),
             up: gauges(
                 "realmgate_consul_up",
                 "Whether a part of what is taken from Consul is up to date, 0 or 1; while 0 its last good value is served.",
@@ -68,8 +95,6 @@ impl Metrics {
                 "When the first of the leaf certificates ends, in seconds since 1970; 0 = there is none.",
             )?,
         };
-        registry.register(Box::new(metrics.requests.clone()))?;
-        registry.register(Box::new(metrics.errors.clone()))?;
         registry.register(Box::new(metrics.up.clone()))?;
         registry.register(Box::new(metrics.instances.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
@@ -78,21 +103,10 @@ impl Metrics {
         registry.register(Box::new(metrics.leaves.clone()))?;
         registry.register(Box::new(metrics.leaf_renewals.clone()))?;
         registry.register(Box::new(metrics.leaf_expiry.clone()))?;
-        for label in ConsulError::LABELS {
-            add(&metrics.errors, label, 0);
-        }
         for what in ["entry", "instance", "intention"] {
             add(&metrics.refusals, what, 0);
         }
         Ok(metrics)
-    }
-
-    /// A question was answered, or failed.
-    pub(super) fn asked(&self, error: Option<&ConsulError>) {
-        self.requests.inc();
-        if let Some(error) = error {
-            add(&self.errors, error.label(), 1);
-        }
     }
 
     /// Which parts are up to date; one that is not named is no longer wanted.

@@ -33,3 +33,9 @@ mod topology;
 pub use error::ConsulError;
 pub use intentions::Intentions;
 pub use start::{ConsulConfig, ConsulSource, StartError};
+
+// The policy store may be in the same Consul.
+pub(in crate::source) use client::{Answer, Client};
+pub(in crate::source) use follow::{Query, WAIT};
+pub(in crate::source) use metrics::Requests;
+pub(in crate::source) use start::agents_datacenter;

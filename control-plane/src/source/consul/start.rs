@@ -87,7 +87,7 @@ impl ConsulSource {
         // Keys are not kept.
         let required = required.chain(leaves.into_iter().map(|leaf| (leaf, false)));
         let parts = Arc::new(Parts::new(required.collect(), Arc::clone(&metrics)));
-        let client = Arc::new(Client::new(config, Arc::clone(&metrics)));
+        let client = Arc::new(Client::new(config, metrics.requests.clone()));
         let context = Context { client, parts: Arc::clone(&parts) };
 
         let Left { catalog, intentions, identities } = left.unwrap_or_else(nothing);
@@ -179,7 +179,8 @@ async fn follow_catalog(
     );
 }
 
-async fn agents_datacenter(client: &Client) -> Result<String, ConsulError> {
+/// Which datacenter the agent is in; wants `agent:read`.
+pub(in crate::source) async fn agents_datacenter(client: &Client) -> Result<String, ConsulError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Own {

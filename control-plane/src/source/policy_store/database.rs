@@ -4,13 +4,14 @@ use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::{KEPT_VERSIONS, NewPolicy, PolicyInfo, Precondition, PutError, StoreError, StoredPolicy};
+use super::{
+    Held, KEPT_VERSIONS, NewPolicy, PolicyInfo, Precondition, PutError, StoreError, StoredPolicy, etag,
+    unix_seconds,
+};
 
 /// Name of the file in `data_dir`.
 const FILE: &str = "policy.redb";
@@ -38,9 +39,9 @@ pub(super) struct Store {
     path: PathBuf,
     opener: Opener,
     /// `None` after a failure: redb then refuses writes until the file is opened anew, and says that a commit
-    /// that failed may have been made. One call at a time: puts are rare, and reads come from `latest`.
+    /// that failed may have been made. One call at a time: puts are rare, and reads come from `held`.
     database: Mutex<Option<Database>>,
-    pub(super) latest: watch::Sender<Option<Arc<StoredPolicy>>>,
+    pub(super) held: watch::Sender<Held>,
 }
 
 impl Store {
@@ -57,7 +58,7 @@ impl Store {
     }
 
     pub(super) fn with_opener(path: PathBuf, opener: Opener) -> Result<Self, StoreError> {
-        let store = Self { path, opener, database: Mutex::new(None), latest: watch::Sender::new(None) };
+        let store = Self { path, opener, database: Mutex::new(None), held: watch::Sender::default() };
         store.with(|_| Ok::<_, Failure>(()))?;
         Ok(store)
     }
@@ -127,9 +128,10 @@ impl Store {
     }
 
     fn publish(&self, latest: Option<Arc<StoredPolicy>>) {
-        self.latest.send_if_modified(|published| {
-            let changed = *published != latest;
-            *published = latest;
+        let now = Held::of(latest);
+        self.held.send_if_modified(|held| {
+            let changed = *held != now;
+            *held = now;
             changed
         });
     }
@@ -212,7 +214,7 @@ fn read(database: &Database, version: u64) -> Result<Option<StoredPolicy>, Failu
 
 /// One transaction, durable when it is committed.
 fn put(database: &Database, policy: NewPolicy, expected: &Precondition) -> Result<Put, Failure> {
-    let etag = hex::encode(Sha256::digest(policy.text.as_bytes()));
+    let etag = etag(&policy.text);
     let transaction = database.begin_write()?;
     let stored = {
         let mut infos = transaction.open_table(INFOS)?;
@@ -224,19 +226,14 @@ fn put(database: &Database, policy: NewPolicy, expected: &Precondition) -> Resul
             let text = policy.text.into();
             return Ok(Put::Stored(Arc::new(StoredPolicy { info: info.clone(), text })));
         }
-        let holds = match expected {
-            Precondition::Any => true,
-            Precondition::None => current.is_none(),
-            Precondition::Etag(etag) => current.as_ref().is_some_and(|info| info.etag == *etag),
-        };
-        if !holds {
+        if !expected.holds(current.as_ref()) {
             return Ok(Put::Conflict(current));
         }
         let info = PolicyInfo {
             version: current.map_or(1, |info| info.version.saturating_add(1)),
             etag,
             author: policy.author,
-            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            time: unix_seconds(),
             message: policy.message,
         };
         infos.insert(info.version, encode(&info)?.as_slice())?;

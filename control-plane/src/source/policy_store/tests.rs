@@ -23,7 +23,7 @@ async fn keeps_versions_across_a_restart() {
     let text = "routes: []\r\n# exactly as given \u{1f3ae}\n";
     let first = store.put(policy(text), Precondition::None).await.unwrap();
     assert!(watch.has_changed().unwrap());
-    assert_eq!(watch.borrow_and_update().as_ref(), Some(&first));
+    assert_eq!(watch.borrow_and_update().latest(), Some(&first));
     assert_eq!((first.info.version, &*first.text, first.info.etag.len()), (1, text, 64));
     assert!(first.info.time > 1_700_000_000);
     let second = store.put(policy("b"), Precondition::Etag(first.info.etag.clone())).await.unwrap();
@@ -161,7 +161,7 @@ async fn a_full_disk_is_survived_without_a_restart() {
     let handles = Arc::clone(&disk);
     let opener = Box::new(move || Builder::new().create_with_backend(Handle(Arc::clone(&handles))));
     let store = Store::with_opener("disk/policy.redb".into(), opener).unwrap();
-    let store = PolicyStore { store: Arc::new(store) };
+    let store = PolicyStore(Kind::Embedded(Arc::new(store)));
     let first = store.put(policy("a"), Precondition::None).await.unwrap();
 
     disk.full.store(true, Ordering::Relaxed);

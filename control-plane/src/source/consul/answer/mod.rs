@@ -25,6 +25,7 @@ mod tests {
             path: "/v1/test".to_owned(),
             headers: http::HeaderMap::new(),
             body: body.to_owned().into(),
+            found: true,
             took: Duration::ZERO,
         }
     }

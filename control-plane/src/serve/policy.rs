@@ -1,0 +1,110 @@
+//! The policy at start: its store, and the file that settings name.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::{ServeError, consul_config, internal};
+use crate::model;
+use crate::settings::{PolicyStore as Kind, Settings};
+use crate::source::policy::{ApplyError, PolicySource};
+use crate::source::policy_store::{NewPolicy, PolicyStore, Precondition, PutError};
+
+/// How long the start waits for Consul to tell the policy: what else starts then knows which certificates are wanted.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a policy file that could not be stored is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// How versions that came from `policy.file` are signed.
+const FILE_AUTHOR: &str = "policy.file";
+
+/// Opens the store, follows it, and puts `policy.file` in force.
+pub(super) async fn start(
+    settings: &Settings,
+    metrics: &prometheus::Registry,
+    tasks: &mut JoinSet<()>,
+) -> Result<Arc<PolicySource>, ServeError> {
+    let store = match settings.policy.store {
+        Kind::Embedded => PolicyStore::open(&settings.data_dir).await?,
+        Kind::Consul => {
+            PolicyStore::consul(&consul_config(settings), &settings.policy.consul_prefix, metrics)?
+        }
+    };
+    let policy = Arc::new(PolicySource::new(store, metrics).await.map_err(internal)?);
+    tasks.spawn({
+        let policy = Arc::clone(&policy);
+        async move { policy.follow().await }
+    });
+    if settings.policy.store == Kind::Consul {
+        policy.known_within(PATIENCE).await;
+    }
+    if let Some(path) = &settings.policy.file {
+        import(&policy, path, tasks).await?;
+    }
+    Ok(policy)
+}
+
+/// Puts `policy.file` in force; later, if the store does not answer now.
+async fn import(policy: &Arc<PolicySource>, path: &Path, tasks: &mut JoinSet<()>) -> Result<(), ServeError> {
+    let text = tokio::fs::read_to_string(path)
+        .await
+        .map_err(|source| ServeError::PolicyFile { path: path.to_owned(), source })?;
+    let file = File { path: path.to_owned(), text };
+    let error = match file.import(policy).await {
+        Err(error) if is_unavailable(&error) => error,
+        done => return done,
+    };
+    model::parse(&file.text).map_err(|problems| file.refused(ApplyError::Invalid(problems)))?;
+    tracing::warn!(file = %path.display(), %error, "policy file is not applied yet");
+    let policy = Arc::clone(policy);
+    tasks.spawn(async move {
+        while let Err(error) = file.import(&policy).await {
+            if !is_unavailable(&error) {
+                return tracing::error!(%error, "policy file is not applied");
+            }
+            sleep(AGAIN).await;
+        }
+    });
+    Ok(())
+}
+
+const fn is_unavailable(error: &ServeError) -> bool {
+    match error {
+        ServeError::Store(error)
+        | ServeError::Apply { source: ApplyError::Store(PutError::Store(error)), .. } => {
+            error.is_unavailable()
+        }
+        _ => false,
+    }
+}
+
+/// A policy file that was read.
+struct File {
+    path: PathBuf,
+    text: String,
+}
+
+impl File {
+    /// Puts it in force if it says something new: a restart with an unchanged file must not undo what was applied
+    /// through the API since.
+    async fn import(&self, policy: &PolicySource) -> Result<(), ServeError> {
+        let file = self.path.display();
+        if policy.is_latest_of(FILE_AUTHOR, &self.text).await? {
+            tracing::info!(%file, "policy file has not changed since it was applied");
+            return Ok(());
+        }
+        let new =
+            NewPolicy { text: self.text.clone(), author: FILE_AUTHOR.to_owned(), message: file.to_string() };
+        let applied = policy.apply(new, Precondition::Any).await.map_err(|source| self.refused(source))?;
+        tracing::info!(%file, version = applied.stored.info.version, changed = applied.changed, "policy file applied");
+        Ok(())
+    }
+
+    fn refused(&self, source: ApplyError) -> ServeError {
+        ServeError::Apply { path: self.path.clone(), source }
+    }
+}
