@@ -48,6 +48,17 @@ pub(super) fn extension(
     // Numbers and strings alone: this cannot fail.
     let json = serde_json::to_string(config).unwrap_or_default();
     let sees = if config.translates() { Sees::BothWays } else { Sees::Clients };
+    plugin(listener, "realmgate", json, sees, module)
+}
+
+/// The ECDS resource of a plugin of the module, with its configuration.
+pub(super) fn plugin(
+    name: &str,
+    root_id: &str,
+    json: String,
+    sees: Sees,
+    module: &FilterModule,
+) -> TypedExtensionConfig {
     let vm = VmConfig {
         // What VMs share belongs to this id: a new module goes on counting where the old one is.
         vm_id: "realmgate".to_owned(),
@@ -61,8 +72,8 @@ pub(super) fn extension(
         ..VmConfig::default()
     };
     let plugin = PluginConfig {
-        name: listener.to_owned(),
-        root_id: "realmgate".to_owned(),
+        name: name.to_owned(),
+        root_id: root_id.to_owned(),
         configuration: Some(envoy::any(&StringValue { value: json })),
         // The default refuses every player of a worker for ever after one trap.
         failure_policy: FailurePolicy::FailReload.into(),
@@ -71,7 +82,7 @@ pub(super) fn extension(
     };
     let mut wasm = envoy::any(&Wasm { config: Some(plugin) });
     capabilities::restrict(&mut wasm, sees);
-    TypedExtensionConfig { name: extension_name(listener), typed_config: Some(wasm) }
+    TypedExtensionConfig { name: extension_name(name), typed_config: Some(wasm) }
 }
 
 fn code(module: &FilterModule) -> async_data_source::Specifier {

@@ -10,6 +10,7 @@ mod encoded;
 mod envoy;
 mod explain;
 mod filter;
+mod guard;
 mod health;
 mod listeners;
 mod names;
@@ -29,7 +30,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{
 };
 use prost::Name;
 
-use crate::mesh::{Mesh, ModuleLocation};
+use crate::mesh::{FilterModule, Mesh, ModuleLocation};
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
 
 pub use compiler::Compiler;
@@ -78,11 +79,7 @@ fn compile_with(mesh: &Mesh, scope: &Scope, encoded: &mut Encoded) -> Snapshot {
     }
     // A listener that does not ask must find what it names, whoever else names it.
     on_demand.retain(|name, _| !eager.contains_key(name));
-    let module = match &mesh.module.location {
-        ModuleLocation::Http(host) => module_cluster(host),
-        ModuleLocation::Path(_) => None,
-    };
-    let (mut clusters, mut endpoints) = (Vec::from_iter(module), Vec::new());
+    let (mut clusters, mut endpoints) = (Vec::from_iter(module_cluster(&mesh.module)), Vec::new());
     let eager = eager.iter().map(|named| (named, false));
     for ((name, spec), on_demand) in eager.chain(on_demand.iter().map(|named| (named, true))) {
         let resources = encoded.resources(name, spec, on_demand);
@@ -104,7 +101,8 @@ fn resource(name: String, message: &impl Name) -> Arc<Resource> {
 
 /// Where proxies fetch the filter module when the control plane serves it. The address is checked with the
 /// settings.
-fn module_cluster(host: &str) -> Option<Arc<Resource>> {
+fn module_cluster(module: &FilterModule) -> Option<Arc<Resource>> {
+    let ModuleLocation::Http(host) = &module.location else { return None };
     let endpoint: crate::model::Endpoint = host.parse().ok()?;
     let endpoints = vec![clusters::lb_endpoint(endpoint.host(), endpoint.port())];
     let cluster = Cluster {

@@ -11,7 +11,9 @@ use realmgate_filter::config::Framing;
 use realmgate_tests::prometheus::Series;
 use realmgate_tests::stage::port;
 use realmgate_tests::wait::poll;
-use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Prometheus, Redis, Stage, TestNet, parts, wait_until};
+use realmgate_tests::{
+    Envoy, Frame, GameClient, GameServer, Prometheus, Redis, Stage, TestNet, parts, wait_until,
+};
 use realmgate_wire::ServerId;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
