@@ -32,6 +32,8 @@ pub struct Sources {
     pub consul: Option<ConsulLink>,
     /// What was down and comes back.
     pub tracker: Tracker,
+    /// Where that is shown; `None` = nowhere.
+    pub shown: Option<failover::Metrics>,
 }
 
 /// The old gateway's rules and whether Redis answers.
@@ -144,6 +146,9 @@ impl Sources {
             None => Arc::default(),
         };
         let (placement, next) = self.tracker.advance(Instant::now(), &policy, &catalog);
+        if let Some(shown) = &mut self.shown {
+            shown.show(&self.tracker);
+        }
         let mesh = Mesh {
             intentions: Arc::new(Intentions::joined(&policy, consul.as_deref())),
             identities,
@@ -245,6 +250,7 @@ mod tests {
             edge: Arc::default(),
             consul: None,
             tracker: Tracker::default(),
+            shown: None,
         };
         let (publish, mut meshes) = watch::channel(None);
         let running = tokio::spawn(join(sources, DEBOUNCE, publish));
@@ -324,6 +330,7 @@ mod tests {
             edge: Arc::default(),
             consul,
             tracker,
+            shown: None,
         };
         let (publish, mut meshes) = watch::channel(None);
         let running = tokio::spawn(join(sources, Duration::ZERO, publish));

@@ -91,8 +91,13 @@ impl Metrics {
     pub(super) fn asked(&self, error: Option<&ConsulError>) {
         self.requests.inc();
         if let Some(error) = error {
-            add(&self.errors, error.label(), 1);
+            self.failed(error);
         }
+    }
+
+    /// A question that is counted had no answer that is of use.
+    pub(super) fn failed(&self, error: &ConsulError) {
+        add(&self.errors, error.label(), 1);
     }
 
     /// Which parts are up to date; one that is not named is no longer wanted.
