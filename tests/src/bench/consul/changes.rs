@@ -14,10 +14,10 @@ use crate::Failure;
 use crate::consul::Health;
 use crate::fleet::moment;
 
-pub(super) const CHANGES: u32 = 120;
+pub(super) const CHANGES: u32 = 100;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longer than the control plane rests after an answer; here each change is alone.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(150);
 
 /// Moments at which the Envoy asked for endpoints, each of them an acknowledgement once the first is through.
 pub(super) struct Acknowledged(pub(super) UnboundedReceiver<Duration>);
