@@ -41,9 +41,7 @@ impl Member {
         let primary = primary.map(|ip| ("aws".to_owned(), ip));
         let consul = Consul::start(dir, Config { ip: Some(at), primary, ..Config::new(name) })?;
         let site = Site { name: name.to_owned(), outside: at, game: (at, port::GAME).into() };
-        let id = format!("{name}-1");
-        consul.register(&Service::new("game", &id, site.game));
-        consul.register(&Service::sidecar("game", &id, site.at(INBOUND), site.game));
+        register(&consul, &site);
         let settings = json!({"consul": {"address": consul.url()}, "mesh": {"ca": "consul"}});
         let datacenter = Datacenter::with(None, site, dir, settings)?;
         Ok(Self { sidecar: None, datacenter, consul, dir: dir.to_owned() })
@@ -119,13 +117,22 @@ impl Member {
         self.consul.kill9();
     }
 
-    /// Starts what was killed. Its control plane remembers its policy, its Consul what is registered.
+    /// Starts what was killed. Its control plane remembers its policy.
     pub(super) fn revive(self) -> Result<Self, Failure> {
         let Self { sidecar, datacenter, mut consul, dir } = self;
         drop(sidecar);
         consul.restart()?;
+        // A Consul that starts again takes all for critical, until it hears otherwise.
+        register(&consul, &datacenter.site);
         let mut member = Self { sidecar: None, datacenter: datacenter.revive()?, consul, dir };
         member.start_sidecar()?;
         Ok(member)
     }
+}
+
+/// Tells Consul of the game server and its sidecar, and that they are well.
+fn register(consul: &Consul, site: &Site) {
+    let id = format!("{}-1", site.name);
+    consul.register(&Service::new("game", &id, site.game));
+    consul.register(&Service::sidecar("game", &id, site.at(INBOUND), site.game));
 }

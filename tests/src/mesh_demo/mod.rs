@@ -137,7 +137,7 @@ impl Demo {
         }
         println!(
             "\nEach edge sends its players to its own game server, and to the other's when that is dead: by mutual TLS with\n\
-             certificates of Consul, to sidecars that let in {} alone.",
+             certificates of Consul, to sidecars that let in realmgate-edge alone, such as\n{}.",
             self.aws.edge_id()
         );
         println!("Ctrl-C stops everything.");
