@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 WASM := wasm32-unknown-unknown
 
-.PHONY: help setup run run-mesh test bench lint build setup-build setup-run setup-bench filter
+.PHONY: help setup run run-mesh test bench lint build setup-build setup-run setup-bench setup-mesh filter
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,9 @@ setup: ## bring everything that is missing: wasm target, Envoy (newest to oldest
 setup-build:
 	@tools/setup wasm-target
 setup-bench:
-	@tools/setup haproxy
+	@tools/setup haproxy consul
+setup-mesh:
+	@tools/setup consul
 setup-run:
 	@tools/setup wasm-target envoy
 
@@ -34,7 +36,7 @@ build: setup-build filter ## build the release binaries and the filter (target/r
 run: setup-run build ## start the demo: control plane, Envoy with the filter, game servers and a client; Ctrl-C ends it
 	@exec target/release/realmgate-demo
 
-run-mesh: setup-run build ## start the demo of two datacenters: Enter kills one and brings it back; Ctrl-C ends it
+run-mesh: setup-run setup-mesh build ## start the demo of two datacenters with sidecars and Consul: Enter kills one and brings it back; Ctrl-C ends it
 	@exec target/release/realmgate-mesh-demo
 
 # Binaries and tests are built by one command, since cargo unites the features of what it builds together: built apart,

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::api;
 use crate::compile::Compiler;
-use crate::mesh::failover::Tracker;
+use crate::mesh::failover::{self, Tracker};
 use crate::mesh::identity::wanted_leaves;
 use crate::mesh::{
     self, ConsulLink, ConsulStatus, EdgeSettings, GatewayStatus, Identities, ModuleLocation, Sources, Wanted,
@@ -138,6 +138,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
         tracker: Tracker::default(),
+        shown: Some(failover::Metrics::register(&metrics).map_err(internal)?),
     };
     let compiler = Arc::new(Compiler::new());
     tasks.spawn(mesh::join(sources, settings.xds.debounce.get(), publish));

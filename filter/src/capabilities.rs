@@ -19,6 +19,10 @@ pub const EVENTS: [&str; 7] = [
 /// The event that only a listener with translated framing needs.
 pub const SERVER_DATA: &str = "proxy_on_upstream_data";
 
+/// Events of a sidecar's guard: no data passes through it.
+pub const GUARD_EVENTS: [&str; 4] =
+    ["proxy_on_configure", "proxy_on_context_create", "proxy_on_delete", "proxy_on_tick"];
+
 /// What the filter asks of the proxy.
 pub const CALLS: [&str; 16] = [
     "clock_time_get",

@@ -11,12 +11,14 @@
 //!                  |       |
 //!           translate    config, validate, ranges                host       what the core asks of a proxy
 //! ```
+//! `guard` is for sidecars: it closes the connections that intentions no longer allow.
 //! `capabilities` lists what the module needs of Envoy. Everything but `plugin` also runs natively: in tests, and in the control plane's `explain`.
 
 pub mod access_log;
 pub mod capabilities;
 pub mod config;
 pub mod gateway;
+pub mod guard;
 pub mod host;
 pub mod limits;
 #[cfg(target_arch = "wasm32")]

@@ -3,6 +3,7 @@
 //! Calls go through `proxy_wasm::hostcalls`, whose results are handled; the SDK's trait helpers unwrap them.
 
 mod counts;
+mod guard;
 mod shared;
 mod vm;
 
@@ -17,6 +18,7 @@ use realmgate_wire::ClientHeader;
 
 use self::counts::TELL_MS;
 use crate::gateway::Gateway;
+use crate::guard::ROOT_ID;
 use crate::host::{Host, HostError, UpstreamFailure, Way};
 use crate::limits::SharedTable;
 use crate::route::sticky_point;
@@ -29,7 +31,10 @@ use crate::telemetry::Metric;
 extern "C" fn _initialize() {
     // Also makes a trap say what it was about.
     proxy_wasm::set_log_level(LogLevel::Warn);
-    proxy_wasm::set_root_context(|context| Box::new(Root::new(context)));
+    proxy_wasm::set_root_context(|context| match &*shared::root_id() {
+        ROOT_ID => Box::new(guard::Root),
+        _ => Box::new(Root::new(context)),
+    });
 }
 
 thread_local! {

@@ -30,11 +30,13 @@ pub enum Metric {
     MessagesToServer,
     /// Messages to clients, likewise.
     MessagesToClient,
+    /// Connections of a sidecar that were closed because an intention no longer allows them.
+    IntentionClosed,
 }
 
 impl Metric {
     /// Every metric, in the order of [`Metric::index`].
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Routed,
         Self::Refused(Refusal::NoRoute),
         Self::Refused(Refusal::MessageTooLarge),
@@ -53,6 +55,7 @@ impl Metric {
         Self::SessionClosed(Fault::HostError),
         Self::MessagesToServer,
         Self::MessagesToClient,
+        Self::IntentionClosed,
     ];
 
     /// Place in [`Metric::ALL`].
@@ -77,6 +80,7 @@ impl Metric {
             Self::SessionClosed(Fault::HostError) => 15,
             Self::MessagesToServer => 16,
             Self::MessagesToClient => 17,
+            Self::IntentionClosed => 18,
         }
     }
 
@@ -119,6 +123,7 @@ impl Metric {
             Self::SessionClosed(Fault::HostError) => "realmgate_sessions_closed_host_error_total",
             Self::MessagesToServer => "realmgate_messages_to_server_total",
             Self::MessagesToClient => "realmgate_messages_to_client_total",
+            Self::IntentionClosed => "realmgate_connections_closed_by_intention_total",
         }
     }
 

@@ -32,6 +32,7 @@ pub struct Datacenter {
     /// Where they are.
     pub site: Site,
     dir: PathBuf,
+    more: Value,
 }
 
 impl Site {
@@ -45,20 +46,26 @@ impl Site {
 impl Datacenter {
     /// Starts it with its files in `dir`, in a network namespace or here. The edge knows where it is.
     pub fn start(namespace: Option<&Namespace>, site: Site, dir: &Path) -> Result<Self, Failure> {
+        Self::with(namespace, site, dir, json!({}))
+    }
+
+    /// The same with more settings of the control plane.
+    pub fn with(namespace: Option<&Namespace>, site: Site, dir: &Path, more: Value) -> Result<Self, Failure> {
         std::fs::create_dir_all(dir).map_err(Failure::because(format!("cannot make {}", dir.display())))?;
         let game = GameProcess::start_in(namespace, &format!("{}-1", site.name), site.game, dir)?;
-        let settings = json!({
+        let mut settings = json!({
             "filter": {"path": parts::FILTER.find()?},
             "edge": {"health_listen": ""},
             "xds": {"insecure": true},
             "api": {"insecure": true},
         });
+        crate::control_plane::merge_settings(&mut settings, &more);
         let (xds, api, admin) = (site.at(port::XDS), site.at(port::API), site.at(port::ADMIN));
         let control_plane = ControlPlane::start_in(namespace, dir, xds, api, &settings)?;
         let bootstrap =
             control_plane.edge_bootstrap_with(&site.name, admin, &["--datacenter", &site.name])?;
         let edge = Envoy::with(dir, bootstrap, admin).name("edge").within(namespace).start()?;
-        Ok(Self { edge, control_plane, game, site, dir: dir.to_owned() })
+        Ok(Self { edge, control_plane, game, site, dir: dir.to_owned(), more })
     }
 
     /// Everything of it dies at once.
@@ -70,9 +77,9 @@ impl Datacenter {
 
     /// Starts what was killed, here and not in a namespace. Its control plane remembers its policy.
     pub fn revive(self) -> Result<Self, Failure> {
-        let Self { edge, control_plane, game, site, dir } = self;
+        let Self { edge, control_plane, game, site, dir, more } = self;
         drop((edge, control_plane, game));
-        Self::start(None, site, &dir)
+        Self::with(None, site, &dir, more)
     }
 
     /// The policy of an edge here: `game` is in the first of these datacenters, and in the others where that fails.

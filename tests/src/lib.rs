@@ -44,6 +44,7 @@ pub mod process;
 pub mod prometheus;
 pub mod redis;
 pub mod scenario;
+pub mod sockets;
 pub mod stage;
 pub mod tap;
 pub mod wait;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use envoy_types::pb::envoy::extensions::wasm::v3::SanitizationConfig;
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
-use realmgate_filter::capabilities::{CALLS, EVENTS, SERVER_DATA};
+use realmgate_filter::capabilities::{CALLS, EVENTS, GUARD_EVENTS, SERVER_DATA};
 
 /// Whose bytes the filter sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(super) enum Sees {
     Clients,
     /// What game servers send, too.
     BothWays,
+    /// Nobody's: a guard.
+    Nothing,
 }
 
 impl Sees {
@@ -27,6 +29,7 @@ impl Sees {
         match self {
             Self::Clients => "-clients",
             Self::BothWays => "",
+            Self::Nothing => "-guard",
         }
     }
 }
@@ -60,8 +63,9 @@ struct Restriction {
 
 /// Adds the list to an encoded `Wasm`. What stands twice in an encoded message is merged by whoever reads it.
 pub(super) fn restrict(wasm: &mut Any, sees: Sees) {
+    let events = if sees == Sees::Nothing { &GUARD_EVENTS[..] } else { &EVENTS[..] };
     let data = (sees == Sees::BothWays).then_some(SERVER_DATA);
-    let names = EVENTS.into_iter().chain(CALLS).chain(data);
+    let names = events.iter().copied().chain(CALLS).chain(data);
     let allowed = names.map(|name| (name.to_owned(), SanitizationConfig {})).collect();
     let vm_config = Some(VmPart { restriction: Some(Restriction { allowed }) });
     let part = WasmPart { config: Some(PluginPart { vm_config }) };
@@ -82,7 +86,7 @@ mod tests {
         let vm = VmConfig { vm_id: "id".to_owned(), ..VmConfig::default() };
         let plugin =
             PluginConfig { name: "name".to_owned(), vm: Some(Vm::VmConfig(vm)), ..PluginConfig::default() };
-        for (sees, count) in [(Sees::Clients, 23), (Sees::BothWays, 24)] {
+        for (sees, count) in [(Sees::Clients, 23), (Sees::BothWays, 24), (Sees::Nothing, 20)] {
             let mut wasm = envoy::any(&Wasm { config: Some(plugin.clone()) });
             restrict(&mut wasm, sees);
             let read = Wasm::decode(&*wasm.value).unwrap().config.unwrap();

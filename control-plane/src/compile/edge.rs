@@ -3,17 +3,13 @@
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::cluster::v3::{
-    Cluster,
-    cluster::{ClusterDiscoveryType, DiscoveryType},
-};
 use realmgate_filter::config::RouteConfig;
 
 use super::clusters::{self, Clusters};
 use super::encoded::Encoded;
 use super::routes::{Origin, Rank, RouteTable};
-use super::{connections, envoy, filter, health, listeners, player_tls, resource, tls};
-use crate::mesh::{Mesh, ModuleLocation};
+use super::{connections, filter, health, listeners, player_tls, resource, tls};
+use crate::mesh::Mesh;
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
 
 /// Everything but the clusters of game-gateway rules.
@@ -87,7 +83,7 @@ impl Base {
         // A listener that does not ask must find what it names, whoever else names it.
         on_demand.retain(|name, _| !eager.contains_key(name));
         let (mut clusters, mut endpoints) =
-            (Vec::from_iter(module_cluster(&mesh.module.location)), Vec::new());
+            (Vec::from_iter(filter::module_cluster(&mesh.module)), Vec::new());
         encode(&eager, false, encoded, &mut clusters, &mut endpoints);
         encode(&on_demand, true, encoded, &mut clusters, &mut endpoints);
         Self {
@@ -121,20 +117,4 @@ fn encode(
         clusters.push(resources.cluster);
         endpoints.extend(resources.endpoints);
     }
-}
-
-/// Where proxies fetch the filter module when the control plane serves it. The address is checked with the
-/// settings.
-fn module_cluster(location: &ModuleLocation) -> Option<Arc<Resource>> {
-    let ModuleLocation::Http(host) = location else { return None };
-    let endpoint: crate::model::Endpoint = host.parse().ok()?;
-    let endpoints = vec![clusters::lb_endpoint(endpoint.host(), endpoint.port())];
-    let cluster = Cluster {
-        name: filter::MODULE_CLUSTER.to_owned(),
-        connect_timeout: Some(envoy::duration(5000)),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into())),
-        load_assignment: Some(clusters::load_assignment(filter::MODULE_CLUSTER, endpoints)),
-        ..Cluster::default()
-    };
-    Some(resource(cluster.name.clone(), &cluster))
 }

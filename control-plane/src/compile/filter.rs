@@ -1,5 +1,11 @@
 //! The filter of a listener: its routes as small JSON, and the module that runs them.
 
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::cluster::v3::{
+    Cluster,
+    cluster::{ClusterDiscoveryType, DiscoveryType},
+};
 use envoy_types::pb::envoy::config::core::v3::{
     AsyncDataSource, DataSource, HttpUri, RemoteDataSource, TypedExtensionConfig, async_data_source,
     data_source, http_uri::HttpUpstreamType,
@@ -12,12 +18,13 @@ use envoy_types::pb::google::protobuf::StringValue;
 use realmgate_filter::config::{FilterConfig, RouteConfig};
 
 use super::capabilities::{self, Sees};
-use super::envoy;
+use super::{clusters, envoy, resource};
 use crate::mesh::{FilterModule, ModuleLocation};
-use crate::model::Listener;
+use crate::model::{Endpoint, Listener};
+use crate::xds::Resource;
 
 /// The cluster from which proxies fetch the module over HTTP.
-pub(super) const MODULE_CLUSTER: &str = "realmgate-filter-module";
+const MODULE_CLUSTER: &str = "realmgate-filter-module";
 
 /// The ECDS name of a listener's filter.
 pub(super) fn extension_name(listener: &str) -> String {
@@ -48,6 +55,17 @@ pub(super) fn extension(
     // Numbers and strings alone: this cannot fail.
     let json = serde_json::to_string(config).unwrap_or_default();
     let sees = if config.translates() { Sees::BothWays } else { Sees::Clients };
+    plugin(listener, "realmgate", json, sees, module)
+}
+
+/// The ECDS resource of a plugin of the module, with its configuration.
+pub(super) fn plugin(
+    name: &str,
+    root_id: &str,
+    json: String,
+    sees: Sees,
+    module: &FilterModule,
+) -> TypedExtensionConfig {
     let vm = VmConfig {
         // What VMs share belongs to this id: a new module goes on counting where the old one is.
         vm_id: "realmgate".to_owned(),
@@ -61,8 +79,8 @@ pub(super) fn extension(
         ..VmConfig::default()
     };
     let plugin = PluginConfig {
-        name: listener.to_owned(),
-        root_id: "realmgate".to_owned(),
+        name: name.to_owned(),
+        root_id: root_id.to_owned(),
         configuration: Some(envoy::any(&StringValue { value: json })),
         // The default refuses every player of a worker for ever after one trap.
         failure_policy: FailurePolicy::FailReload.into(),
@@ -71,7 +89,7 @@ pub(super) fn extension(
     };
     let mut wasm = envoy::any(&Wasm { config: Some(plugin) });
     capabilities::restrict(&mut wasm, sees);
-    TypedExtensionConfig { name: extension_name(listener), typed_config: Some(wasm) }
+    TypedExtensionConfig { name: extension_name(name), typed_config: Some(wasm) }
 }
 
 fn code(module: &FilterModule) -> async_data_source::Specifier {
@@ -90,4 +108,19 @@ fn code(module: &FilterModule) -> async_data_source::Specifier {
             ..RemoteDataSource::default()
         }),
     }
+}
+
+/// Where proxies fetch the module when the control plane serves it. The address is checked with the settings.
+pub(super) fn module_cluster(module: &FilterModule) -> Option<Arc<Resource>> {
+    let ModuleLocation::Http(host) = &module.location else { return None };
+    let endpoint: Endpoint = host.parse().ok()?;
+    let endpoints = vec![clusters::lb_endpoint(endpoint.host(), endpoint.port())];
+    let cluster = Cluster {
+        name: MODULE_CLUSTER.to_owned(),
+        connect_timeout: Some(envoy::duration(5000)),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into())),
+        load_assignment: Some(clusters::load_assignment(MODULE_CLUSTER, endpoints)),
+        ..Cluster::default()
+    };
+    Some(resource(cluster.name.clone(), &cluster))
 }

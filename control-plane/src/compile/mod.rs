@@ -11,6 +11,7 @@ mod encoded;
 mod envoy;
 mod explain;
 mod filter;
+mod guard;
 mod health;
 mod listeners;
 mod names;

@@ -14,7 +14,7 @@ use prost::Name;
 
 use super::admission::Admission;
 use super::resilience::Resilience;
-use super::{access_log, clusters, envoy, listeners, rbac, resource, tls};
+use super::{access_log, clusters, envoy, guard, listeners, rbac, resource, tls};
 use crate::mesh::Mesh;
 use crate::xds::{Ports, ResourceSet, Scope, Snapshot};
 
@@ -46,23 +46,32 @@ pub(super) fn compile(mesh: &Mesh, scope: &Scope, ports: &Ports) -> Snapshot {
         return Snapshot::new(none(), none(), none(), none());
     }
     let admission = Admission::of(&mesh.intentions, &scope.service);
-    let extension = TypedExtensionConfig {
+    let trust_domain = &mesh.identities.trust_domain;
+    let rbac = TypedExtensionConfig {
         name: super::filter::extension_name(INBOUND),
-        typed_config: Some(envoy::any(&rbac::filter(&admission, &mesh.identities.trust_domain))),
+        typed_config: Some(envoy::any(&rbac::filter(&admission, trust_domain))),
     };
-    let (listener, app) = (listener(mesh, scope, ports), app(ports));
+    let mut extensions = vec![resource(rbac.name.clone(), &rbac)];
+    let mut clusters = vec![resource(APP.to_owned(), &app(ports))];
+    if mesh.policy.intentions_close {
+        let guard = guard::extension(&admission, trust_domain, &mesh.module);
+        extensions.push(resource(guard.name.clone(), &guard));
+        clusters.extend(super::filter::module_cluster(&mesh.module));
+    }
+    let listener = listener(mesh, scope, ports);
     Snapshot::new(
-        ResourceSet::new([resource(APP.to_owned(), &app)]),
+        ResourceSet::new(clusters),
         none(),
         ResourceSet::new([resource(INBOUND.to_owned(), &listener)]),
-        ResourceSet::new([resource(extension.name.clone(), &extension)]),
+        ResourceSet::new(extensions),
     )
     .with_secrets(ResourceSet::on_demand(tls::secrets(&mesh.identities, &scope.service)))
 }
 
 fn listener(mesh: &Mesh, scope: &Scope, ports: &Ports) -> Listener {
+    let guard = mesh.policy.intentions_close.then(guard::filter);
     let chain = FilterChain {
-        filters: vec![intentions(), proxy()],
+        filters: [intentions()].into_iter().chain(guard).chain([proxy()]).collect(),
         transport_socket: Some(tls::server(&mesh.identities, &scope.service)),
         transport_socket_connect_timeout: Some(envoy::duration(HANDSHAKE_TIMEOUT_MS)),
         ..FilterChain::default()

@@ -103,8 +103,6 @@ pub struct Resolver {
     pub redirect: Option<Redirect>,
     /// By subset, `*` for every other.
     pub failover: BTreeMap<String, Vec<FailoverTarget>>,
-    /// How long a connection may take to be made.
-    pub connect_timeout: Option<Duration>,
 }
 
 /// Which instances a subset has.

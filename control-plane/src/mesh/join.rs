@@ -32,6 +32,8 @@ pub struct Sources {
     pub consul: Option<ConsulLink>,
     /// What was down and comes back.
     pub tracker: Tracker,
+    /// Where that is shown; `None` = nowhere.
+    pub shown: Option<failover::Metrics>,
 }
 
 /// The old gateway's rules and whether Redis answers.
@@ -149,6 +151,9 @@ impl Sources {
             None => Arc::default(),
         };
         let (placement, next) = self.tracker.advance(Instant::now(), &policy, &catalog);
+        if let Some(shown) = &mut self.shown {
+            shown.show(&self.tracker);
+        }
         let mesh = Mesh {
             intentions: Arc::new(Intentions::joined(&policy, consul.as_deref())),
             identities,
@@ -271,6 +276,7 @@ mod tests {
             edge: Arc::default(),
             consul: None,
             tracker: Tracker::default(),
+            shown: None,
         };
         let (publish, mut meshes) = watch::channel(None);
         let running = tokio::spawn(join(sources, DEBOUNCE, publish));
@@ -309,6 +315,7 @@ mod tests {
             edge: Arc::default(),
             consul: None,
             tracker: Tracker::default(),
+            shown: None,
         };
         assert!(sources.latest().is_none(), "the policy is not known");
         for known in [loaded("endpoints: ['10.0.0.9:1']"), Arc::default()] {
@@ -373,6 +380,7 @@ mod tests {
             edge: Arc::default(),
             consul,
             tracker,
+            shown: None,
         };
         let (publish, mut meshes) = watch::channel(None);
         let running = tokio::spawn(join(sources, Duration::ZERO, publish));

@@ -32,6 +32,10 @@ pub struct Policy {
     /// What holds where no intention matches. Without, it is what Consul says, and `deny` where there is no Consul.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_intention: Option<Action>,
+    /// Whether a change of intentions, the policy's or Consul's, also closes the connections that it no longer allows.
+    /// Without, it holds for new ones. Changing this replaces the listeners of sidecars, which drains their connections.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub intentions_close: bool,
 }
 
 /// A port that players connect to. Changing `limits` (but for `idle_timeout`) or the files of `tls` spares live

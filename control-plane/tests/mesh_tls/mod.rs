@@ -155,6 +155,32 @@ fn a_sidecar_has_one_listener_for_peers_of_its_trust_domain() {
 }
 
 #[test]
+fn intentions_that_close_put_a_guard_into_the_listener() {
+    let mut mesh = documented(&["realmgate-edge", "game"]);
+    Arc::make_mut(&mut mesh.policy).intentions_close = true;
+    let guarded = compile(&mesh, &sidecar("game"));
+    accepted_by_envoy(&guarded);
+    let listener = guarded.of(ResourceType::Listener).get("inbound").unwrap();
+    let chains = Listener::decode(listener.body()).unwrap().filter_chains;
+    let filters: Vec<_> = chains[0].filters.iter().map(|filter| filter.name.as_str()).collect();
+    assert_eq!(
+        filters,
+        ["realmgate/inbound", "realmgate/inbound-guard", "envoy.filters.network.tcp_proxy"],
+        "the guard stands behind who decides and before who connects"
+    );
+    let guard = guarded.of(ResourceType::Extension).get("realmgate/inbound-guard").unwrap();
+    let text = String::from_utf8_lossy(guard.body());
+    let rules = r#"{"trust_domain":"test.internal","services":{"only":["realmgate-edge"]}}"#;
+    assert!(text.contains(rules), "{text}");
+    // What changes with intentions comes by ECDS alone.
+    mesh.intentions = Arc::default();
+    let denied = compile(&mesh, &sidecar("game"));
+    for kind in ResourceType::ALL {
+        assert_eq!(denied.of(kind) == guarded.of(kind), kind != ResourceType::Extension, "{kind:?}");
+    }
+}
+
+#[test]
 fn a_sidecar_without_a_certificate_listens_nowhere() {
     let snapshot = compile(&documented(&["realmgate-edge"]), &sidecar("game"));
     assert!(!snapshot.is_pending());

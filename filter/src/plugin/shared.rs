@@ -29,6 +29,15 @@ pub(super) fn store(key: &str, value: &[u8], version: Option<u32>) -> Result<boo
 
 /// The name that the configuration goes by: the listener's.
 pub(super) fn plugin_name() -> String {
-    let name = hostcalls::get_property(vec!["plugin_name"]).ok().flatten().unwrap_or_default();
-    String::from_utf8_lossy(&name).into_owned()
+    text("plugin_name")
+}
+
+/// What the configuration wants to be run by.
+pub(super) fn root_id() -> String {
+    text("plugin_root_id")
+}
+
+fn text(property: &str) -> String {
+    let text = hostcalls::get_property(vec![property]).ok().flatten().unwrap_or_default();
+    String::from_utf8_lossy(&text).into_owned()
 }

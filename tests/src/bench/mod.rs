@@ -1,9 +1,11 @@
-//! The benchmarks: the edge beside its peers, how fast a change acts, what many worlds take, and the xDS server.
+//! The benchmarks: the edge beside its peers, how fast a change acts, what many worlds take, the xDS server,
+//! and Consul.
 //!
 //! Each part starts its own cast and stops it before the next begins, so that none weighs on another.
 #![expect(clippy::cast_precision_loss, reason = "what is counted here stays far below 2^52")]
 
 mod change;
+mod consul;
 mod limits;
 mod proxies;
 mod report;
@@ -28,6 +30,8 @@ pub enum Part {
     Limits,
     /// The xDS server alone, likewise.
     Xds,
+    /// Consul alone, likewise.
+    Consul,
 }
 
 /// Measures, and writes the report.
@@ -50,15 +54,21 @@ pub async fn run(part: Part, effort: Effort) -> Result<(), Failure> {
                 report.text(&Machine::this(&envoy)?),
                 limits::run().await?
             );
-            format!(
+            let text = format!(
                 "{text}
 {}",
                 xds::run().await
+            );
+            format!(
+                "{text}
+{}",
+                consul::run().await?
             )
         }
         Part::Proxies => report::with_section(&before()?, proxies::HEADING, &proxies::run(effort).await?.0),
         Part::Limits => report::with_section(&before()?, limits::HEADING, &limits::run().await?),
         Part::Xds => report::with_section(&before()?, xds::HEADING, &xds::run().await),
+        Part::Consul => report::with_section(&before()?, consul::HEADING, &consul::run().await?),
     };
     fs::write(&path, text).map_err(because("cannot write docs/BENCHMARKS.md"))?;
     println!("wrote docs/BENCHMARKS.md after {:.0} s", start.elapsed().as_secs_f64());

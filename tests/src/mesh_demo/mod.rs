@@ -1,23 +1,25 @@
-//! The demo that `make run-mesh` starts: two datacenters, each with an edge, a control plane and a game server, and a player
-//! who is at home in the first. A datacenter dies when Enter is pressed, and comes back when it is pressed again.
+//! The demo that `make run-mesh` starts: two datacenters, each with an edge, a control plane, a Consul, and a game server behind
+//! a sidecar, and a player who is at home in the first. A datacenter dies when Enter is pressed, and comes back when it is
+//! pressed again.
 //!
 //! Without a terminal it presses Enter itself.
 
+mod member;
 mod player;
 mod settings;
 
-use std::fs;
 use std::io::IsTerminal;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::stage::port;
-use crate::{Datacenter, Failure, Site, parts};
+use crate::{Failure, parts};
+use member::{INBOUND, Member};
 use player::Player;
 pub use settings::Settings;
 
@@ -27,8 +29,8 @@ const AFTER: &str = "2s";
 /// What runs.
 #[derive(Debug)]
 struct Demo {
-    aws: Datacenter,
-    azure: Datacenter,
+    aws: Member,
+    azure: Member,
 }
 
 /// Who says that it is time.
@@ -71,12 +73,14 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     } else {
         Presses::Every(Duration::from_millis(settings.every_ms))
     };
-    let mut player = Player::new([&demo.aws, &demo.azure].map(|of| of.site.at(port::PLAYERS)));
+    let mut player = Player::new([&demo.aws, &demo.azure].map(|of| of.at(port::PLAYERS)));
     player.served_by("", Duration::from_secs(15)).await?;
     let mut round = 0;
     while settings.rounds.is_none_or(|rounds| round < rounds) {
         round += 1;
-        println!("\n[Enter] kills aws: its edge, its control plane and its game server");
+        println!(
+            "\n[Enter] kills aws: its edge, its control plane, its Consul, its sidecar and its game server"
+        );
         if !player.play_until(presses.next()).await? {
             break;
         }
@@ -85,6 +89,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         println!("aws is dead");
         player.served_by("azure", Duration::from_secs(15)).await?;
         println!("the player is served again after {:.2} s", killed.elapsed().as_secs_f64());
+        demo.azure.show_let_in();
         println!("\n[Enter] brings aws back");
         if !player.play_until(presses.next()).await? {
             break;
@@ -100,38 +105,40 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
 impl Demo {
     fn start(settings: &Settings) -> Result<Self, Failure> {
         let dir: PathBuf = settings.dir.clone().unwrap_or_else(|| parts::target().join("mesh-demo"));
-        let start = |name: &str, outside| {
-            let site = Site { name: name.to_owned(), outside, game: (outside, port::GAME).into() };
-            let dir = dir.join(name);
-            // Each demo starts from the policy below, not from what the last one stored.
-            let _ = fs::remove_dir_all(dir.join("data"));
-            Datacenter::start(None, site, &dir)
+        let start = |name: &str, at: IpAddr, primary: Option<IpAddr>| {
+            Member::start(name, at, primary, &dir.join(name))
         };
-        let (aws, azure) = (start("aws", settings.aws)?, start("azure", settings.azure)?);
-        for datacenter in [&aws, &azure] {
-            let failover = json!({"order": "lowest_latency", "fail_back": {"after": AFTER}});
-            let policy = datacenter.policy(&[&aws.site, &azure.site], &failover);
-            datacenter.control_plane.put_policy(&policy.to_string());
-        }
+        let (aws, azure) = thread::scope(|scope| {
+            let aws = scope.spawn(|| start("aws", settings.aws, None));
+            let azure = start("azure", settings.azure, Some(settings.aws));
+            (aws.join(), azure)
+        });
+        let aws = aws.map_err(|_panic| Failure::new("aws cannot be started"))??;
+        let (mut aws, mut azure) = (aws, azure?);
+        aws.serve("azure", AFTER)?;
+        azure.serve("aws", AFTER)?;
         Ok(Self { aws, azure })
     }
 
     fn introduce(&self) {
-        let [aws, azure] = [&self.aws, &self.azure].map(|of| &of.site);
-        let at = |site: &Site, port| site.at(port).to_string();
         println!("                            player");
         println!("                      /                \\");
-        println!("datacenter    {:<24} {}", aws.name, azure.name);
+        println!("datacenter    {:<24} {}", self.aws.name(), self.azure.name());
         for (what, port) in [
             ("edge", port::PLAYERS),
             ("API", port::API),
             ("Envoy's admin", port::ADMIN),
+            ("Consul", 8500),
+            ("sidecar", INBOUND),
             ("game server", port::GAME),
         ] {
-            println!("{what:<13} {:<24} {}", at(aws, port), at(azure, port));
+            let at = |of: &Member| of.at(port).to_string();
+            println!("{what:<13} {:<24} {}", at(&self.aws), at(&self.azure));
         }
         println!(
-            "\nEach edge sends its players to its own game server, and to the other's when that is dead."
+            "\nEach edge sends its players to its own game server, and to the other's when that is dead: by mutual TLS with\n\
+             certificates of Consul, to sidecars that let in realmgate-edge alone, such as\n{}.",
+            self.aws.edge_id()
         );
         println!("Ctrl-C stops everything.");
     }

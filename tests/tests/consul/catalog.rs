@@ -104,7 +104,6 @@ async fn configuration_entries_are_followed() {
         .await;
     let entry = &catalog.entries["split"];
     let resolver = entry.resolver.as_ref().unwrap();
-    assert_eq!(resolver.connect_timeout, Some(Duration::from_secs(3)));
     assert_eq!(resolver.failover["*"][0].datacenter, "azure");
     assert_eq!(entry.splitter.iter().map(|(weight, _)| *weight).collect::<Vec<_>>(), [1050, 8950]);
     assert_eq!(entry.protocol.as_deref(), Some("http"));

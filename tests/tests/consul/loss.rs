@@ -1,11 +1,11 @@
 //! What happens when Consul goes, denies, or has very much.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
 
 use realmgate_control_plane::source::Health;
 use realmgate_control_plane::source::consul::ConsulConfig;
 use realmgate_tests::consul::{Config, Service, TwoDatacenters};
+use realmgate_tests::sockets::connections;
 use realmgate_tests::{Consul, TestNet, wait_until};
 use serde_json::json;
 
@@ -157,42 +157,24 @@ async fn a_thousand_services_take_a_few_connections() {
     }
     let all = (0..SERVICES).map(|n| lookup("aws", &format!("many-{n}")));
     let following = Following::start(&consul, &net.dir().join("data"), lookups(all));
+    // No other test has this server.
+    let held = || connections(std::process::id(), consul.http_address()).unwrap();
     let mut most = 0;
     let read = until(following.source.catalog(), "all are read", |catalog| {
         catalog.instances.values().filter(|instances| instances.len() == 1).count() == SERVICES
     });
     tokio::pin!(read);
     loop {
-        most = most.max(connections(consul.http_address()));
+        most = most.max(held());
         tokio::select! {
             _ = &mut read => break,
             () = tokio::time::sleep(std::time::Duration::from_millis(20)) => {}
         }
     }
     following.ok().await;
-    most = most.max(connections(consul.http_address()));
+    most = most.max(held());
     assert!(most > 0 && most <= 40, "{most} connections");
     // One registration wakes one reading of all, which ends.
     consul.register(&Service::new("many-7", "second", net.at(9001)));
     following.catalog("the second is seen", |c| c.instances[&lookup("aws", "many-7")].len() == 2).await;
-}
-
-/// Established connections of this process to a server that only this test has.
-fn connections(server: SocketAddr) -> usize {
-    let sockets: std::collections::BTreeSet<String> = fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
-        .collect();
-    let IpAddr::V4(ip) = server.ip() else { panic!("test addresses are IPv4") };
-    let remote = format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), server.port());
-    let tcp = fs::read_to_string("/proc/self/net/tcp").unwrap();
-    tcp.lines()
-        .filter_map(|line| {
-            let fields: Vec<_> = line.split_whitespace().collect();
-            let established = fields.get(3) == Some(&"01");
-            (established && *fields.get(2)? == remote).then(|| fields[9].to_owned())
-        })
-        .filter(|inode| sockets.contains(inode))
-        .count()
 }

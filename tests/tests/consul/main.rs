@@ -11,6 +11,7 @@
 mod catalog;
 mod files;
 mod harness;
+mod hostile;
 mod loss;
 mod policy_store;
 mod stage;

@@ -60,4 +60,6 @@ fn a_player_of_a_datacenter_that_dies_is_served_by_the_other() {
     println!("{text}");
     assert!(seconds < 5.0, "{text}");
     assert!(rest.contains("-> aws-1"), "nobody goes back: {text}");
+    let (_, let_in) = rest.split_once("the sidecar of azure has let in ").expect(&text);
+    assert!(!let_in.starts_with("0 "), "players passed the sidecar by: {text}");
 }

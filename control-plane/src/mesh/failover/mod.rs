@@ -9,6 +9,7 @@
 
 mod candidates;
 mod latency;
+mod metrics;
 mod placement;
 mod split;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use super::catalog::{Catalog, Instance, InstanceHealth};
 use crate::model::{Endpoint, Order, Service};
 pub use candidates::wanted;
 use candidates::{Candidate, Place};
+pub use metrics::Metrics;
 pub use placement::{Placement, Tracker};
 pub use split::{Leg, legs, weights};
 

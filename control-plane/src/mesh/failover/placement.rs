@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::catalog::{Catalog, Lookup};
+use super::metrics::Standing;
 use super::{Leg, candidates, latency, legs};
 use crate::model::{FailBack, Policy, Service};
 
@@ -90,6 +91,14 @@ impl Tracker {
             self.latest = Arc::new(placement);
         }
         (Arc::clone(&self.latest), next)
+    }
+
+    /// How every target is doing, as [`Self::advance`] found it.
+    pub(super) fn standing(&self) -> impl Iterator<Item = (&Lookup, Standing)> {
+        let returns = |target| self.latest.shares.values().any(|of| of.contains_key(target));
+        self.targets.iter().map(move |(target, state)| {
+            (target, Standing { up: *state != State::Down, returning: returns(target) })
+        })
     }
 
     fn shares_of(
@@ -200,6 +209,33 @@ mod tests {
         assert_eq!(share(57.9, &well), (90, Some(58.0)));
         assert_eq!(share(58.0, &well), (100, None));
         assert_eq!(share(59.0, &well), (100, None));
+    }
+
+    #[test]
+    fn operators_see_who_is_down_and_who_comes_back() {
+        let policy = policy("{after: 10s, over: 30s}");
+        let registry = prometheus::Registry::new();
+        let mut metrics = super::super::Metrics::register(&registry).unwrap();
+        let mut tracker = Tracker::default();
+        let start = Instant::now();
+        let mut shown = |secs: f64, catalog: &Catalog| {
+            tracker.advance(at(start, secs), &policy, catalog);
+            metrics.show(&tracker);
+            let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+            let of = |name: &str| {
+                let name =
+                    format!("realmgate_failover_target_{name}{{datacenter=\"aws\",service=\"game\"}} ");
+                text.lines().find_map(|line| line.strip_prefix(&name)).map(str::to_owned)
+            };
+            (of("up"), of("returning"))
+        };
+        let values = |up: &str, returning: &str| (Some(up.to_owned()), Some(returning.to_owned()));
+        assert_eq!(shown(0.0, &catalog(InstanceHealth::Passing, true)), values("1", "0"));
+        assert_eq!(shown(1.0, &catalog(InstanceHealth::Critical, true)), values("0", "0"));
+        assert_eq!(shown(2.0, &catalog(InstanceHealth::Passing, false)), values("0", "0"));
+        assert_eq!(shown(3.0, &catalog(InstanceHealth::Passing, true)), values("1", "1"));
+        assert_eq!(shown(50.0, &catalog(InstanceHealth::Passing, true)), values("1", "0"));
+        assert_eq!(shown(51.0, &Catalog::default()), (None, None));
     }
 
     #[test]

@@ -237,7 +237,6 @@ fn entry() -> impl Strategy<Value = ServiceEntries> {
                 subsets: [("v1".to_owned(), subset)].into(),
                 redirect: redirect.map(|(to, datacenter)| Redirect { to, datacenter }),
                 failover: [("*".to_owned(), failover)].into(),
-                connect_timeout: None,
             };
             ServiceEntries { resolver: Some(resolver), splitter, protocol: None }
         },

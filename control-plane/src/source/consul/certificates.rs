@@ -48,7 +48,7 @@ impl Keyring {
     /// Follows the roots for ever.
     pub(super) async fn follow_roots(self) {
         let take = |answer: &_| {
-            let roots = certificates::roots(answer)?;
+            let roots = certificates::roots(answer, SystemTime::now())?;
             self.change(|identities| {
                 identities.trust_domain.clone_from(&roots.trust_domain);
                 if *identities.roots != *roots.roots {
@@ -97,17 +97,17 @@ impl Keyring {
         loop {
             let mut identities = self.identities.subscribe();
             let roots = Arc::clone(&identities.borrow_and_update().roots);
-            match self.ask(&path, &mut index).await {
+            match self.ask(&path, &service, &mut index).await {
                 Ok(leaf) => {
                     backoff.reset();
                     let (born, dies) = (leaf.not_before, leaf.not_after);
                     let replaced = self.publish(&service, leaf);
                     self.context.parts.ok(&part);
-                    let now = SystemTime::now();
+                    let (now, dice) = (SystemTime::now(), fastrand::f64());
                     let due = if replaced {
-                        renewal::moment(born, dies, fastrand::f64())
+                        renewal::moment(born, dies, dice).max(renewal::soonest(now))
                     } else {
-                        now + renewal::again(dies, now, fastrand::f64())
+                        now + renewal::again(dies, now, dice)
                     };
                     let other_root = async {
                         // The guard of the value must not be held while sleeping.
@@ -129,12 +129,13 @@ impl Keyring {
         }
     }
 
-    async fn ask(&self, path: &str, index: &mut Index) -> Result<Leaf, ConsulError> {
+    async fn ask(&self, path: &str, service: &str, index: &mut Index) -> Result<Leaf, ConsulError> {
         // Never closed.
         let _permit = self.at_once.acquire().await;
         let answer = self.context.client.wait(path, *index, LEAF_WAIT).await?;
         index.take(answer.index());
-        certificates::leaf(&answer)
+        let trust_domain = self.identities.borrow().trust_domain.clone();
+        certificates::leaf(&answer, &trust_domain, service, SystemTime::now())
     }
 
     /// Publishes a leaf; false if it is the one that was there.

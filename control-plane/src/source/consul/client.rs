@@ -204,20 +204,15 @@ fn connections(authorities: Option<&ClientConfig>) -> Result<Connections, Consul
 /// The innermost cause says most: "connection refused", "invalid peer certificate".
 fn unreachable(error: &hyper_util::client::legacy::Error) -> ConsulError {
     let mut cause: &(dyn std::error::Error + 'static) = error;
-    let mut text = error.to_string();
     loop {
-        let tls = cause
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| cause.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>());
-        if let Some(tls) = tls {
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             return ConsulError::Tls(tls.to_string());
         }
-        match cause.source() {
-            Some(inner) => {
-                cause = inner;
-                text = inner.to_string();
-            }
-            None => return ConsulError::Unreachable(text),
+        // What an I/O error holds is not its source, which is the source of what it holds.
+        let held = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        match held.map(|held| held as &(dyn std::error::Error + 'static)).or_else(|| cause.source()) {
+            Some(inner) => cause = inner,
+            None => return ConsulError::Unreachable(cause.to_string()),
         }
     }
 }

@@ -70,6 +70,14 @@ pub enum ConsulError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A certificate that nobody could use.
+    #[error("the certificate of {path} is of no use: {problem}")]
+    Certificate {
+        /// What was asked.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 impl ConsulError {
@@ -86,19 +94,37 @@ impl ConsulError {
             Self::Refused { .. } => "refused",
             Self::Oversized { .. } => "oversized",
             Self::Malformed { .. } => "malformed",
+            Self::Certificate { .. } => "certificate",
         }
     }
 
     /// Every label.
-    pub(super) const LABELS: [&'static str; 9] =
-        ["unreachable", "tls", "file", "silent", "denied", "filter", "refused", "oversized", "malformed"];
+    pub(super) const LABELS: [&'static str; 10] = [
+        "unreachable",
+        "tls",
+        "file",
+        "silent",
+        "denied",
+        "filter",
+        "refused",
+        "oversized",
+        "malformed",
+        "certificate",
+    ];
+
+    /// Whether it was found out by reading an answer, which the client had counted as one.
+    pub(super) const fn is_in_answer(&self) -> bool {
+        matches!(self, Self::Malformed { .. } | Self::Certificate { .. })
+    }
 
     /// Whether Consul itself has said that we do not get this: asking again soon is of no use.
     pub(super) const fn is_answer(&self) -> bool {
         match self {
-            Self::Denied { .. } | Self::Filter { .. } | Self::Oversized { .. } | Self::Malformed { .. } => {
-                true
-            }
+            Self::Denied { .. }
+            | Self::Filter { .. }
+            | Self::Oversized { .. }
+            | Self::Malformed { .. }
+            | Self::Certificate { .. } => true,
             Self::Refused { status, .. } => *status < 500,
             Self::Unreachable(_) | Self::Tls(_) | Self::File { .. } | Self::Silent { .. } => false,
         }

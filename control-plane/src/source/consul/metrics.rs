@@ -27,8 +27,13 @@ impl Requests {
     pub(super) fn asked(&self, error: Option<&ConsulError>) {
         self.all.inc();
         if let Some(error) = error {
-            add(&self.errors, error.label(), 1);
+            self.failed(error);
         }
+    }
+
+    /// A question that is counted had no answer that is of use.
+    pub(super) fn failed(&self, error: &ConsulError) {
+        add(&self.errors, error.label(), 1);
     }
 }
 

@@ -121,6 +121,9 @@ impl Parts {
     }
 
     fn problem(&self, part: &Part, error: &ConsulError, answered: bool) {
+        if error.is_in_answer() {
+            self.metrics.requests.failed(error);
+        }
         let problem = error.to_string();
         self.change(|states| {
             let state = states.entry(part.clone()).or_insert(State { heard: false, problem: None });

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 /// Longest sleep at a time: clocks are set, machines sleep.
 const LONGEST: Duration = Duration::from_hours(1);
-/// A leaf that is past its time is asked for this often at most.
+/// A leaf is asked for this often at most, whatever its dates say.
 const SHORTEST: Duration = Duration::from_secs(10);
 /// After a change of the root all leaves are replaced, spread over this time: the old root is believed for days.
 pub(super) const SPREAD: Duration = Duration::from_secs(5);
@@ -14,6 +14,12 @@ pub(super) const SPREAD: Duration = Duration::from_secs(5);
 pub(super) fn moment(not_before: SystemTime, not_after: SystemTime, dice: f64) -> SystemTime {
     let life = not_after.duration_since(not_before).unwrap_or_default();
     not_before + life.mul_f64(0.6 + 0.3 * dice.clamp(0.0, 1.0))
+}
+
+/// The first moment at which a leaf that came now may be replaced: where our clock is far ahead of the one that signs, each
+/// leaf seems to be near its end.
+pub(super) fn soonest(now: SystemTime) -> SystemTime {
+    now + SHORTEST
 }
 
 /// How long to sleep until then, or until the clock is looked at again.
@@ -48,6 +54,17 @@ mod tests {
         assert_eq!(sleep_for(moment, born), HOUR, "the clock is looked at every hour");
         assert_eq!(sleep_for(moment, moment - HOUR / 2), HOUR / 2);
         assert_eq!(sleep_for(moment, dies), Duration::ZERO);
+    }
+
+    #[test]
+    fn clocks_that_differ_make_nobody_ask_all_the_time() {
+        let now = SystemTime::UNIX_EPOCH + 100 * HOUR;
+        // Our clock is behind the one that signed: the leaf does not hold yet, and has all its life before it.
+        let ahead = moment(now + HOUR, now + 73 * HOUR, 0.0).max(soonest(now));
+        assert!(ahead > now + 44 * HOUR);
+        // Ours is ahead: every new leaf is past its time.
+        let behind = moment(now - 71 * HOUR, now + HOUR, 1.0).max(soonest(now));
+        assert_eq!(behind, now + SHORTEST);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod fanout;
 mod memory;
 mod peer;
 mod realmgate;
-mod relay;
+pub(super) mod relay;
 mod request;
 mod server;
 mod storm;

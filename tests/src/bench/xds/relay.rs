@@ -19,7 +19,7 @@ const ENDPOINTS: &[u8] = b"envoy.config.endpoint.v3.ClusterLoadAssignment";
 
 /// Relays each connection to `at` on to `server`; gives the moments of all requests for endpoints, of which each
 /// is an acknowledgement once the first is through.
-pub(super) async fn start(
+pub(in crate::bench) async fn start(
     at: SocketAddr,
     server: SocketAddr,
 ) -> Result<UnboundedReceiver<Duration>, Failure> {

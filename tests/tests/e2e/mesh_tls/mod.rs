@@ -1,6 +1,7 @@
 //! Identities and intentions through real Envoys: edge, sidecar, game server, with certificates of the embedded
 //! authority.
 
+mod closing;
 mod oracle;
 mod peers;
 

@@ -107,20 +107,25 @@ impl Peer {
     /// Whether a message is answered; otherwise the connection is closed instead.
     pub(super) async fn is_let_in(&self, to: SocketAddr) -> bool {
         let Ok(mut stream) = self.connect(to).await else { return false };
-        let frame = Frame::to_world(1, 1, b"hello".to_vec());
-        let answer = async {
-            stream.write_all(&frame.to_bytes()?).await?;
-            let mut answer = BytesMut::new();
-            while stream.read_buf(&mut answer).await? != 0 {
-                if let Some(answer) = Frame::take(&mut answer) {
-                    assert_eq!(answer, frame);
-                    return io::Result::Ok(true);
-                }
-            }
-            Ok(false)
-        };
-        timeout(LIMIT, answer).await.expect("neither answered nor closed").unwrap_or(false)
+        is_answered(&mut stream).await
     }
+}
+
+/// Whether a message on this connection is answered; otherwise it is closed instead.
+pub(super) async fn is_answered(stream: &mut TlsStream<TcpStream>) -> bool {
+    let frame = Frame::to_world(1, 1, b"hello".to_vec());
+    let answer = async {
+        stream.write_all(&frame.to_bytes()?).await?;
+        let mut answer = BytesMut::new();
+        while stream.read_buf(&mut answer).await? != 0 {
+            if let Some(answer) = Frame::take(&mut answer) {
+                assert_eq!(answer, frame);
+                return io::Result::Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    timeout(LIMIT, answer).await.expect("neither answered nor closed").unwrap_or(false)
 }
 
 /// The peer tests the server's view of it; that servers prove who they are is tested where Envoy is the client.

@@ -1,7 +1,6 @@
 //! `/v1/config/:kind`: what operators say of services.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -58,8 +57,6 @@ struct StatedResolver {
     redirect: Option<StatedTarget>,
     #[serde(default, deserialize_with = "or_default")]
     failover: BTreeMap<String, StatedFailover>,
-    #[serde(default)]
-    connect_timeout: Value,
 }
 
 #[derive(Deserialize)]
@@ -132,8 +129,7 @@ pub(in super::super) fn resolver(entry: Value) -> Result<Resolver, String> {
         let targets = targets(stated).map_err(|problem| format!("Failover.{name}: {problem}"))?;
         failover.insert(name, targets);
     }
-    let connect_timeout = timeout(&stated.connect_timeout)?;
-    Ok(Resolver { default_subset: stated.default_subset, subsets, redirect, failover, connect_timeout })
+    Ok(Resolver { default_subset: stated.default_subset, subsets, redirect, failover })
 }
 
 fn targets(stated: StatedFailover) -> Result<Vec<FailoverTarget>, String> {
@@ -200,44 +196,6 @@ pub(in super::super) fn protocol(entry: Value) -> Result<String, String> {
     Ok(typed::<Defaults>(entry)?.protocol)
 }
 
-fn timeout(value: &Value) -> Result<Option<Duration>, String> {
-    let timeout = match value {
-        Value::Null => None,
-        Value::Number(nanoseconds) => Some(nanoseconds.as_u64().map(Duration::from_nanos)),
-        Value::String(text) if text.is_empty() => None,
-        Value::String(text) => Some(go_duration(text)),
-        _ => Some(None),
-    };
-    match timeout {
-        None => Ok(None),
-        Some(Some(timeout)) => Ok(Some(timeout).filter(|timeout| !timeout.is_zero())),
-        Some(None) => Err(format!("ConnectTimeout: {value} is no duration")),
-    }
-}
-
-/// Go's form: `1m30s`, `1.5s`, `250ms`.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
-        let (unit, after) = after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
-        total = total.checked_add(part)?;
-        rest = after;
-    }
-    Some(total).filter(|_| !text.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -256,7 +214,6 @@ mod tests {
             "CreateIndex": 1, "ModifyIndex": 2,
         }))
         .unwrap();
-        assert_eq!(read.connect_timeout, Some(Duration::from_millis(61_500)));
         assert!(read.subsets["v1"].only_passing);
         assert_eq!(read.redirect.unwrap().datacenter, "azure");
         let targets = |name: &str| {
@@ -273,8 +230,6 @@ mod tests {
     fn what_cannot_be_followed_is_refused_in_words() {
         for (entry, word) in [
             (json!({"DefaultSubset": "no"}), "no subset `no`"),
-            (json!({"ConnectTimeout": "soon"}), "ConnectTimeout"),
-            (json!({"ConnectTimeout": true}), "ConnectTimeout"),
             (json!({"Subsets": {"a": {"Filter": 7}}}), "Subsets.a.Filter"),
             (json!({"Failover": {"*": {}}}), "Failover.*"),
             (json!({"Failover": {"*": {"Targets": [{"Peer": "p"}]}}}), "peer `p`"),

@@ -1,0 +1,41 @@
+//! A sidecar's guard: closes the connections that intentions no longer allow, where the policy wants that.
+//!
+//! Envoy has nothing of its own for it: a connection keeps the RBAC rules that it began with, and a changed listener drains
+//! all connections, of whomever.
+
+use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+use envoy_types::pb::envoy::config::listener::v3::Filter;
+use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
+use prost::Name;
+use realmgate_filter::guard::{GuardConfig, ROOT_ID, Services};
+
+use super::admission::Admission;
+use super::capabilities::Sees;
+use super::{envoy, filter};
+use crate::mesh::FilterModule;
+
+/// With `realmgate/` in front, the name of its ECDS resource.
+const GUARD: &str = "inbound-guard";
+
+/// Its place in the listener. By ECDS, as the intentions come.
+pub(super) fn filter() -> Filter {
+    envoy::discovered_filter(filter::extension_name(GUARD), Wasm::type_url())
+}
+
+/// The ECDS resource.
+pub(super) fn extension(
+    admission: &Admission<'_>,
+    trust_domain: &str,
+    module: &FilterModule,
+) -> TypedExtensionConfig {
+    let owned =
+        |names: &std::collections::BTreeSet<&str>| names.iter().map(|&name| name.to_owned()).collect();
+    let services = match admission {
+        Admission::Only(names) => Services::Only(owned(names)),
+        Admission::AllBut(names) => Services::AllBut(owned(names)),
+    };
+    let config = GuardConfig { trust_domain: trust_domain.to_owned(), services };
+    // Strings alone: this cannot fail.
+    let json = serde_json::to_string(&config).unwrap_or_default();
+    filter::plugin(GUARD, ROOT_ID, json, Sees::Nothing, module)
+}
