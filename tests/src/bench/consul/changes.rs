@@ -52,12 +52,12 @@ pub(super) async fn run(crowd: &Crowd, played: &mut Played, rows: &mut Rows) -> 
         let critical = run % 2 == 0;
         let sent = moment();
         crowd.set_health(if critical { Health::Critical } else { Health::Passing });
-        let noticed = told(&mut notices, critical).await?;
+        let by_consul = told(&mut notices, critical).await?;
         let acknowledged = played.acknowledged.next().await?;
         if run > 0 {
             whole.push(ms(acknowledged.saturating_sub(sent)));
-            consuls.push(ms(noticed.saturating_sub(sent)));
-            beyond.push(ms(acknowledged.saturating_sub(noticed)));
+            consuls.push(ms(by_consul.saturating_sub(sent)));
+            beyond.push(ms(acknowledged.saturating_sub(by_consul)));
         }
     }
     crowd.set_health(Health::Passing);

@@ -13,7 +13,7 @@ use crate::sockets::connections;
 use crate::{Failure, Fleet};
 
 const ROUNDS: u32 = 5;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const GLANCE: Duration = Duration::from_millis(5);
 
 pub(super) fn run(crowd: &Crowd, rows: &mut Rows) -> Result<(), Failure> {
