@@ -150,7 +150,7 @@ default_intention: deny
     fn what_is_wrong_with_it_is_named_with_its_line() {
         for (text, expected) in [
             ("services: [{name: blue}]", "line 1, services: invalid type: sequence"),
-            ("services:\n  blue: {endpoint: x}", "line 2, services.blue: unknown field `endpoint`"),
+            ("services:\n  blue: {endpoint: x}", "line 2, services.blue.endpoint: unknown field `endpoint`"),
             (
                 "services:\n  blue: {name: red}",
                 "line 2, services.blue.name: \"red\" stands below the key `blue`",
