@@ -9,18 +9,23 @@ use crate::{Envoy, Failure, TestNet};
 
 /// What stands in front of `tcp_proxy`, and when that connects.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Kind<'a> {
     /// Nothing; it connects as soon as a client does.
     Plain,
     /// Nothing; it connects with the client's first bytes, as it has to where a filter chooses the cluster.
     Delayed,
-    /// A module that does no more than has to be done.
-    Minimal,
+    /// A module: its name, and its text.
+    Module(&'a str, &'a str),
 }
+
+/// A module that does no more than has to be done to route.
+pub(super) const MINIMAL: Kind<'static> = Kind::Module("minimal", include_str!("minimal.wat"));
+/// The same for exchanging headers.
+pub(super) const FRAMED: Kind<'static> = Kind::Module("framed", include_str!("framed.wat"));
 
 /// Starts one beside the edge whose configuration is `dump`.
 pub(super) fn start(
-    kind: Kind,
+    kind: Kind<'_>,
     net: &TestNet,
     dump: &Value,
     bind: SocketAddr,
@@ -32,8 +37,8 @@ pub(super) fn start(
     proxy.retain(|key, _| kind != Kind::Plain || !delay(key));
     proxy.insert("cluster".to_owned(), "game".into());
     let mut filters = vec![json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy})];
-    if kind == Kind::Minimal {
-        filters.insert(0, minimal(net)?);
+    if let Kind::Module(name, text) = kind {
+        filters.insert(0, module(net, name, text)?);
     }
     let address = |a: SocketAddr| json!({"socket_address": {"address": a.ip(), "port_value": a.port()}});
     let endpoints: Vec<_> = servers.iter().map(|s| json!({"endpoint": {"address": address(*s)}})).collect();
@@ -46,18 +51,18 @@ pub(super) fn start(
     let name = match kind {
         Kind::Plain => "plain",
         Kind::Delayed => "delayed",
-        Kind::Minimal => "minimal",
+        Kind::Module(name, _) => name,
     };
     Envoy::with(net.dir(), bootstrap.to_string(), admin).name(name).start()
 }
 
-fn minimal(net: &TestNet) -> Result<Value, Failure> {
-    let module = wat::parse_str(include_str!("minimal.wat")).map_err(Failure::because("minimal.wat"))?;
-    let path = net.dir().join("minimal.wasm");
-    fs::write(&path, module).map_err(Failure::because("minimal.wasm"))?;
-    Ok(json!({"name": "minimal", "typed_config": {
+fn module(net: &TestNet, name: &str, text: &str) -> Result<Value, Failure> {
+    let module = wat::parse_str(text).map_err(Failure::because(name))?;
+    let path = net.dir().join(format!("{name}.wasm"));
+    fs::write(&path, module).map_err(Failure::because(name))?;
+    Ok(json!({"name": name, "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
-        "config": {"name": "minimal", "vm_config": {
+        "config": {"name": name, "vm_config": {
             "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": path}}}}}}))
 }
 
