@@ -9,7 +9,7 @@
 //! further apart than one look reaches is the whole chunk read and written.
 
 use realmgate_wire::{
-    ClientHeader, HeaderBytes, LengthError, Parsed, ServerFraming, ServerHeader, ServerParsed, TraceContext,
+    ClientHeader, HeaderBytes, LengthError, ServerFraming, ServerHeader, ServerParsed, TraceContext,
 };
 
 use crate::config::Framing;
@@ -17,6 +17,9 @@ use crate::host::{Host, HostError, Way};
 
 /// How far the first look into a chunk reaches. Copying so little costs less than a second look would.
 const LOOK: usize = 2048;
+
+/// Up to this length a body is copied in blocks.
+const SHORT: usize = 256;
 
 /// How much of a chunk is in the filter's memory at a time; Envoy's chunks can be a megabyte.
 const WINDOW: usize = 32 * 1024;
@@ -140,14 +143,13 @@ impl Translation {
     }
 }
 
-/// One way of exchanging headers.
-trait Headers {
-    /// Bytes of a header that comes in, at most those that a [`Cursor`] can hold.
-    const LEN: usize;
+/// One way of exchanging headers of so many bytes, at most those that a [`Cursor`] can hold.
+trait Headers<const LEN: usize> {
+    /// Adds the header that takes the place of `header` to `out`; returns the length of the body behind it.
+    fn exchange(&mut self, header: &[u8; LEN], out: &mut Vec<u8>) -> Result<u16, Fault>;
 
-    /// Reads the header at the start of `input`. If it is whole, the header that takes its place is added to `out`
-    /// and the length of the body behind it is returned.
-    fn exchange(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Option<u16>, Fault>;
+    /// Refuses the front of a header as soon as it can.
+    fn foresee(&self, front: &[u8]) -> Result<(), Fault>;
 }
 
 #[derive(Debug)]
@@ -156,55 +158,64 @@ struct Requests {
     headers: HeaderBytes,
 }
 
-impl Headers for Requests {
-    const LEN: usize = ClientHeader::LEN;
-
-    fn exchange(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Option<u16>, Fault> {
-        let Parsed::Complete(header) = ClientHeader::parse(input) else { return Ok(None) };
+impl Headers<{ ClientHeader::LEN }> for Requests {
+    fn exchange(&mut self, header: &[u8; ClientHeader::LEN], out: &mut Vec<u8>) -> Result<u16, Fault> {
+        let header = ClientHeader::from_bytes(*header);
         if self.max_message_bytes > 0 && u32::from(header.body_len) > self.max_message_bytes {
             return Err(Fault::MessageTooLarge);
         }
-        out.extend_from_slice(self.headers.of_message(header));
-        Ok(Some(header.body_len))
+        let (bytes, len) = self.headers.of_message_padded(header);
+        let end = out.len() + len;
+        // All of them: a copy of known length needs no call.
+        out.extend_from_slice(bytes);
+        out.truncate(end);
+        Ok(header.body_len)
+    }
+
+    fn foresee(&self, _: &[u8]) -> Result<(), Fault> {
+        Ok(())
     }
 }
+
+const REPLY: usize = ServerFraming::Plain.header_len();
 
 #[derive(Debug)]
 struct Replies;
 
-impl Headers for Replies {
-    const LEN: usize = ServerFraming::Plain.header_len();
-
-    fn exchange(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Option<u16>, Fault> {
-        match ServerHeader::parse(input, ServerFraming::Plain)? {
-            ServerParsed::Incomplete(_) => Ok(None),
+impl Headers<REPLY> for Replies {
+    fn exchange(&mut self, header: &[u8; REPLY], out: &mut Vec<u8>) -> Result<u16, Fault> {
+        match ServerHeader::parse(header, ServerFraming::Plain)? {
+            // Not with as many bytes as it has.
+            ServerParsed::Incomplete(_) => Err(Fault::ReplyTooShort),
             ServerParsed::Complete(header) => {
                 out.extend_from_slice(&header.to_client().to_bytes());
-                Ok(Some(header.body_len))
+                Ok(header.body_len)
             }
         }
     }
-}
 
-/// The longer of the two headers.
-const MOST: usize = ServerFraming::Plain.header_len();
+    fn foresee(&self, front: &[u8]) -> Result<(), Fault> {
+        ServerHeader::parse(front, ServerFraming::Plain)?;
+        Ok(())
+    }
+}
 
 /// Where in its messages a stream is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
     /// Bytes of the current body that are still to come; while there are any, no part of a header is held.
     body: usize,
-    /// The header that is not whole yet, taken out of the stream.
-    held: [u8; MOST],
+    /// The header that is not whole yet, taken out of the stream. There is room for the longer of the two.
+    held: [u8; REPLY],
     held_len: usize,
     messages: u64,
 }
 
 impl Cursor {
     /// Translates a chunk; returns how many headers became whole in it.
-    fn pass<H: Headers>(
+    fn pass<const LEN: usize>(
         &mut self,
-        headers: &mut H,
+        headers: &mut impl Headers<LEN>,
         way: Way,
         size: usize,
         out: &mut Vec<u8>,
@@ -217,7 +228,7 @@ impl Cursor {
         self.messages = 0;
         let before = *self;
         // As far as the next header, even behind a long rest of a body: mostly there is only one.
-        let look = LOOK.max(self.body.saturating_add(H::LEN)).min(size);
+        let look = LOOK.max(self.body.saturating_add(LEN)).min(size);
         if self.in_place(headers, way, look, size, out, host)? {
             return Ok(self.messages);
         }
@@ -243,9 +254,9 @@ impl Cursor {
 
     /// Looks at the first `look` of `size` bytes and, if all behind them is body, replaces those up to the last header.
     /// Otherwise the stream is left as it was, the cursor is not.
-    fn in_place<H: Headers>(
+    fn in_place<const LEN: usize>(
         &mut self,
-        headers: &mut H,
+        headers: &mut impl Headers<LEN>,
         way: Way,
         look: usize,
         size: usize,
@@ -262,32 +273,38 @@ impl Cursor {
     }
 
     /// Translates `input` into `out`, but for the body at its end: the number returned is where that begins.
-    fn walk<H: Headers>(&mut self, headers: &mut H, input: &[u8], out: &mut Vec<u8>) -> Result<usize, Fault> {
+    fn walk<const LEN: usize>(
+        &mut self,
+        headers: &mut impl Headers<LEN>,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Fault> {
         let mut rest = input;
-        while let Some((body, behind)) =
-            rest.split_at_checked(self.body).filter(|(_, behind)| !behind.is_empty())
-        {
-            out.extend_from_slice(body);
-            self.body = 0;
-            rest = behind;
-            let whole = if self.held_len == 0 { rest.get(..H::LEN) } else { None };
-            let body_len = if let Some(header) = whole {
-                rest = rest.get(H::LEN..).unwrap_or_default();
-                headers.exchange(header, out)?
-            } else {
-                rest = self.hold(H::LEN, rest);
-                let body_len = headers.exchange(self.held.get(..self.held_len).unwrap_or_default(), out)?;
-                if body_len.is_some() {
-                    self.held_len = 0;
+        while rest.len() > self.body {
+            rest = copy(rest, self.body, out);
+            let body_len = match rest.split_first_chunk() {
+                Some((header, behind)) if self.held_len == 0 => {
+                    rest = behind;
+                    headers.exchange(header, out)?
                 }
-                body_len
+                _ => {
+                    rest = self.hold(LEN, rest);
+                    let held = self.held.get(..self.held_len).unwrap_or_default();
+                    let Ok(header) = held.try_into() else {
+                        // Nothing is left of the input, either.
+                        self.body = 0;
+                        headers.foresee(held)?;
+                        break;
+                    };
+                    self.held_len = 0;
+                    headers.exchange(header, out)?
+                }
             };
-            if let Some(body_len) = body_len {
-                self.body = usize::from(body_len);
-                self.messages += 1;
-            }
+            self.body = usize::from(body_len);
+            self.messages += 1;
         }
-        self.body -= rest.len().min(self.body);
+        // The end is body, or empty.
+        self.body -= rest.len();
         Ok(input.len() - rest.len())
     }
 
@@ -301,6 +318,26 @@ impl Cursor {
         }
         behind
     }
+}
+
+/// Adds the first `len` bytes of `input` to `out`; returns what is behind.
+///
+/// Bodies are mostly short, and a copy whose length the compiler does not know is a call out of the module: they go in
+/// blocks, which run over their end as far as `input` reaches, and are cut.
+fn copy<'a>(input: &'a [u8], len: usize, out: &mut Vec<u8>) -> &'a [u8] {
+    const BLOCK: usize = 32;
+    let (body, behind) = input.split_at(len.min(input.len()));
+    match input.get(..len.next_multiple_of(BLOCK)) {
+        Some(blocks) if len <= SHORT => {
+            let end = out.len() + len;
+            for block in blocks.as_chunks::<BLOCK>().0 {
+                out.extend_from_slice(block);
+            }
+            out.truncate(end);
+        }
+        _ => out.extend_from_slice(body),
+    }
+    behind
 }
 
 /// Fewer bytes than the host announced would put every later message out of step.

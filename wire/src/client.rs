@@ -68,14 +68,21 @@ impl ClientHeader {
     /// Reads the header at the start of `input`; anything behind it is left alone.
     #[must_use]
     pub fn parse(input: &[u8]) -> Parsed {
-        let Some(&[l0, l1, m0, m1, s0, s1, s2, s3]) = input.first_chunk::<{ Self::LEN }>() else {
-            return Parsed::Incomplete(Self::LEN - input.len());
-        };
-        Parsed::Complete(Self {
+        match input.first_chunk() {
+            Some(bytes) => Parsed::Complete(Self::from_bytes(*bytes)),
+            None => Parsed::Incomplete(Self::LEN - input.len()),
+        }
+    }
+
+    /// The header that stands so on the wire.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        let [l0, l1, m0, m1, s0, s1, s2, s3] = bytes;
+        Self {
             body_len: u16::from_le_bytes([l0, l1]),
             message_id: u16::from_le_bytes([m0, m1]),
             server_id: ServerId(u32::from_le_bytes([s0, s1, s2, s3])),
-        })
+        }
     }
 
     /// The header as it stands on the wire.

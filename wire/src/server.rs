@@ -157,6 +157,7 @@ impl ServerHeader {
     ///
     /// # Errors
     /// [`LengthError`] for a length that no message may have.
+    #[inline]
     pub fn parse(input: &[u8], framing: ServerFraming) -> Result<ServerParsed, LengthError> {
         let whole = framing.header_len();
         let missing = Ok(ServerParsed::Incomplete(whole.saturating_sub(input.len())));
@@ -237,11 +238,19 @@ impl HeaderBytes {
     /// The headers in front of the body that `client` announces.
     #[must_use]
     pub fn of_message(&mut self, client: ClientHeader) -> &[u8] {
+        let (bytes, len) = self.of_message_padded(client);
+        bytes.get(..len).unwrap_or_default()
+    }
+
+    /// The same in an array, and how many of its bytes they are: one of known length is copied without a call.
+    #[inline]
+    #[must_use]
+    pub fn of_message_padded(&mut self, client: ClientHeader) -> (&[u8; 53], usize) {
         let rest = self.bytes.as_mut_slice();
         let rest = put(rest, wire_length(client.body_len, self.framing).to_le_bytes());
         let rest = put(rest, i32::from(client.message_id).to_le_bytes());
         put(rest, ServerId::new(0, 0, 0, client.server_id.compressed()).0.to_le_bytes());
-        self.as_slice()
+        (&self.bytes, self.framing.header_len())
     }
 
     /// The bytes.

@@ -24,6 +24,14 @@ impl Samples {
         sorted.get(count.saturating_sub(1)).copied().unwrap_or(f64::NAN)
     }
 
+    /// The mean of the least quarter: of costs, what is left when others disturb as little as they ever did.
+    pub(super) fn least_quarter(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let least = sorted.get(..sorted.len().div_ceil(4)).unwrap_or_default();
+        least.iter().sum::<f64>() / least.len() as f64
+    }
+
     /// `median (min-max)` with this many decimals.
     pub(super) fn spread(&self, decimals: usize) -> String {
         let mut sorted = self.0.clone();
@@ -134,6 +142,13 @@ mod tests {
     fn quantiles_are_samples() {
         let samples = Samples((1..=200_u8).rev().map(f64::from).collect());
         assert_eq!([0.5, 0.99, 1.0].map(|part| format!("{}", samples.quantile(part))), ["100", "198", "200"]);
+    }
+
+    #[test]
+    fn the_least_quarter_is_at_least_one() {
+        let of = |samples: &[f64]| format!("{}", Samples(samples.to_vec()).least_quarter());
+        assert_eq!(of(&[4.0, 1.0, 3.0, 2.0, 5.0]), "1.5");
+        assert_eq!(of(&[3.0, 2.0]), "2");
     }
 
     #[test]

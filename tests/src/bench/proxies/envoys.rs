@@ -5,22 +5,100 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
-use crate::{Envoy, Failure, TestNet};
+use super::Proxy;
+use super::host::STEPS;
+use crate::load::Mode;
+use crate::{Envoy, Failure, Stage, TestNet};
 
 /// What stands in front of `tcp_proxy`, and when that connects.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+enum Kind<'a> {
     /// Nothing; it connects as soon as a client does.
     Plain,
     /// Nothing; it connects with the client's first bytes, as it has to where a filter chooses the cluster.
     Delayed,
-    /// A module that does no more than has to be done.
-    Minimal,
+    /// A module: its name, and its text.
+    Module(&'a str, &'a str),
+}
+
+/// A module that does no more than has to be done to route.
+const MINIMAL: Kind<'static> = Kind::Module("minimal", include_str!("minimal.wat"));
+/// The same for exchanging headers.
+const FRAMED: Kind<'static> = Kind::Module("framed", include_str!("framed.wat"));
+
+/// The Envoys without our filter.
+pub(super) struct Beside(Vec<(&'static str, SocketAddr, Envoy)>);
+
+impl Beside {
+    /// Those that all work is measured at.
+    pub(super) fn start(
+        net: &TestNet,
+        edge: &Stage,
+        servers: &[SocketAddr],
+        framed: &[SocketAddr],
+    ) -> Result<Self, Failure> {
+        let kinds = [
+            ("plain Envoy", Kind::Plain, servers),
+            ("plain, connects with the first data", Kind::Delayed, servers),
+            ("minimal module", MINIMAL, servers),
+            ("minimal module, server framing", FRAMED, framed),
+        ];
+        Self::of(net, edge, &kinds, 0)
+    }
+
+    /// The modules of the steps that are measured at this work, behind plain Envoy.
+    pub(super) fn steps(
+        net: &TestNet,
+        edge: &Stage,
+        servers: &[SocketAddr],
+        mode: Mode,
+    ) -> Result<Self, Failure> {
+        let steps: Vec<_> = STEPS.iter().filter(|step| step.mode == mode).collect();
+        let modules: Vec<_> =
+            (1..).zip(&steps).map(|(n, step)| (format!("step-{n}"), step.module())).collect();
+        let kinds = steps
+            .iter()
+            .zip(&modules)
+            .map(|(step, (file, text))| (step.name, Kind::Module(file, text), servers));
+        let plain = ("plain Envoy", Kind::Plain, servers);
+        Self::of(net, edge, &[plain].into_iter().chain(kinds).collect::<Vec<_>>(), 20)
+    }
+
+    fn of(
+        net: &TestNet,
+        edge: &Stage,
+        kinds: &[(&'static str, Kind<'_>, &[SocketAddr])],
+        first: u16,
+    ) -> Result<Self, Failure> {
+        let dump = edge.edge.config_dump();
+        let one = |(number, (name, kind, servers)): (u16, &(&'static str, Kind<'_>, &[SocketAddr]))| {
+            let (at, admin) = (net.at(7001 + number), net.at(9902 + number));
+            start(*kind, net, &dump, at, admin, servers).map(|envoy| (*name, at, envoy))
+        };
+        (first..).zip(kinds).map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(super) fn proxies(&mut self) -> Vec<Proxy> {
+        let proxy = |(name, at, envoy): &mut (&'static str, SocketAddr, Envoy)| Proxy {
+            name,
+            at: *at,
+            pid: envoy.process().pid(),
+        };
+        self.0.iter_mut().map(proxy).collect()
+    }
+
+    /// What Envoy it is.
+    pub(super) fn version(&self) -> String {
+        let info = self.0.first().map(|(_, _, envoy)| envoy.get("/server_info")).unwrap_or_default();
+        let info: Value = serde_json::from_str(&info).unwrap_or_default();
+        let version = info.get("version").and_then(Value::as_str).and_then(|text| text.split('/').nth(1));
+        version.unwrap_or("of unknown version").to_owned()
+    }
 }
 
 /// Starts one beside the edge whose configuration is `dump`.
-pub(super) fn start(
-    kind: Kind,
+fn start(
+    kind: Kind<'_>,
     net: &TestNet,
     dump: &Value,
     bind: SocketAddr,
@@ -32,8 +110,8 @@ pub(super) fn start(
     proxy.retain(|key, _| kind != Kind::Plain || !delay(key));
     proxy.insert("cluster".to_owned(), "game".into());
     let mut filters = vec![json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy})];
-    if kind == Kind::Minimal {
-        filters.insert(0, minimal(net)?);
+    if let Kind::Module(name, text) = kind {
+        filters.insert(0, module(net, name, text)?);
     }
     let address = |a: SocketAddr| json!({"socket_address": {"address": a.ip(), "port_value": a.port()}});
     let endpoints: Vec<_> = servers.iter().map(|s| json!({"endpoint": {"address": address(*s)}})).collect();
@@ -46,18 +124,18 @@ pub(super) fn start(
     let name = match kind {
         Kind::Plain => "plain",
         Kind::Delayed => "delayed",
-        Kind::Minimal => "minimal",
+        Kind::Module(name, _) => name,
     };
     Envoy::with(net.dir(), bootstrap.to_string(), admin).name(name).start()
 }
 
-fn minimal(net: &TestNet) -> Result<Value, Failure> {
-    let module = wat::parse_str(include_str!("minimal.wat")).map_err(Failure::because("minimal.wat"))?;
-    let path = net.dir().join("minimal.wasm");
-    fs::write(&path, module).map_err(Failure::because("minimal.wasm"))?;
-    Ok(json!({"name": "minimal", "typed_config": {
+fn module(net: &TestNet, name: &str, text: &str) -> Result<Value, Failure> {
+    let module = wat::parse_str(text).map_err(Failure::because(name))?;
+    let path = net.dir().join(format!("{name}.wasm"));
+    fs::write(&path, module).map_err(Failure::because(name))?;
+    Ok(json!({"name": name, "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
-        "config": {"name": "minimal", "vm_config": {
+        "config": {"name": name, "vm_config": {
             "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": path}}}}}}))
 }
 
