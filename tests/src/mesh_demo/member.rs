@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cast::route;
-use crate::consul::{Config, Service};
+use crate::consul::{Config, Health, Service};
 use crate::stage::{crowd, port};
 use crate::{Consul, Datacenter, Envoy, Failure, Site};
 
@@ -41,7 +41,9 @@ impl Member {
         let primary = primary.map(|ip| ("aws".to_owned(), ip));
         let consul = Consul::start(dir, Config { ip: Some(at), primary, ..Config::new(name) })?;
         let site = Site { name: name.to_owned(), outside: at, game: (at, port::GAME).into() };
-        register(&consul, &site);
+        let id = format!("{name}-1");
+        consul.register(&Service::new("game", &id, site.game));
+        consul.register(&Service::sidecar("game", &id, site.at(INBOUND), site.game));
         let settings = json!({"consul": {"address": consul.url()}, "mesh": {"ca": "consul"}});
         let datacenter = Datacenter::with(None, site, dir, settings)?;
         Ok(Self { sidecar: None, datacenter, consul, dir: dir.to_owned() })
@@ -117,22 +119,18 @@ impl Member {
         self.consul.kill9();
     }
 
-    /// Starts what was killed. Its control plane remembers its policy.
+    /// Starts what was killed. Its control plane remembers its policy, its Consul what is registered.
     pub(super) fn revive(self) -> Result<Self, Failure> {
         let Self { sidecar, datacenter, mut consul, dir } = self;
         drop(sidecar);
         consul.restart()?;
-        // A Consul that starts again takes all for critical, until it hears otherwise.
-        register(&consul, &datacenter.site);
+        // A Consul that starts again takes all that is to tell of itself for critical, until it does.
+        for id in [format!("{}-1", datacenter.site.name), format!("{}-1-sidecar-proxy", datacenter.site.name)]
+        {
+            consul.set_health(&id, Health::Passing);
+        }
         let mut member = Self { sidecar: None, datacenter: datacenter.revive()?, consul, dir };
         member.start_sidecar()?;
         Ok(member)
     }
-}
-
-/// Tells Consul of the game server and its sidecar, and that they are well.
-fn register(consul: &Consul, site: &Site) {
-    let id = format!("{}-1", site.name);
-    consul.register(&Service::new("game", &id, site.game));
-    consul.register(&Service::sidecar("game", &id, site.at(INBOUND), site.game));
 }

@@ -114,7 +114,7 @@ async fn serve(
                 let head = format!("HTTP/1.1 200 OK\r\nX-Consul-Index: {now}\r\nConnection: close\r\n\r\n");
                 client.write_all(head.as_bytes()).await?;
                 loop {
-                    client.write_all(&[b' '; 1 << 16]).await?;
+                    client.write_all(&[b' '; 1 << 13]).await?;
                 }
             }
             None => {
