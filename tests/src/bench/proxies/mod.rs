@@ -282,8 +282,7 @@ async fn worlds(
             turns.reverse();
         }
         for ((last, stretch), [rates, processor]) in turns {
-            edge.control_plane.put_policy(&policy(edge, servers, Framing::Client, last, stretch));
-            until_lands_somewhere(edge.players(), game(last, 1), Instant::now()).await;
+            serve_worlds(edge, servers, last, stretch).await;
             let worlds = (1..=last).collect();
             let plan = Plan { worlds, ..plan(Mode::Connect, edge.players(), 64, effort.seconds) };
             let outcome = clean(load(&plan, 1, &[pid], false)?, "worlds")?;
@@ -293,10 +292,18 @@ async fn worlds(
         }
         println!("worlds, round {} of {}", round + 1, effort.rounds);
     }
+    // What comes next may go to any world, whichever was the last here.
+    serve_worlds(edge, servers, ServerId::MAX_WORLD, 1024).await;
     let row = |((last, _), [rates, processor]): ((u16, u16), &[Samples; 2])| {
         vec![last.to_string(), rates.spread(0), format!("{:.2}", processor.least_quarter())]
     };
     Ok(counts.into_iter().zip(&samples).map(row).collect())
+}
+
+/// Gives the edge the worlds up to `last`.
+async fn serve_worlds(edge: &Stage, servers: &[SocketAddr], last: u16, stretch: u16) {
+    edge.control_plane.put_policy(&policy(edge, servers, Framing::Client, last, stretch));
+    until_lands_somewhere(edge.players(), game(last, 1), Instant::now()).await;
 }
 
 /// Many players of all worlds for a while.
