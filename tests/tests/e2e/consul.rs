@@ -182,6 +182,10 @@ async fn an_edge_and_a_sidecar_know_each_other_by_consuls_certificates_and_heed_
         assert_eq!(lands(players, game(1, 1)).await.unwrap(), "game-1");
     }
     mesh.consul.restart().unwrap();
+    // It takes all that is to tell of itself for critical, until it does.
+    for id in ["api-1", "api-1-sidecar-proxy"] {
+        mesh.consul.set_health(id, Health::Passing);
+    }
     wait_until("it serves again", LIMIT, || mesh.control_plane.readyz().0 == 200);
     mesh.intend("realmgate-edge", "deny", players).await;
     mesh.intend("realmgate-edge", "allow", players).await;
