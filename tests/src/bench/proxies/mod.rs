@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use realmgate_filter::config::Framing;
 use realmgate_wire::ServerId;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::report::{Samples, table};
 use crate::cast::{game, route, until_lands_somewhere};
@@ -75,12 +75,19 @@ pub(super) async fn run(effort: Effort) -> Result<(String, String), Failure> {
     let net = TestNet::new();
     let servers = servers(&net, port::GAME, Framing::Client)?;
     let framed_servers = self::servers(&net, port::GAME + FRAMED_FROM, Framing::Server)?;
-    let mut edge = edge(TestNet::new(), &servers, Framing::Client).await?;
-    let mut framed = self::edge(TestNet::new(), &framed_servers, Framing::Server).await?;
+    let quiet = json!({"edge": {"access_log": ""}});
+    let mut edge = edge(&servers, Framing::Client, &quiet).await?;
+    let mut logging = self::edge(&servers, Framing::Client, &json!({})).await?;
+    let mut framed = self::edge(&framed_servers, Framing::Server, &quiet).await?;
     let mut beside = Beside::start(&net, &edge, servers.addresses(), framed_servers.addresses())?;
     let mut haproxy = haproxy::start(&net, net.at(7010), servers.addresses());
     let mut proxies = beside.proxies();
     proxies.push(Proxy { name: "edge", at: edge.players(), pid: edge.edge.process().pid() });
+    proxies.push(Proxy {
+        name: "edge, with its access log",
+        at: logging.players(),
+        pid: logging.edge.process().pid(),
+    });
     proxies.push(Proxy {
         name: "edge, server framing",
         at: framed.players(),
@@ -150,8 +157,8 @@ fn policy(stage: &Stage, servers: &[SocketAddr], framing: Framing, last: u16, st
     json!({"listeners": stage.listener(&json!({})), "services": services, "routes": routes}).to_string()
 }
 
-async fn edge(net: TestNet, servers: &Servers, framing: Framing) -> Result<Stage, Failure> {
-    let stage = Stage::start(net, &json!({}))?;
+async fn edge(servers: &Servers, framing: Framing, settings: &Value) -> Result<Stage, Failure> {
+    let stage = Stage::start(TestNet::new(), settings)?;
     stage.control_plane.put_policy(&policy(&stage, servers.addresses(), framing, ServerId::MAX_WORLD, 1024));
     until_lands_somewhere(stage.players(), game(ServerId::MAX_WORLD, 1), Instant::now()).await;
     Ok(stage)
@@ -361,7 +368,8 @@ frees nothing: what it costs is what Envoy's wasm host costs, which no filter ca
 - The same with server framing (`framed.wat`) puts 29 bytes in the place of 8 and 8 in the place of 29 with one read and one write \
 for each chunk of data, and checks nothing: no filter that translates can do with less.
 - The edges have routes of all 32,767 worlds by ranges to 4 services; in server framing both ways are translated (20 + 9 bytes).
-- HAProxy has a map of the worlds and looks at the same bytes. It writes no access log, the Envoys do.
+- HAProxy has a map of the worlds and looks at the same bytes.
+- None writes an access log, but for the edge that does: a JSON line for each connection.
 - Processor time is what the kernel counted for the proxy's process, for each message with its answer or each connection: the mean of \
 the least quarter of the rounds, and plain Envoy's divided by it, which is the ratio of rates that it allows. Where others share the \
 machine it says more than the rates.
