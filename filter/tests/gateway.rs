@@ -298,6 +298,23 @@ fn memory_follows_the_connections_that_wait() {
     assert_eq!(host.counted(Metric::AwaitingHeader), 51);
 }
 
+/// Those whose time is up leave the dead behind as more than half.
+#[test]
+fn memory_follows_when_the_oldest_are_closed() {
+    let (mut gateway, mut host) = gateway();
+    let _silent = [1, 2].map(|connection| gateway.open(connection, &mut host));
+    gateway.tick(100, &mut host);
+    let _waiting = gateway.open(3, &mut host);
+    for gone in [4, 5, 6].map(|connection| gateway.open(connection, &mut host)) {
+        gateway.end(&gone, true, &mut host);
+    }
+    for _ in 0..8 {
+        gateway.tick(100, &mut host);
+    }
+    assert_eq!(host.counted(Metric::AwaitingHeader), 1);
+    assert!(gateway.remembered() <= 3, "{}", gateway.remembered());
+}
+
 const SERVER: &str = r#"{"header_timeout_ms": 0, "max_message_bytes": 100, "routes": [
     {"server_type": 200, "worlds": "1", "to": [{"cluster": "plain", "framing": "server"}]},
     {"server_type": 200, "worlds": "2", "to": [{"cluster": "traced", "framing": "server-traced"}]},

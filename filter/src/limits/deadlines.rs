@@ -52,11 +52,7 @@ impl Deadlines {
     /// memory stays within twice the waiting connections, at a constant price each.
     pub fn left(&mut self) {
         self.dead = self.dead.saturating_add(1);
-        self.drop_dead_front();
-        if self.dead > self.waiting.len() / 2 {
-            self.waiting.retain(|entry| entry.session.is_waiting());
-            self.dead = 0;
-        }
+        self.drop_dead();
     }
 
     /// Lets time pass.
@@ -73,7 +69,8 @@ impl Deadlines {
         if timeout_ms == 0 {
             return None;
         }
-        self.drop_dead_front();
+        // Those taken out before were alive: the dead may have become more than half.
+        self.drop_dead();
         let first = self.waiting.front()?;
         if self.now_ms.saturating_sub(first.since_ms) < u64::from(timeout_ms).saturating_add(self.step_ms) {
             return None;
@@ -93,10 +90,15 @@ impl Deadlines {
         self.waiting.is_empty()
     }
 
-    fn drop_dead_front(&mut self) {
+    /// Drops those in front, and all once they are more than half.
+    fn drop_dead(&mut self) {
         while self.waiting.front().is_some_and(|entry| !entry.session.is_waiting()) {
             self.waiting.pop_front();
             self.dead = self.dead.saturating_sub(1);
+        }
+        if self.dead > self.waiting.len() / 2 {
+            self.waiting.retain(|entry| entry.session.is_waiting());
+            self.dead = 0;
         }
     }
 }
