@@ -1,5 +1,6 @@
 //! The whole of it on a real Consul: its instances, its certificates, its intentions, its own proxies, two datacenters.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,9 +11,11 @@ use realmgate_tests::{
     Consul, ControlPlane, Envoy, Frame, GameClient, GameServer, Stage, TestNet, wait_until,
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::cast::{LIMIT, game, lands, route, servers, until_lands};
 use crate::failover::until_all_land;
+use crate::live_sessions::play;
 
 /// What a change in Consul may take until it holds for players: its own time, and well under a second of ours.
 const SOON: Duration = Duration::from_millis(700);
@@ -93,7 +96,7 @@ async fn players_follow_what_consul_says_of_instances_and_stay_when_it_dies() {
 
 /// A game server `game-1` behind a sidecar of ours, registered in Consul as the instance `api-1` of `api`.
 struct Mesh {
-    _sidecar: Envoy,
+    sidecar: Envoy,
     control_plane: ControlPlane,
     server: GameServer,
     consul: Consul,
@@ -115,7 +118,7 @@ impl Mesh {
         let more = ["--service", "api", "--inbound", &inbound, "--app", &app];
         let bootstrap = control_plane.bootstrap("sidecar", "api-1", admin, &more).unwrap();
         let sidecar = Envoy::with(net.dir(), bootstrap, admin).name("sidecar").start().unwrap();
-        Self { _sidecar: sidecar, control_plane, server, consul, net }
+        Self { sidecar, control_plane, server, consul, net }
     }
 
     fn id(&self, service: &str) -> Value {
@@ -194,6 +197,46 @@ async fn an_edge_and_a_sidecar_know_each_other_by_consuls_certificates_and_heed_
         let log = fs::read_to_string(mesh.net.dir().join(file)).unwrap();
         assert!(!log.contains("PRIVATE KEY"), "{file} holds a key");
     }
+}
+
+/// The serial numbers of the certificates that this Envoy shows.
+fn shown(envoy: &Envoy) -> BTreeSet<String> {
+    let certificates: Value = serde_json::from_str(&envoy.get("/certs")).unwrap();
+    let chains = certificates["certificates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["cert_chain"].as_array().unwrap());
+    chains.flatten().map(|leaf| leaf["serial_number"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_root_of_consuls_ends_no_session_and_refuses_no_player() {
+    let mesh = Mesh::start().await;
+    let edge = Stage::edge(&mesh.net, &mesh.control_plane).unwrap();
+    let players = mesh.net.at(port::PLAYERS);
+    until_all_land(players, "game-1").await;
+    let (stop, stopped) = watch::channel(false);
+    let session = tokio::spawn(play(players, 1, stopped));
+    let both = || [shown(&edge), shown(&mesh.sidecar)];
+    let before = both();
+    assert!(before.iter().all(|shown| !shown.is_empty()), "{before:?}");
+    mesh.consul.rotate_root().unwrap();
+    let start = Instant::now();
+    // The agent takes up to 30 s to sign anew, and each proxy gets its own when that is done: all this time old and new
+    // must be believed by everybody.
+    while both().iter().zip(&before).any(|(now, before)| now.is_subset(before)) {
+        assert_eq!(lands(players, game(2, 1)).await.unwrap(), "game-1", "after {:?}", start.elapsed());
+        assert!(start.elapsed() < 3 * LIMIT, "a certificate stays: {before:?}, {:?}", both());
+        // The pace of the players; as fast as they can they would only take the processor.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("both show certificates of the new root after {:?}", start.elapsed());
+    for _ in 0..20 {
+        assert_eq!(lands(players, game(2, 1)).await.unwrap(), "game-1");
+    }
+    stop.send_replace(true);
+    assert!(session.await.unwrap() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,11 +40,12 @@ fn replicas_see_each_others_changes_and_outlive_consul() {
         "policy": {"store": "consul"},
         "consul": {"address": consul.url(), "token_file": token_file},
     });
-    let dirs = ["one", "other"].map(|name| net.dir().join(name));
-    let [mut one, other] = [0, 1].map(|n| {
+    let dirs = ["one", "other", "late"].map(|name| net.dir().join(name));
+    let run = |n: u16, settings: &Value| {
         let (xds, api) = (net.at(port::XDS + 2 * n), net.at(port::XDS + 2 * n + 1));
-        ControlPlane::start(&dirs[usize::from(n)], xds, api, &settings).unwrap()
-    });
+        ControlPlane::start(&dirs[usize::from(n)], xds, api, settings).unwrap()
+    };
+    let [mut one, other] = [0, 1].map(|n| run(n, &settings));
     assert_eq!((version(&one), version(&other)), (json!(0), json!(0)));
 
     let start = Instant::now();
@@ -98,12 +99,25 @@ fn replicas_see_each_others_changes_and_outlive_consul() {
         state(&one).1["version"] == latest && state(&one).1["services"] == 2
     });
 
+    // A policy file waits for the store that it goes to.
+    let file = net.dir().join("policy.yaml");
+    fs::write(&file, policy("filed")).unwrap();
+    let mut filed = settings.clone();
+    filed["policy"]["file"] = json!(file);
+    let late = run(2, &filed);
+    assert_eq!(late.readyz().0, 503, "it serves what is not stored");
+    let log = fs::read_to_string(dirs[2].join("realmgate.log")).unwrap();
+    assert!(log.contains("policy file is not applied yet"), "{log}");
+
     consul.restart().unwrap();
-    for control_plane in [&one, &other] {
+    wait_until("the file is in force", SOON, || {
+        [&one, &other, &late].iter().all(|it| version(it) == json!(3))
+    });
+    for control_plane in [&one, &other, &late] {
         wait_until("it follows again", SOON, || state(control_plane).1["state"] == "ok");
     }
     other.put_policy(&policy("again"));
-    wait_until("changes arrive again", SOON, || version(&one) == json!(3));
+    wait_until("changes arrive again", SOON, || version(&one) == json!(4));
     for dir in &dirs {
         let log = fs::read_to_string(dir.join("realmgate.log")).unwrap();
         assert!(log.contains("policy in force") && !log.contains(&token) && !log.contains(MASTER));
