@@ -6,7 +6,7 @@ use crate::telemetry::Metric;
 
 /// The proxy around one connection. Calls act on the connection whose callback is running, or the one last
 /// [selected](Host::select).
-pub trait Host {
+pub trait Host: Stream + Process {
     /// Makes the calls that follow act on another connection. Fails when it no longer exists.
     fn select(&mut self, connection: u32) -> Result<(), HostError>;
 
@@ -25,19 +25,22 @@ pub trait Host {
     /// Replaces what `out` holds by the client's address, `ip:port` or `[ip]:port`.
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError>;
 
-    /// Nanoseconds of a clock that all workers share and that never goes back.
-    fn now(&mut self) -> Result<u64, HostError>;
-
-    /// Replaces what `out` holds by a value that the workers share, and gives the version of it: `None`, and nothing in
-    /// `out`, where there is no value yet.
-    fn load(&mut self, key: &str, out: &mut Vec<u8>) -> Result<Option<u32>, HostError>;
-
-    /// Writes a shared value if it is still of this version, `None` = if it is not there; whether it was.
-    fn store(&mut self, key: &str, value: &[u8], version: Option<u32>) -> Result<bool, HostError>;
-
     /// A session id that no other session has, of any worker or pod; above 0.
     fn session_id(&mut self) -> Result<i64, HostError>;
 
+    /// Closes the connection.
+    fn close(&mut self) -> Result<(), HostError>;
+
+    /// Adds to a counter or gauge, for each connection and message: to be cheap, and shown in its own time. A metric that
+    /// cannot be counted is no reason to lose a player: nothing to handle.
+    fn count(&mut self, metric: Metric, by: i64);
+
+    /// Writes a warning to the proxy's log.
+    fn warn(&mut self, message: &str);
+}
+
+/// The data of the connection that is on its way through the proxy.
+pub trait Stream {
     /// The first `len` bytes of the data that is on its way, at most all of it.
     fn read(&mut self, way: Way, len: usize) -> Result<Vec<u8>, HostError>;
 
@@ -46,19 +49,22 @@ pub trait Host {
 
     /// Adds to the end of the data that is on its way.
     fn append(&mut self, way: Way, bytes: &[u8]) -> Result<(), HostError>;
+}
 
-    /// Closes the connection.
-    fn close(&mut self) -> Result<(), HostError>;
+/// The process that all workers of the proxy are threads of.
+pub trait Process {
+    /// Replaces what `out` holds by a value that the workers share, and gives the version of it: `None`, and nothing in
+    /// `out`, where there is no value yet.
+    fn load(&mut self, key: &str, out: &mut Vec<u8>) -> Result<Option<u32>, HostError>;
 
-    /// Adds to a counter or gauge, for each connection and message: to be cheap, and shown in its own time. A metric that cannot be counted is no reason to lose a player: nothing to
-    /// handle.
-    fn count(&mut self, metric: Metric, by: i64);
+    /// Writes a shared value if it is still of this version, `None` = if it is not there; whether it was.
+    fn store(&mut self, key: &str, value: &[u8], version: Option<u32>) -> Result<bool, HostError>;
+
+    /// Nanoseconds of a clock that all workers share and that never goes back.
+    fn now(&mut self) -> Result<u64, HostError>;
 
     /// A random number, evenly distributed; not for secrets.
     fn random(&mut self) -> u64;
-
-    /// Writes a warning to the proxy's log.
-    fn warn(&mut self, message: &str);
 }
 
 /// A game server that could not be reached, or that broke off.

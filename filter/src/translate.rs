@@ -13,7 +13,7 @@ use realmgate_wire::{
 };
 
 use crate::config::Framing;
-use crate::host::{Host, HostError, Way};
+use crate::host::{HostError, Stream, Way};
 
 /// How far the first look into a chunk reaches. Copying so little costs less than a second look would.
 const LOOK: usize = 2048;
@@ -132,7 +132,7 @@ impl Translation {
         way: Way,
         size: usize,
         out: &mut Vec<u8>,
-        host: &mut impl Host,
+        host: &mut impl Stream,
     ) -> Result<u64, Fault> {
         let passed = match way {
             Way::ToServer => self.to_server_at.pass(&mut self.to_server, way, size, out, host),
@@ -219,7 +219,7 @@ impl Cursor {
         way: Way,
         size: usize,
         out: &mut Vec<u8>,
-        host: &mut impl Host,
+        host: &mut impl Stream,
     ) -> Result<u64, Fault> {
         if size <= self.body {
             self.body -= size;
@@ -261,7 +261,7 @@ impl Cursor {
         look: usize,
         size: usize,
         out: &mut Vec<u8>,
-        host: &mut impl Host,
+        host: &mut impl Stream,
     ) -> Result<bool, Fault> {
         let input = look_at(way, look, host)?;
         out.clear();
@@ -341,7 +341,7 @@ fn copy<'a>(input: &'a [u8], len: usize, out: &mut Vec<u8>) -> &'a [u8] {
 }
 
 /// Fewer bytes than the host announced would put every later message out of step.
-fn look_at(way: Way, len: usize, host: &mut impl Host) -> Result<Vec<u8>, Fault> {
+fn look_at(way: Way, len: usize, host: &mut impl Stream) -> Result<Vec<u8>, Fault> {
     let input = host.read(way, len)?;
     if input.len() == len { Ok(input) } else { Err(Fault::HostError) }
 }

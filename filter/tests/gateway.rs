@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use realmgate_filter::Gateway;
 use realmgate_filter::access_log::PROPERTY;
-use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
+use realmgate_filter::host::{Host, HostError, Process, Stream, UpstreamFailure, Way};
 use realmgate_filter::session::{Refusal, Session, Verdict};
 use realmgate_filter::telemetry::Metric;
 use realmgate_filter::translate::Fault;
@@ -73,19 +73,22 @@ impl Host for Recorder {
         "[2001:db8::1]:4711".clone_into(out);
         Ok(())
     }
-    fn now(&mut self) -> Result<u64, HostError> {
-        unreachable!("no limits")
-    }
-    fn load(&mut self, _: &str, _: &mut Vec<u8>) -> Result<Option<u32>, HostError> {
-        unreachable!("no limits")
-    }
-    fn store(&mut self, _: &str, _: &[u8], _: Option<u32>) -> Result<bool, HostError> {
-        unreachable!("no limits")
-    }
     fn session_id(&mut self) -> Result<i64, HostError> {
         self.call("session_id", "")?;
         Ok(0x0102_0304_0506_0708)
     }
+    fn close(&mut self) -> Result<(), HostError> {
+        self.call("close", "")
+    }
+    fn count(&mut self, metric: Metric, by: i64) {
+        *self.counts.entry(metric).or_default() += by;
+    }
+    fn warn(&mut self, message: &str) {
+        let _ = self.call("warn", message);
+    }
+}
+
+impl Stream for Recorder {
     fn read(&mut self, way: Way, len: usize) -> Result<Vec<u8>, HostError> {
         self.call("read", &format!("{way:?} {len}"))?;
         Ok(self.data.iter().copied().take(len).collect())
@@ -100,17 +103,20 @@ impl Host for Recorder {
         self.data.extend_from_slice(bytes);
         Ok(())
     }
-    fn close(&mut self) -> Result<(), HostError> {
-        self.call("close", "")
+}
+
+impl Process for Recorder {
+    fn now(&mut self) -> Result<u64, HostError> {
+        unreachable!("no limits")
     }
-    fn count(&mut self, metric: Metric, by: i64) {
-        *self.counts.entry(metric).or_default() += by;
+    fn load(&mut self, _: &str, _: &mut Vec<u8>) -> Result<Option<u32>, HostError> {
+        unreachable!("no limits")
+    }
+    fn store(&mut self, _: &str, _: &[u8], _: Option<u32>) -> Result<bool, HostError> {
+        unreachable!("no limits")
     }
     fn random(&mut self) -> u64 {
         0
-    }
-    fn warn(&mut self, message: &str) {
-        let _ = self.call("warn", message);
     }
 }
 

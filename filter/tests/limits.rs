@@ -7,18 +7,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use proptest::prelude::*;
-use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
+use realmgate_filter::host::{HostError, Process};
 use realmgate_filter::limits::bucket::{Answer, MOST};
 use realmgate_filter::limits::table::BUCKETS;
 use realmgate_filter::limits::{Address, AddressLimits, Listener, Table};
-use realmgate_filter::telemetry::Metric;
 
 /// What chance gives.
 const SEED: u64 = 0x0123_4567_89ab_cdef;
 
 /// What the workers of a process share.
 #[derive(Default)]
-struct Process {
+struct Memory {
     values: BTreeMap<String, (Vec<u8>, u32)>,
     writes: u32,
     now: u64,
@@ -28,7 +27,7 @@ struct Process {
 }
 
 #[derive(Clone, Default)]
-struct Shared(Rc<RefCell<Process>>);
+struct Shared(Rc<RefCell<Memory>>);
 
 impl Shared {
     fn pass(&self, seconds: f64) {
@@ -41,10 +40,7 @@ impl Shared {
     }
 }
 
-impl Host for Shared {
-    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
-        None
-    }
+impl Process for Shared {
     fn now(&mut self) -> Result<u64, HostError> {
         Ok(self.0.borrow().now)
     }
@@ -74,42 +70,6 @@ impl Host for Shared {
     }
     fn random(&mut self) -> u64 {
         SEED
-    }
-    fn select(&mut self, _: u32) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn choose_cluster(&mut self, _: &str) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn set_hash_key(&mut self, _: &str) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn set_property(&mut self, _: &'static str, _: &str) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn source_address(&mut self, _: &mut String) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn session_id(&mut self) -> Result<i64, HostError> {
-        unreachable!()
-    }
-    fn read(&mut self, _: Way, _: usize) -> Result<Vec<u8>, HostError> {
-        unreachable!()
-    }
-    fn replace(&mut self, _: Way, _: usize, _: &[u8]) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn append(&mut self, _: Way, _: &[u8]) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn close(&mut self) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn count(&mut self, _: Metric, _: i64) {
-        unreachable!()
-    }
-    fn warn(&mut self, _: &str) {
-        unreachable!()
     }
 }
 

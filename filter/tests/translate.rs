@@ -9,8 +9,7 @@
 
 use proptest::prelude::*;
 use realmgate_filter::config::Framing;
-use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
-use realmgate_filter::telemetry::Metric;
+use realmgate_filter::host::{HostError, Stream, Way};
 use realmgate_filter::translate::{Fault, Messages, Translation};
 use realmgate_wire::{ClientHeader, HeaderBytes, ServerHeader, ServerId, TraceContext};
 
@@ -26,7 +25,7 @@ struct Buffer {
     short: bool,
 }
 
-impl Host for Buffer {
+impl Stream for Buffer {
     fn read(&mut self, _: Way, len: usize) -> Result<Vec<u8>, HostError> {
         assert!(len <= self.data.len());
         self.calls += 1;
@@ -44,44 +43,6 @@ impl Host for Buffer {
         self.data.extend_from_slice(bytes);
         Ok(())
     }
-    fn now(&mut self) -> Result<u64, HostError> {
-        unreachable!("no limits")
-    }
-    fn load(&mut self, _: &str, _: &mut Vec<u8>) -> Result<Option<u32>, HostError> {
-        unreachable!("no limits")
-    }
-    fn store(&mut self, _: &str, _: &[u8], _: Option<u32>) -> Result<bool, HostError> {
-        unreachable!("no limits")
-    }
-    fn session_id(&mut self) -> Result<i64, HostError> {
-        unreachable!()
-    }
-    fn select(&mut self, _: u32) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn choose_cluster(&mut self, _: &str) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn set_hash_key(&mut self, _: &str) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn set_property(&mut self, _: &'static str, _: &str) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
-        unreachable!()
-    }
-    fn source_address(&mut self, _: &mut String) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn close(&mut self) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn count(&mut self, _: Metric, _: i64) {}
-    fn random(&mut self) -> u64 {
-        unreachable!()
-    }
-    fn warn(&mut self, _: &str) {}
 }
 
 fn trace() -> TraceContext {

@@ -8,24 +8,23 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
+use realmgate_filter::host::{HostError, Process};
 use realmgate_filter::limits::bucket::{Answer, MOST};
 use realmgate_filter::limits::table::BUCKETS;
 use realmgate_filter::limits::{Address, AddressLimits, Table};
-use realmgate_filter::telemetry::Metric;
 
 const WORKERS: usize = 3;
 const LIMITS: AddressLimits = AddressLimits { connections: 2, new_per_second: 0 };
 
 #[derive(Default)]
-struct Process {
+struct Memory {
     values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
     writes: u32,
     now: u64,
     races: u8,
 }
 
-impl Host for Process {
+impl Process for Memory {
     fn now(&mut self) -> Result<u64, HostError> {
         Ok(self.now)
     }
@@ -51,49 +50,10 @@ impl Host for Process {
     fn random(&mut self) -> u64 {
         7
     }
-    fn select(&mut self, _: u32) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn choose_cluster(&mut self, _: &str) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn set_hash_key(&mut self, _: &str) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn set_property(&mut self, _: &'static str, _: &str) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
-        unreachable!()
-    }
-    fn source_address(&mut self, _: &mut String) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn session_id(&mut self) -> Result<i64, HostError> {
-        unreachable!()
-    }
-    fn read(&mut self, _: Way, _: usize) -> Result<Vec<u8>, HostError> {
-        unreachable!()
-    }
-    fn replace(&mut self, _: Way, _: usize, _: &[u8]) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn append(&mut self, _: Way, _: &[u8]) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn close(&mut self) -> Result<(), HostError> {
-        unreachable!()
-    }
-    fn count(&mut self, _: Metric, _: i64) {
-        unreachable!()
-    }
-    fn warn(&mut self, _: &str) {
-        unreachable!()
-    }
 }
 
 fuzz_target!(|script: &[u8]| {
-    let mut process = Process::default();
+    let mut process = Memory::default();
     let mut workers: Vec<_> = (0..WORKERS).map(|_| Table::default()).collect();
     let mut open: Vec<(usize, Address)> = Vec::new();
     // Of the dead, who may count yet.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
 use realmgate_filter::Gateway;
-use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
+use realmgate_filter::host::{Host, HostError, Process, Stream, UpstreamFailure, Way};
 use realmgate_filter::session::{Session, Verdict};
 use realmgate_filter::telemetry::Metric;
 
@@ -65,6 +65,33 @@ impl Host for Counting {
         "192.0.2.1:1234".clone_into(out);
         self.answer()
     }
+    fn session_id(&mut self) -> Result<i64, HostError> {
+        self.answer().map(|()| 7)
+    }
+    fn close(&mut self) -> Result<(), HostError> {
+        self.answer()
+    }
+    fn count(&mut self, metric: Metric, by: i64) {
+        *self.metrics.entry(metric).or_default() += by;
+    }
+    fn warn(&mut self, _: &str) {}
+}
+
+impl Stream for Counting {
+    fn read(&mut self, _: Way, len: usize) -> Result<Vec<u8>, HostError> {
+        self.answer().map(|()| self.data[..len].to_vec())
+    }
+    fn replace(&mut self, _: Way, len: usize, by: &[u8]) -> Result<(), HostError> {
+        self.data.splice(..len, by.iter().copied());
+        self.answer()
+    }
+    fn append(&mut self, _: Way, bytes: &[u8]) -> Result<(), HostError> {
+        self.data.extend_from_slice(bytes);
+        self.answer()
+    }
+}
+
+impl Process for Counting {
     fn now(&mut self) -> Result<u64, HostError> {
         self.answer().map(|()| 0)
     }
@@ -79,30 +106,9 @@ impl Host for Counting {
         self.shared.insert(key.to_owned(), (value.to_owned(), version.unwrap_or(0).wrapping_add(1)));
         Ok(true)
     }
-    fn session_id(&mut self) -> Result<i64, HostError> {
-        self.answer().map(|()| 7)
-    }
-    fn read(&mut self, _: Way, len: usize) -> Result<Vec<u8>, HostError> {
-        self.answer().map(|()| self.data[..len].to_vec())
-    }
-    fn replace(&mut self, _: Way, len: usize, by: &[u8]) -> Result<(), HostError> {
-        self.data.splice(..len, by.iter().copied());
-        self.answer()
-    }
-    fn append(&mut self, _: Way, bytes: &[u8]) -> Result<(), HostError> {
-        self.data.extend_from_slice(bytes);
-        self.answer()
-    }
-    fn close(&mut self) -> Result<(), HostError> {
-        self.answer()
-    }
-    fn count(&mut self, metric: Metric, by: i64) {
-        *self.metrics.entry(metric).or_default() += by;
-    }
     fn random(&mut self) -> u64 {
         u64::MAX
     }
-    fn warn(&mut self, _: &str) {}
 }
 
 struct Connection {

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use super::bucket::{Answer, Bucket};
 use super::workers::Workers;
 use super::{Address, AddressLimits};
-use crate::host::{Host, HostError};
+use crate::host::{HostError, Process};
 
 /// Keys of the table. Full, they are some 7 MB; with 10,000 live connections under 1 MB.
 pub const BUCKETS: u64 = 4096;
@@ -47,7 +47,7 @@ impl Table {
         &mut self,
         address: Address,
         limits: AddressLimits,
-        host: &mut impl Host,
+        host: &mut impl Process,
     ) -> Result<Answer, HostError> {
         let id = self.join(address, host)?;
         let mut is_timed = limits.new_per_second == 0;
@@ -73,7 +73,7 @@ impl Table {
     ///
     /// # Errors
     /// [`HostError`]: the host refused a call.
-    pub fn release(&mut self, address: Address, host: &mut impl Host) -> Result<(), HostError> {
+    pub fn release(&mut self, address: Address, host: &mut impl Process) -> Result<(), HostError> {
         let id = self.join(address, host)?;
         for _ in 0..ATTEMPTS {
             let version = self.load(host)?;
@@ -92,7 +92,7 @@ impl Table {
     ///
     /// # Errors
     /// [`HostError`]: the host refused a call.
-    pub fn beat(&mut self, host: &mut impl Host) -> Result<(), HostError> {
+    pub fn beat(&mut self, host: &mut impl Process) -> Result<(), HostError> {
         let Some(workers) = &mut self.workers else { return Ok(()) };
         self.now = host.now()?;
         if self.now.saturating_sub(self.beat_at) < BEAT {
@@ -103,7 +103,7 @@ impl Table {
     }
 
     /// This worker's number; also names the bucket of the calls that follow.
-    fn join(&mut self, address: Address, host: &mut impl Host) -> Result<u32, HostError> {
+    fn join(&mut self, address: Address, host: &mut impl Process) -> Result<u32, HostError> {
         let workers = match &mut self.workers {
             Some(workers) => workers,
             none => none.insert(Workers::join(host)?),
@@ -115,14 +115,14 @@ impl Table {
         Ok(workers.id())
     }
 
-    fn load(&mut self, host: &mut impl Host) -> Result<Option<u32>, HostError> {
+    fn load(&mut self, host: &mut impl Process) -> Result<Option<u32>, HostError> {
         let version = host.load(&self.key, &mut self.bytes)?;
         self.bucket.read(&self.bytes);
         self.sweep();
         Ok(version)
     }
 
-    fn store(&mut self, version: Option<u32>, host: &mut impl Host) -> Result<bool, HostError> {
+    fn store(&mut self, version: Option<u32>, host: &mut impl Process) -> Result<bool, HostError> {
         self.bucket.write(&mut self.bytes);
         host.store(&self.key, &self.bytes, version)
     }

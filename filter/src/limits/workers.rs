@@ -8,7 +8,7 @@
 //!
 //! The value, little endian: seed u64, next number u32, then for each worker its number u32 and beat u32.
 
-use crate::host::{Host, HostError};
+use crate::host::{HostError, Process};
 
 /// Where the workers meet. The digit is the layout of all that [`super::table`] shares: a new one gets new keys.
 const KEY: &str = "limits.1.workers";
@@ -55,7 +55,7 @@ impl Workers {
     ///
     /// # Errors
     /// [`HostError`]: the host refused a call.
-    pub fn join(host: &mut impl Host) -> Result<Self, HostError> {
+    pub fn join(host: &mut impl Process) -> Result<Self, HostError> {
         let seed = host.random();
         let (id, roll) = change(host, |roll, is_new| {
             if is_new {
@@ -93,7 +93,7 @@ impl Workers {
     ///
     /// # Errors
     /// [`HostError`]: the host refused a call; all stay as they were known.
-    pub fn beat(&mut self, host: &mut impl Host) -> Result<(), HostError> {
+    pub fn beat(&mut self, host: &mut impl Process) -> Result<(), HostError> {
         let (id, others) = (self.id, &self.others);
         let is_dead = |worker: u32, beat: u32| {
             others.iter().any(|known| known.id == worker && known.beat == beat && known.missed >= PATIENCE)
@@ -126,7 +126,7 @@ impl Workers {
 
 /// Changes what is shared, as often as it takes to be the only one who did.
 fn change<T>(
-    host: &mut impl Host,
+    host: &mut impl Process,
     mut edit: impl FnMut(&mut Roll, bool) -> T,
 ) -> Result<(T, Roll), HostError> {
     let mut bytes = Vec::new();

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use realmgate_filter::Gateway;
 use realmgate_filter::access_log::PROPERTY;
-use realmgate_filter::host::{Host, HostError, UpstreamFailure, Way};
+use realmgate_filter::host::{Host, HostError, Process, Stream, UpstreamFailure, Way};
 use realmgate_filter::session::{Session, Verdict};
 use realmgate_filter::telemetry::Metric;
 
@@ -160,6 +160,36 @@ impl Host for Recorder {
         self.source.as_ref().ok_or_else(|| refused("source_address"))?.clone_into(out);
         Ok(())
     }
+    fn session_id(&mut self) -> Result<i64, HostError> {
+        Ok(session::ID)
+    }
+    fn close(&mut self) -> Result<(), HostError> {
+        self.closed = true;
+        Ok(())
+    }
+    fn count(&mut self, metric: Metric, by: i64) {
+        if matches!(metric, Metric::AwaitingHeader | Metric::SessionsActive) {
+            self.left += by;
+        }
+    }
+    fn warn(&mut self, _message: &str) {}
+}
+
+impl Stream for Recorder {
+    fn read(&mut self, way: Way, len: usize) -> Result<Vec<u8>, HostError> {
+        Ok(self.on_its_way(way).iter().copied().take(len).collect())
+    }
+    fn replace(&mut self, way: Way, len: usize, by: &[u8]) -> Result<(), HostError> {
+        self.on_its_way(way).splice(..len, by.iter().copied());
+        Ok(())
+    }
+    fn append(&mut self, way: Way, bytes: &[u8]) -> Result<(), HostError> {
+        self.on_its_way(way).extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Process for Recorder {
     fn now(&mut self) -> Result<u64, HostError> {
         Ok(self.now_ms * 1_000_000)
     }
@@ -173,33 +203,9 @@ impl Host for Recorder {
         self.shared.insert(key.to_owned(), (value.to_owned(), next));
         Ok(true)
     }
-    fn session_id(&mut self) -> Result<i64, HostError> {
-        Ok(session::ID)
-    }
-    fn read(&mut self, way: Way, len: usize) -> Result<Vec<u8>, HostError> {
-        Ok(self.on_its_way(way).iter().copied().take(len).collect())
-    }
-    fn replace(&mut self, way: Way, len: usize, by: &[u8]) -> Result<(), HostError> {
-        self.on_its_way(way).splice(..len, by.iter().copied());
-        Ok(())
-    }
-    fn append(&mut self, way: Way, bytes: &[u8]) -> Result<(), HostError> {
-        self.on_its_way(way).extend_from_slice(bytes);
-        Ok(())
-    }
-    fn close(&mut self) -> Result<(), HostError> {
-        self.closed = true;
-        Ok(())
-    }
-    fn count(&mut self, metric: Metric, by: i64) {
-        if matches!(metric, Metric::AwaitingHeader | Metric::SessionsActive) {
-            self.left += by;
-        }
-    }
     fn random(&mut self) -> u64 {
         0
     }
-    fn warn(&mut self, _message: &str) {}
 }
 
 fn refused(call: &'static str) -> HostError {

@@ -35,10 +35,10 @@ const SOURCES: u8 = 16;
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Effort {
     /// Seconds of each measurement.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 0.4)]
     pub seconds: f64,
     /// Rounds, each of all proxies in turn.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 30)]
     pub rounds: u32,
     /// Seconds of the mixed load of many players.
     #[arg(long, default_value_t = 600.0)]
