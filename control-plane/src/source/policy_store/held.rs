@@ -26,6 +26,13 @@ pub struct Slot<T> {
     pub(in crate::source) index: u64,
 }
 
+impl<T> Slot<T> {
+    /// Takes what the store holds now.
+    pub(super) fn hear(&mut self, value: T) {
+        (self.heard, self.value, self.trouble) = (true, value, None);
+    }
+}
+
 /// What is written where the policy belongs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Written {

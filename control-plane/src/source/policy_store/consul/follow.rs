@@ -70,7 +70,7 @@ impl ConsulStore {
                         format!("{key} is gone; what it said last serves on. An empty policy is `{{}}`");
                     slot.trouble = Some(Trouble::Lost(text));
                 }
-                Ok(value) => (slot.value, slot.trouble) = (value, None),
+                Ok(value) => slot.hear(value),
                 Err(fault) => slot.trouble = Some(refused(&key, &fault)),
             },
         );
@@ -90,10 +90,7 @@ impl ConsulStore {
                 known,
                 index,
                 |slot| match found {
-                    Ok(text) => {
-                        slot.value = text.map(|text| Arc::new(OverlayText { key: key.clone(), text }));
-                        slot.trouble = None;
-                    }
+                    Ok(text) => slot.hear(text.map(|text| Arc::new(OverlayText { key: key.clone(), text }))),
                     Err(fault) => slot.trouble = Some(refused(&key, &fault)),
                 },
             );
@@ -134,7 +131,6 @@ impl ConsulStore {
                 return false;
             }
             let before = slot.clone();
-            slot.heard = true;
             slot.index = index;
             change(slot);
             *slot != before
@@ -198,5 +194,34 @@ impl<'a, T> Follower<'a, T> {
     async fn start_over(&mut self) {
         sleep(self.backoff.wait()).await;
         self.query = Query::new(self.path.clone(), WAIT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::source::consul::ConsulConfig;
+
+    #[test]
+    fn what_cannot_be_read_is_no_empty_policy() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = ConsulConfig {
+            address: "http://127.0.0.1:8500".to_owned(),
+            token_file: None,
+            ca_file: None,
+            datacenter: String::new(),
+            data_dir: dir.path().to_owned(),
+        };
+        let store = ConsulStore::open(&config, "realmgate/", &Registry::new()).unwrap();
+        let held = || store.held().borrow().policy.clone();
+        let missing = || Fault::Incomplete { key: "realmgate/text/x/00".to_owned() };
+        store.tell_policy(0, 5, Err(missing()));
+        assert!(!held().heard && held().trouble.is_some(), "{:?}", held());
+        store.tell_policy(5, 6, Ok(Written::Nothing));
+        assert!(held().heard && held().trouble.is_none());
+        store.tell_policy(6, 7, Err(missing()));
+        assert!(held().heard && held().trouble.is_some(), "what was heard stays so");
     }
 }
