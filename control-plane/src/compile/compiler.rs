@@ -123,7 +123,9 @@ mod tests {
 
     use super::*;
     use crate::mesh::{FilterModule, ModuleLocation};
-    use crate::model::parse;
+    use crate::model::{Strategy, parse};
+    use crate::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
+    use crate::xds::Resource;
     use crate::xds::ResourceType::{Cluster, Endpoints};
 
     fn mesh(port: u16) -> Arc<Mesh> {
@@ -152,6 +154,41 @@ mod tests {
         let changed = tokio::time::timeout(Duration::from_secs(5), snapshots.changed());
         changed.await.expect("no snapshot").expect("the compiler lives");
         Arc::clone(&snapshots.borrow_and_update())
+    }
+
+    /// The mesh with a rule for each of these ports, in the place of its world.
+    fn with_rules(ports: [u16; 3]) -> Arc<Mesh> {
+        let rule = |(world, port): (u16, u16)| GatewayRule {
+            origin: RuleOrigin::Rules,
+            key: world.to_string(),
+            server_type: 10,
+            world: Some(world),
+            service: "old".to_owned(),
+            strategy: Strategy::RoundRobin,
+            endpoints: vec![format!("127.0.0.1:{port}").parse().unwrap()],
+        };
+        let rules = (1..).zip(ports).map(rule).collect();
+        let rules = Arc::new(GatewayRules { rules, ..GatewayRules::default() });
+        Arc::new(Mesh { rules, ..Mesh::clone(&mesh(1)) })
+    }
+
+    #[test]
+    fn what_changed_before_is_not_encoded_again() {
+        let (compiler, mut memory) = (Compiler::new(), Memory::default());
+        let snapshots = compiler.subscribe(&Scope::default());
+        let mut endpoints = |ports| {
+            compiler.update(&with_rules(ports), Instant::now(), &mut memory);
+            let snapshot = Arc::clone(&snapshots.borrow());
+            let of_rules = snapshot.of(Endpoints).iter().filter(|r| r.name().contains("old"));
+            let of_rules: Vec<_> = of_rules.cloned().collect();
+            <[Arc<Resource>; 3]>::try_from(of_rules).expect("a cluster a rule")
+        };
+        endpoints([1, 1, 1]);
+        endpoints([2, 1, 1]);
+        let before = endpoints([2, 2, 1]);
+        let after = endpoints([2, 2, 2]);
+        let same = [0, 1, 2].map(|rule| Arc::ptr_eq(&before[rule], &after[rule]));
+        assert_eq!(same, [true, true, false]);
     }
 
     #[tokio::test]
