@@ -9,7 +9,7 @@ use super::encoded::Encoded;
 use super::renew;
 use super::scopes::{Outdated, Scopes};
 use crate::mesh::Mesh;
-use crate::xds::{Scope, Snapshot, SnapshotSource};
+use crate::xds::{Scope, Snapshot, SnapshotSource, TooManyScopes};
 
 /// Compiles for every scope that some proxy has.
 pub struct Compiler {
@@ -91,12 +91,14 @@ impl Default for Compiler {
 }
 
 impl SnapshotSource for Compiler {
-    fn subscribe(&self, scope: &Scope) -> watch::Receiver<Arc<Snapshot>> {
-        let (snapshots, is_new) = self.lock().subscribe(scope);
-        if is_new {
-            self.newcomer.notify_one();
+    fn subscribe(&self, scope: &Scope) -> Result<watch::Receiver<Arc<Snapshot>>, TooManyScopes> {
+        let mut scopes = self.lock();
+        if let Some(snapshots) = scopes.get(scope) {
+            return Ok(snapshots);
         }
-        snapshots
+        // Where there is no room, too: those that no proxy has any more are forgotten then.
+        self.newcomer.notify_one();
+        scopes.enter(scope)
     }
 }
 
@@ -160,7 +162,7 @@ mod tests {
     #[test]
     fn what_changed_before_is_not_encoded_again() {
         let (compiler, mut encoded) = (Compiler::new(), Encoded::default());
-        let snapshots = compiler.subscribe(&Scope::default());
+        let snapshots = compiler.subscribe(&Scope::default()).unwrap();
         let mut endpoints = |ports| {
             compiler.update(Some(&with_rules(ports)), Instant::now(), &mut encoded);
             let snapshot = Arc::clone(&snapshots.borrow());
@@ -181,7 +183,7 @@ mod tests {
         let compiler = Arc::new(Compiler::new());
         let (publish, meshes) = watch::channel(None);
         let running = tokio::spawn(Arc::clone(&compiler).run(meshes));
-        let mut snapshots = compiler.subscribe(&Scope::default());
+        let mut snapshots = compiler.subscribe(&Scope::default()).unwrap();
         assert!(snapshots.borrow().is_pending());
         publish.send_replace(Some(mesh(2)));
         let before = next(&mut snapshots).await;
@@ -194,10 +196,11 @@ mod tests {
         assert!(Arc::ptr_eq(&same(&before), &same(&after)), "encoded again");
 
         // A proxy of another scope shares what is encoded, and one of the same scope all.
-        let mut others = compiler.subscribe(&Scope { datacenter: "aws".to_owned(), ..Scope::default() });
+        let mut others =
+            compiler.subscribe(&Scope { datacenter: "aws".to_owned(), ..Scope::default() }).unwrap();
         let other = next(&mut others).await;
         assert!(Arc::ptr_eq(&same(&after), &same(&other)));
-        assert!(Arc::ptr_eq(&*compiler.subscribe(&Scope::default()).borrow(), &after));
+        assert!(Arc::ptr_eq(&*compiler.subscribe(&Scope::default()).unwrap().borrow(), &after));
         drop(publish);
         running.await.unwrap();
     }
@@ -253,10 +256,24 @@ mod tests {
         let mesh = mesh(1);
         for cell in 0..100 {
             let scope = Scope { cell: cell.to_string(), ..Scope::default() };
-            let snapshots = compiler.subscribe(&scope);
+            let snapshots = compiler.subscribe(&scope).unwrap();
             compiler.update(Some(&mesh).filter(|_| cell >= 50), Instant::now(), &mut encoded);
             assert_eq!(snapshots.borrow().is_pending(), cell < 50);
             assert_eq!(compiler.lock().len(), 1);
         }
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_scopes() {
+        let (compiler, mut encoded) = (Compiler::new(), Encoded::default());
+        let of_cell = |cell: usize| Scope { cell: cell.to_string(), ..Scope::default() };
+        let mut taken: Vec<_> = (0..1_000).map(|cell| compiler.subscribe(&of_cell(cell)).unwrap()).collect();
+        assert_eq!(compiler.subscribe(&of_cell(1_000)).unwrap_err(), TooManyScopes { most: 1_000 });
+        assert!(compiler.subscribe(&of_cell(999)).is_ok(), "one that is served");
+        let sidecar = Scope { role: Role::Sidecar, ..Scope::default() };
+        assert!(compiler.subscribe(&sidecar).is_ok(), "another role");
+        taken.pop();
+        compiler.update(None, Instant::now(), &mut encoded);
+        assert!(compiler.subscribe(&of_cell(1_000)).is_ok());
     }
 }

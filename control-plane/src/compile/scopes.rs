@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::Memory;
 use crate::mesh::Mesh;
-use crate::xds::{Role, Scope, Snapshot};
+use crate::xds::{Role, Scope, Snapshot, TooManyScopes};
 
 /// All of them. Edges stand apart from sidecars: there are few of them, and players wait for them.
 #[derive(Debug, Default)]
@@ -32,15 +32,27 @@ pub(super) struct Outdated {
     pub(super) memory: Memory,
 }
 
+/// Edges of one kind share a scope, so a hundred datacenters have a few hundred. Whoever may connect may claim any cell and any
+/// listeners, and each costs a compilation and up to some megabytes.
+const MOST_EDGES: usize = 1_000;
+
+/// Every sidecar has a scope of its own, of some kilobytes: as many as the xDS listener takes connections by default.
+const MOST_SIDECARS: usize = 20_000;
+
 impl Scopes {
-    /// What this scope is served; true where it is served from now on.
-    pub(super) fn subscribe(&mut self, scope: &Scope) -> (watch::Receiver<Arc<Snapshot>>, bool) {
-        let of_role = self.of(scope.role);
-        if let Some(served) = of_role.get(scope) {
-            return (served.snapshots.subscribe(), false);
+    /// What this scope is served, if it is.
+    pub(super) fn get(&mut self, scope: &Scope) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        let (of_role, _) = self.of(scope.role);
+        of_role.get(scope).map(|served| served.snapshots.subscribe())
+    }
+
+    /// Serves this scope from now on, if there is room.
+    pub(super) fn enter(&mut self, scope: &Scope) -> Result<watch::Receiver<Arc<Snapshot>>, TooManyScopes> {
+        let (of_role, most) = self.of(scope.role);
+        if of_role.len() >= most {
+            return Err(TooManyScopes { most });
         }
-        let served = of_role.entry(scope.clone()).or_default();
-        (served.snapshots.subscribe(), true)
+        Ok(of_role.entry(scope.clone()).or_default().snapshots.subscribe())
     }
 
     /// Takes out those that no proxy has any more. They are for the caller to drop, who can do so without the lock.
@@ -63,7 +75,7 @@ impl Scopes {
 
     /// Notes that what a scope is served is of this mesh.
     pub(super) fn renewed(&mut self, scope: &Scope, memory: Memory, mesh: &Arc<Mesh>) {
-        if let Some(served) = self.of(scope.role).get_mut(scope) {
+        if let Some(served) = self.of(scope.role).0.get_mut(scope) {
             served.memory = memory;
             served.mesh = Some(Arc::clone(mesh));
         }
@@ -75,10 +87,11 @@ impl Scopes {
         self.edges.len() + self.sidecars.len()
     }
 
-    const fn of(&mut self, role: Role) -> &mut HashMap<Scope, Served> {
+    /// Those of a role, and how many there may be.
+    const fn of(&mut self, role: Role) -> (&mut HashMap<Scope, Served>, usize) {
         match role {
-            Role::Edge => &mut self.edges,
-            Role::Sidecar => &mut self.sidecars,
+            Role::Edge => (&mut self.edges, MOST_EDGES),
+            Role::Sidecar => (&mut self.sidecars, MOST_SIDECARS),
         }
     }
 }
