@@ -7,12 +7,12 @@ use std::rc::Rc;
 
 use realmgate_wire::{ServerId, consistent_hash, realm_based};
 
-use crate::config::{FilterConfig, Framing, HashKey, PickStrategy, Split};
+use crate::config::{self, FilterConfig, Framing, HashKey, PickStrategy, RouteConfig, Split};
 use crate::host::{Host, HostError};
 use crate::ranges::NumberSet;
 use crate::segments::{Claim, Segments};
 use crate::template::{Allowed, Template};
-use crate::validate::ConfigError;
+use crate::validate::{ConfigError, Fault, MAX_DESTINATIONS, MAX_ROUTES, MAX_WEIGHT, check_numbers, fault};
 
 /// Where a connection goes, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,48 +95,85 @@ struct Pick {
     cluster: Template,
 }
 
+impl Route {
+    fn new(config: &RouteConfig) -> Result<Self, Fault> {
+        let RouteConfig { worlds, instances, to, .. } = config;
+        check_numbers("worlds", worlds, ServerId::MAX_WORLD)?;
+        check_numbers("instances", instances, u16::from(u8::MAX))?;
+        if to.is_empty() {
+            return Err(fault("to", "a route needs at least one destination"));
+        }
+        if to.len() > MAX_DESTINATIONS {
+            let message = format!("{} destinations, at most {MAX_DESTINATIONS} are allowed", to.len());
+            return Err(fault("to", message));
+        }
+        let mut total_weight = 0;
+        let mut destinations = Vec::with_capacity(to.len());
+        for (j, to) in to.iter().enumerate() {
+            let destination = Destination::new(to, total_weight)
+                .map_err(|(field, message)| fault(format!("to[{j}].{field}"), message))?;
+            total_weight = destination.below;
+            destinations.push(destination);
+        }
+        Ok(Self {
+            name: Rc::from(config.name.as_str()),
+            instances: instances.clone(),
+            hash_key: config.hash_key,
+            split: config.split,
+            destinations,
+            total_weight,
+        })
+    }
+}
+
+impl Destination {
+    /// The one that follows destinations of this weight in all.
+    fn new(config: &config::Destination, before: u64) -> Result<Self, Fault> {
+        if config.weight == 0 || config.weight > MAX_WEIGHT {
+            return Err(fault("weight", format!("{} is not from 1 to {MAX_WEIGHT}", config.weight)));
+        }
+        Ok(Self {
+            cluster: Template::parse(&config.cluster, Allowed::Header).map_err(|m| fault("cluster", m))?,
+            below: before + u64::from(config.weight),
+            pick: config.pick.as_ref().map(Pick::new).transpose()?,
+            framing: config.framing,
+        })
+    }
+}
+
+impl Pick {
+    fn new(config: &config::Pick) -> Result<Self, Fault> {
+        if config.of == 0 {
+            return Err(fault("pick.of", "0 endpoints leave nothing to pick"));
+        }
+        let cluster = Template::parse(&config.cluster, Allowed::HeaderAndPick);
+        let cluster = cluster.map_err(|message| fault("pick.cluster", message))?;
+        Ok(Self { strategy: config.strategy, of: config.of, cluster })
+    }
+}
+
 impl Router {
-    /// Makes a configuration ready. It keeps nothing of `config`.
+    /// Makes a configuration ready, and checks what its types cannot say: bounds and cluster-name templates. It keeps
+    /// nothing of `config`.
     ///
     /// # Errors
-    /// [`ConfigError`] for whatever [`FilterConfig::validate`] refuses.
+    /// [`ConfigError`] with the first fault and its place.
     pub fn new(config: &FilterConfig) -> Result<Self, ConfigError> {
-        config.validate()?;
+        if config.routes.len() > MAX_ROUTES {
+            let message = format!("{} routes, at most {MAX_ROUTES} are allowed", config.routes.len());
+            return Err(ConfigError::at("routes", message));
+        }
         let mut routes = Vec::with_capacity(config.routes.len());
         let mut claims: Vec<Vec<Claim<'_>>> = vec![Vec::new(); 256];
         for (i, route) in config.routes.iter().enumerate() {
-            let mut total_weight = 0;
-            let mut destinations = Vec::with_capacity(route.to.len());
-            for (j, to) in route.to.iter().enumerate() {
-                let place = |field| format!("routes[{i}].to[{j}].{field}");
-                total_weight += u64::from(to.weight);
-                let template = |text, allowed, field| {
-                    Template::parse(text, allowed).map_err(|message| ConfigError::at(place(field), message))
-                };
-                let pick = match &to.pick {
-                    None => None,
-                    Some(pick) => Some(Pick {
-                        strategy: pick.strategy,
-                        of: pick.of,
-                        cluster: template(&pick.cluster, Allowed::HeaderAndPick, "pick.cluster")?,
-                    }),
-                };
-                let cluster = template(&to.cluster, Allowed::Header, "cluster")?;
-                destinations.push(Destination { cluster, below: total_weight, pick, framing: to.framing });
-            }
+            let ready = Route::new(route)
+                .map_err(|(field, message)| ConfigError::at(format!("routes[{i}].{field}"), message))?;
+            routes.push(ready);
             if let (Some(of_type), Ok(index)) =
                 (claims.get_mut(usize::from(route.server_type)), u32::try_from(i))
             {
                 of_type.push(Claim { route: index, worlds: &route.worlds, instances: &route.instances });
             }
-            routes.push(Route {
-                name: Rc::from(route.name.as_str()),
-                instances: route.instances.clone(),
-                hash_key: route.hash_key,
-                split: route.split,
-                destinations,
-                total_weight,
-            });
         }
         Ok(Self {
             routes,
