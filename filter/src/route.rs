@@ -61,6 +61,64 @@ pub struct Router {
 }
 
 impl Found<'_> {
+    /// Whether the route's hash key is the client's address.
+    #[must_use]
+    pub fn wants_source_ip(self) -> bool {
+        self.route.hash_key == Some(HashKey::SourceIp)
+    }
+
+    /// Chooses destination, cluster and hash key of it, into `decision`.
+    ///
+    /// `source_ip` is without port and brackets; `random` is asked at most once, evenly distributed over all
+    /// `u64`.
+    pub fn settle(
+        self,
+        id: ServerId,
+        source_ip: Option<&str>,
+        random: impl FnOnce() -> u64,
+        decision: &mut Decision,
+    ) {
+        let Self { index, route } = self;
+        decision.route = index;
+        decision.key.clear();
+        decision.has_key = true;
+        // Writing to a string never fails.
+        let _ = match (route.hash_key, source_ip) {
+            (Some(HashKey::Instance), _) => write!(decision.key, "{}", id.instance()),
+            (Some(HashKey::WorldInstance), _) => write!(decision.key, "{}/{}", id.world(), id.instance()),
+            (Some(HashKey::SourceIp), Some(ip)) => decision.key.write_str(ip),
+            (Some(HashKey::SourceIp), None) | (None, _) => {
+                decision.has_key = false;
+                Ok(())
+            }
+        };
+        decision.destination = if route.destinations.len() < 2 {
+            0
+        } else {
+            let point = match (route.split, decision.hash_key()) {
+                (Split::Sticky, Some(key)) => sticky_point(key),
+                _ => random(),
+            };
+            let share = scale(point, route.total_weight);
+            route.destinations.partition_point(|destination| destination.below <= share)
+        };
+        decision.pick = None;
+        // A validated route has a destination, and `share` is below the total weight.
+        let Some(destination) = route.destinations.get(decision.destination) else { return };
+        decision.framing = destination.framing;
+        if let Some(pick) = &destination.pick {
+            decision.pick = match pick.strategy {
+                PickStrategy::ConsistentHash => consistent_hash(id.instance(), pick.of),
+                PickStrategy::RealmBased => realm_based(id.world(), id.instance(), pick.of),
+            };
+            if let Some(index) = decision.pick {
+                pick.cluster.render(id, index, &mut decision.cluster);
+                return;
+            }
+        }
+        destination.cluster.render(id, 0, &mut decision.cluster);
+    }
+
     /// The route's name; empty where it has none.
     #[must_use]
     pub fn name(&self) -> Rc<str> {
@@ -207,68 +265,7 @@ impl Router {
         })
     }
 
-    /// Whether the route's hash key is the client's address.
-    #[must_use]
-    #[allow(clippy::unused_self)] // reads as a question to the router, and may need it
-    pub fn wants_source_ip(&self, found: Found<'_>) -> bool {
-        found.route.hash_key == Some(HashKey::SourceIp)
-    }
-
-    /// Chooses destination, cluster and hash key of a route that was found, into `decision`.
-    ///
-    /// `source_ip` is without port and brackets; `random` is asked at most once, evenly distributed over all
-    /// `u64`.
-    #[allow(clippy::unused_self)] // as above
-    pub fn settle(
-        &self,
-        found: Found<'_>,
-        id: ServerId,
-        source_ip: Option<&str>,
-        random: impl FnOnce() -> u64,
-        decision: &mut Decision,
-    ) {
-        let Found { index, route } = found;
-        decision.route = index;
-        decision.key.clear();
-        decision.has_key = true;
-        // Writing to a string never fails.
-        let _ = match (route.hash_key, source_ip) {
-            (Some(HashKey::Instance), _) => write!(decision.key, "{}", id.instance()),
-            (Some(HashKey::WorldInstance), _) => write!(decision.key, "{}/{}", id.world(), id.instance()),
-            (Some(HashKey::SourceIp), Some(ip)) => decision.key.write_str(ip),
-            (Some(HashKey::SourceIp), None) | (None, _) => {
-                decision.has_key = false;
-                Ok(())
-            }
-        };
-        decision.destination = if route.destinations.len() < 2 {
-            0
-        } else {
-            let point = match (route.split, decision.hash_key()) {
-                (Split::Sticky, Some(key)) => sticky_point(key),
-                _ => random(),
-            };
-            let share = scale(point, route.total_weight);
-            route.destinations.partition_point(|destination| destination.below <= share)
-        };
-        decision.pick = None;
-        // A validated route has a destination, and `share` is below the total weight.
-        let Some(destination) = route.destinations.get(decision.destination) else { return };
-        decision.framing = destination.framing;
-        if let Some(pick) = &destination.pick {
-            decision.pick = match pick.strategy {
-                PickStrategy::ConsistentHash => consistent_hash(id.instance(), pick.of),
-                PickStrategy::RealmBased => realm_based(id.world(), id.instance(), pick.of),
-            };
-            if let Some(index) = decision.pick {
-                pick.cluster.render(id, index, &mut decision.cluster);
-                return;
-            }
-        }
-        destination.cluster.render(id, 0, &mut decision.cluster);
-    }
-
-    /// [`Self::find`] and [`Self::settle`] in one, for those who decide once; `None` = no route.
+    /// [`Self::find`] and [`Found::settle`] in one, for those who decide once; `None` = no route.
     #[must_use]
     pub fn decide(
         &self,
@@ -277,7 +274,7 @@ impl Router {
         random: impl FnOnce() -> u64,
     ) -> Option<Decision> {
         let mut decision = Decision::default();
-        self.settle(self.find(id)?, id, source_ip, random, &mut decision);
+        self.find(id)?.settle(id, source_ip, random, &mut decision);
         Some(decision)
     }
 
