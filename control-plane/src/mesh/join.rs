@@ -287,6 +287,7 @@ mod tests {
         let running = tokio::spawn(join(sources, DEBOUNCE, publish));
         let start = Instant::now();
         meshes.changed().await.unwrap();
+        let first = meshes.borrow_and_update().clone().unwrap();
         let mut published = 1;
         for number in 1..=300 {
             change.send_replace(module(number));
@@ -304,6 +305,8 @@ mod tests {
         change.send_replace(module(301));
         meshes.changed().await.unwrap();
         assert!(start.elapsed() < DEBOUNCE, "{:?}", start.elapsed());
+        let last = meshes.borrow().clone().unwrap();
+        assert!(Arc::ptr_eq(&first.intentions, &last.intentions), "what is equal is the same");
         drop(change);
         running.await.unwrap();
     }
