@@ -87,6 +87,11 @@ impl Subscription {
 
     /// Tries the first half of a group in which something is bad; the second waits.
     fn try_half(&mut self, mut names: Vec<Arc<str>>) {
+        // Asked for again they may be refused again while they wait: each waits once.
+        for group in &mut self.suspended {
+            group.names.retain(|name| names.binary_search(name).is_err());
+        }
+        self.suspended.retain(|group| !group.names.is_empty());
         let second = names.split_off(names.len() / 2);
         self.suspended.push(Suspended { names: second, guilty_by_exclusion: true });
         self.due.extend(names.into_iter().map(|name| (name, ())));

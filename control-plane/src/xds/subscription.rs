@@ -99,7 +99,7 @@ impl Subscription {
 
     /// How many names this stream keeps for the type, for its bound.
     pub(crate) fn names(&self) -> usize {
-        self.interest.names().len().max(self.behind.len())
+        self.interest.names().len().max(self.behind.len()).max(self.due.len())
     }
 
     /// Whether the proxy refuses something that is still wanted.

@@ -66,6 +66,16 @@ fn s18_one_bad_among_many_is_found_when_the_refusal_names_none() {
 }
 
 #[test]
+fn groups_that_are_refused_again_while_they_wait_do_not_pile_up() {
+    let mut proxy = Proxy::new(Variant::Delta, &snapshot(&["a@1", "b@1", "c@1", "d@1"], &[], &[], &[]));
+    for _ in 0..100 {
+        let came = proxy.ask(Cluster, &["a", "b", "c", "d"]);
+        proxy.answer(&came[0], Some("no"));
+    }
+    assert!(proxy.stream.of(Cluster).suspended.len() <= 4);
+}
+
+#[test]
 fn s19_filters_stay_at_their_last_good_version_while_a_cluster_is_refused() {
     for variant in BOTH {
         let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@1"]));
