@@ -30,6 +30,20 @@ pub(crate) fn take(queue: &mut VecDeque<InFlight>, nonce: &str) -> Option<InFlig
     queue.drain(..=position).next_back()
 }
 
+/// Takes a refused version out of what later responses fall back to; what it would itself have fallen back to comes
+/// in its place.
+pub(crate) fn forget(queue: &mut VecDeque<InFlight>, refused: &Sent) {
+    let (name, version) = (refused.sent.name(), refused.sent.version());
+    for later in queue {
+        let at = later.changes.binary_search_by(|change| change.sent.name().cmp(name));
+        if let Some(change) = at.ok().and_then(|at| later.changes.get_mut(at))
+            && change.last_good.as_ref().is_some_and(|good| good.version() == version)
+        {
+            change.last_good.clone_from(&refused.last_good);
+        }
+    }
+}
+
 /// Who is at fault in a refused response.
 #[derive(Debug)]
 pub(crate) struct Suspects {

@@ -56,13 +56,19 @@ impl Subscription {
             }
             return false;
         };
+        let nack = Arc::new(Nack { message, version: answered.version, at: now });
+        let Suspects { mut guilty, mut innocent, named } =
+            in_flight::suspects(answered.changes, &nack.message);
+        for refused in &guilty {
+            in_flight::forget(&mut self.in_flight, refused);
+        }
         // A resource that was sent again meanwhile is judged by the later answer.
-        let (current, _): (Vec<_>, Vec<_>) = answered.changes.into_iter().partition(|change| {
+        let current = |change: &Sent| {
             let held = self.held(change.sent.name(), wanted);
             held.is_some_and(|held| held.version() == change.sent.version())
-        });
-        let nack = Arc::new(Nack { message, version: answered.version, at: now });
-        let Suspects { guilty, innocent, named } = in_flight::suspects(current, &nack.message);
+        };
+        guilty.retain(current);
+        innocent.retain(current);
         let names: Vec<Arc<str>> = guilty.iter().map(|change| Arc::clone(change.sent.name())).collect();
         for Sent { sent, last_good } in guilty {
             if self.full_state()

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::xds::SyncState;
+use crate::xds::subscription::PATIENCE;
 
 #[test]
 fn s17_s19_a_refusal_is_noted_and_not_answered_with_the_same() {
@@ -63,6 +64,20 @@ fn s18_one_bad_among_many_is_found_when_the_refusal_names_none() {
         assert_eq!(clusters.rejected.keys().map(|name| &**name).collect::<Vec<_>>(), ["w0321"]);
         assert_eq!(clusters.pending(proxy.stream.wanted().of(Cluster)), 0);
     }
+}
+
+#[test]
+fn s19_what_is_refused_late_is_nothing_to_fall_back_to() {
+    let wanted = |version: &str| snapshot(&[&format!("a@{version}"), "b@1"], &[], &[], &[]);
+    let mut proxy = Proxy::started(Variant::Sotw, &wanted("1"));
+    let second = proxy.want(&wanted("2"));
+    proxy.want(&wanted("3"));
+    let third = proxy.wait(PATIENCE);
+    assert_eq!(trace(&third), ["cds: a@3 b@1"]);
+    proxy.answer(&second[0], Some("a: bad"));
+    proxy.answer(&third[0], Some("a: bad"));
+    let came = proxy.want(&snapshot(&["a@3", "b@2"], &[], &[], &[]));
+    assert_eq!(trace(&came), ["cds: a@1 b@2"]);
 }
 
 #[test]
