@@ -303,8 +303,9 @@ impl Stream {
         };
         let response = self.endpoints.push(wanted.of(ResourceType::Endpoints), Gate::Open, &removal, now);
         let waiting = response.is_none() && self.endpoints.unsent();
-        if std::mem::take(&mut self.raise_barrier) {
+        if self.raise_barrier {
             self.barrier = self.endpoints.sent + u64::from(waiting);
+            self.raise_barrier = self.endpoints.backlog == Backlog::Rest;
         } else if !waiting {
             self.barrier = self.barrier.min(self.endpoints.sent);
         }

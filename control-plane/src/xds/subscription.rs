@@ -31,6 +31,8 @@ pub(super) enum Backlog {
     Nothing,
     /// Something that other types must make way for.
     Withheld,
+    /// What was too large for one response.
+    Rest,
     /// A response that waits for the answer to one before.
     Ready,
 }
