@@ -168,7 +168,6 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         .map_err(internal);
     let server = AdsServer::new(compiler, proxies);
     tasks.spawn(server.clone().cut_stalled());
-    let server = server.into_routes();
     let xds = listener.serve(xds_listener, server, stopped(stopping));
     tracing::info!(xds = %settings.xds.listen, api = %settings.api.listen, data_dir = %data_dir.display(), "serving");
 

@@ -29,6 +29,16 @@ pub(crate) enum StreamError {
     NameTooLong,
 }
 
+impl StreamError {
+    /// A short name for metrics and logs.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::TooManyNames => "too_many_names",
+            Self::NameTooLong => "name_too_long",
+        }
+    }
+}
+
 /// How far the proxy follows the wanted snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -10,6 +10,7 @@ mod random;
 mod refusal;
 mod secrets;
 mod sotw;
+mod status;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
