@@ -10,6 +10,7 @@
 
 mod claims;
 mod csds;
+mod end;
 mod grpc;
 mod in_flight;
 mod interest;

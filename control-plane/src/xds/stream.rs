@@ -29,6 +29,16 @@ pub(crate) enum StreamError {
     NameTooLong,
 }
 
+impl StreamError {
+    /// A short name for metrics and logs.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::TooManyNames => "too_many_names",
+            Self::NameTooLong => "name_too_long",
+        }
+    }
+}
+
 /// How far the proxy follows the wanted snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -303,8 +313,9 @@ impl Stream {
         };
         let response = self.endpoints.push(wanted.of(ResourceType::Endpoints), Gate::Open, &removal, now);
         let waiting = response.is_none() && self.endpoints.unsent();
-        if std::mem::take(&mut self.raise_barrier) {
+        if self.raise_barrier {
             self.barrier = self.endpoints.sent + u64::from(waiting);
+            self.raise_barrier = self.endpoints.backlog == Backlog::Rest;
         } else if !waiting {
             self.barrier = self.barrier.min(self.endpoints.sent);
         }

@@ -102,8 +102,7 @@ async fn an_endpoint_that_no_cluster_expects_is_not_spoken_to_in_the_clear() {
         let server = AdsServer::new(source, Arc::new(Registry::new(&metrics).unwrap()));
         let listener = Listener::open(ListenerConfig::default(), &metrics).unwrap();
         let socket = TcpListener::bind(net.at(port::XDS)).await.unwrap();
-        let serving =
-            tokio::spawn(listener.serve(socket, server.into_routes(), std::future::pending::<()>()));
+        let serving = tokio::spawn(listener.serve(socket, server, std::future::pending::<()>()));
         let game = TcpListener::bind(net.at(port::GAME)).await.unwrap();
 
         let bootstrap = fs::read_to_string(parts::workspace().join("envoy/edge.yaml")).unwrap();
