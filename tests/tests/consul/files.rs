@@ -7,11 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use realmgate_control_plane::mesh::failover;
+use realmgate_control_plane::model::parse;
+use realmgate_control_plane::source::consul::ConsulConfig;
 use realmgate_tests::address::Address;
 use realmgate_tests::http::Http;
 use realmgate_tests::process::Process;
 use realmgate_tests::{TestNet, parts, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use super::stage::{Following, lookups};
 
 /// As the harness waits for a server: electing itself takes two seconds, many times that where the disk is busy.
 const SOON: Duration = Duration::from_secs(30);
@@ -45,8 +50,8 @@ fn consul(address: IpAddr, arguments: &[&str], file: &Path) {
     assert!(output.status.success(), "{}: {}{}", file.display(), said(&output.stdout), said(&output.stderr));
 }
 
-#[test]
-fn every_file_is_what_consul_takes() {
+#[tokio::test(flavor = "multi_thread")]
+async fn every_file_is_what_consul_takes() {
     let (net, other) = (TestNet::new(), Address::claim());
     let ips = [net.ip(), other.ip()];
     let mut agents = Vec::new();
@@ -89,11 +94,32 @@ fn every_file_is_what_consul_takes() {
         })
     });
     let instance = &read(&azure, "/v1/health/service/game?dc=aws&filter=Service.Meta.version==1")[0];
-    assert_eq!(instance["Service"]["Weights"], serde_json::json!({"Passing": 10, "Warning": 1}));
+    assert_eq!(instance["Service"]["Weights"], json!({"Passing": 10, "Warning": 1}));
     // Consul's own reading of them: players of azure go to aws.
     let chain = read(&azure, "/v1/discovery-chain/game");
     let targets = &chain["Chain"]["Targets"];
     assert!(targets.get("v1.game.default.aws").is_some(), "{targets}");
+
+    // And of the splitter, which we read as it does.
+    let chain = read(&aws, "/v1/discovery-chain/lobby");
+    let splits = &chain["Chain"]["Nodes"]["splitter:lobby.default"]["Splits"];
+    assert_eq!(
+        splits.as_array().map(|all| all.iter().map(|leg| &leg["Weight"]).collect::<Vec<_>>()),
+        Some(vec![&json!(90), &json!(10)])
+    );
+    let config = ConsulConfig {
+        address: format!("http://{}:8500", ips[0]),
+        token_file: None,
+        ca_file: None,
+        datacenter: String::new(),
+        data_dir: net.dir().join("data"),
+    };
+    let following = Following::with(&config, lookups([]));
+    following.ok().await;
+    let policy = parse("services: [{name: lobby, consul: {service: lobby}}]").unwrap();
+    let legs = failover::legs(&policy.services[0], &following.source.catalog().borrow());
+    let shares: Vec<_> = legs.iter().map(|leg| (leg.to.service.as_str(), leg.weight)).collect();
+    assert_eq!(shares, [("lobby", 900_000), ("lobby-next", 100_000)]);
 
     // Critical until the check has found somebody there, which it does every 3 s.
     let status = || read(&aws, "/v1/health/checks/game")[0]["Status"].clone();
