@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use realmgate_control_plane::mesh::Wanted;
 use realmgate_control_plane::source::Health;
 use realmgate_control_plane::source::consul::ConsulConfig;
 use realmgate_tests::consul::{Config, Service, TwoDatacenters};
@@ -46,12 +47,21 @@ async fn what_is_known_outlives_consul_and_us() {
     restarted.health("it serves what it knew", |health| matches!(health, Health::Degraded { .. })).await;
     assert_eq!(restarted.source.catalog().borrow().instances, known.instances);
     assert_eq!(restarted.source.intentions().borrow().list.len(), 1);
+    // Nor does it lose what it knew before it knows the policy, where it need not ask which datacenter it is in.
+    let config = ConsulConfig { datacenter: "aws".to_owned(), ..config(&consul, &data) };
+    let early = Following::with(&config, Wanted::default());
+    wait_until("it has asked for the catalog", SOON, || {
+        early.shown("realmgate_consul_up{part=\"catalog aws\"}").is_some()
+    });
+    early.wanted.send_replace(wanted.clone());
+    early.health("it serves what it knew", |health| matches!(health, Health::Degraded { .. })).await;
+    assert_eq!(early.source.catalog().borrow().instances, known.instances);
     let empty = Following::start(&consul, &net.dir().join("empty"), wanted);
     assert_eq!(*empty.source.health().borrow(), Health::Starting);
 
     consul.restart().unwrap();
     consul.register(&Service::new("battle", "b2", net.at(9002)));
-    for following in [&following, &restarted, &empty] {
+    for following in [&following, &restarted, &early, &empty] {
         following
             .catalog("it follows again", |catalog| {
                 catalog.instances.get(&battle).is_some_and(|instances| instances.len() == 2)

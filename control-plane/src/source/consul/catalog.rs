@@ -75,14 +75,14 @@ pub(super) async fn follow(
     let mut tasks = JoinSet::new();
     let mut running: BTreeMap<String, (watch::Sender<BTreeSet<Lookup>>, AbortHandle)> = BTreeMap::new();
     loop {
-        let mut by_datacenter = BTreeMap::from([(local.clone(), BTreeSet::new())]);
-        for lookup in &wanted.borrow_and_update().lookups {
-            by_datacenter.entry(lookup.datacenter.clone()).or_default().insert(lookup.clone());
+        let lookups = wanted.borrow_and_update().lookups.clone();
+        if let Some(lookups) = &lookups {
+            published.change(|catalog| catalog.instances.retain(|lookup, _| lookups.contains(lookup)));
         }
-        published.change(|catalog| {
-            let of = |lookup: &Lookup| by_datacenter.get(&lookup.datacenter);
-            catalog.instances.retain(|lookup, _| of(lookup).is_some_and(|lookups| lookups.contains(lookup)));
-        });
+        let mut by_datacenter = BTreeMap::from([(local.clone(), BTreeSet::new())]);
+        for lookup in lookups.into_iter().flatten() {
+            by_datacenter.entry(lookup.datacenter.clone()).or_default().insert(lookup);
+        }
         running.retain(|datacenter, (_, task)| {
             let keep = by_datacenter.contains_key(datacenter);
             if !keep {
