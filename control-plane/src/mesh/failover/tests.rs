@@ -261,7 +261,7 @@ fn entry() -> impl Strategy<Value = ServiceEntries> {
                 redirect: redirect.map(|(to, datacenter)| Redirect { to, datacenter }),
                 failover: [("*".to_owned(), failover)].into(),
             };
-            ServiceEntries { resolver: Some(resolver), splitter, protocol: None }
+            ServiceEntries { resolver: Some(resolver), splitter }
         },
     )
 }

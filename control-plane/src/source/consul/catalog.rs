@@ -30,6 +30,11 @@ impl Published {
         self.catalog.subscribe()
     }
 
+    /// What is known now.
+    pub(super) fn current(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.borrow())
+    }
+
     /// Changes a part; whoever reads sees the whole change or nothing of it. The lists of instances are shared.
     pub(super) fn change(&self, change: impl FnOnce(&mut Catalog)) {
         self.catalog.send_if_modified(|current| {
@@ -56,7 +61,7 @@ impl Published {
 
     /// Counts the instances of a datacenter, which just changed.
     pub(super) fn count(&self, datacenter: &str) {
-        let catalog = Arc::clone(&self.catalog.borrow());
+        let catalog = self.current();
         let of = catalog.instances.iter().filter(|(lookup, _)| lookup.datacenter == datacenter);
         self.metrics.instances(datacenter, of.map(|(_, instances)| instances.len()).sum());
     }
