@@ -77,7 +77,8 @@ fn look(context: &Context, policy: &Arc<Policy>) -> Applied {
         let latest = wanted_of
             .entry(scope)
             .or_insert_with_key(|scope| Arc::clone(context.compiler.subscribe(scope).borrow().version()));
-        if compiled && has == *latest {
+        // What is pending has no version, as has who was sent nothing.
+        if compiled && has == *latest && !latest.is_empty() {
             applied.synced += 1;
         } else if compiled && wanted == *latest && sync == SyncState::Rejecting {
             applied.rejecting.push(id.to_string());

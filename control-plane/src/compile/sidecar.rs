@@ -39,9 +39,13 @@ const ACCESS_LOG: &str = concat!(
     "\n"
 );
 
-/// Everything that a sidecar with these ports should have; nothing while its service has no certificate.
+/// Everything that a sidecar with these ports should have; nothing where its service has no certificate, and pending
+/// until it has one that is wanted.
 pub(super) fn compile(mesh: &Mesh, scope: &Scope, ports: &Ports) -> Snapshot {
     let none = || ResourceSet::new([]);
+    if tls::Client::of(mesh, scope).waits(mesh) {
+        return Snapshot::default();
+    }
     if mesh.identities.leaf(&scope.service).is_none() {
         return Snapshot::new(none(), none(), none(), none());
     }

@@ -20,6 +20,7 @@ use prost::{Message, Name};
 use super::envoy;
 use super::priorities::target;
 use crate::mesh::failover::Locality;
+use crate::mesh::identity::wanted_leaves;
 use crate::mesh::{Identities, Mesh};
 use crate::model::{Service, ServiceTls};
 use crate::xds::{Resource, Scope};
@@ -91,6 +92,14 @@ impl<'a> Client<'a> {
     ) -> Security {
         let mutual = |place: &Locality| (target(place), self.mutual(&place.datacenter, &place.service));
         self.secured(service, || Security::Targets(places.map(mutual).collect()))
+    }
+
+    /// Whether the policy wants a certificate of it that an authority has not given yet in this run. Then it is sent nothing: it
+    /// may have one from an earlier run, and what needs it.
+    pub(super) fn waits(&self, mesh: &Mesh) -> bool {
+        self.identities.is_known()
+            && self.identities.leaf(self.own).is_none()
+            && wanted_leaves(&mesh.policy, &mesh.edge.service).contains(self.own)
     }
 
     fn secured(&self, service: &Service, mutual: impl FnOnce() -> Security) -> Security {
