@@ -239,9 +239,9 @@ impl Datacenter {
         // Consul shuffles what it tells.
         instances.sort_unstable();
         let before = self.published.current().instances.get(lookup).cloned().unwrap_or_default();
-        let names = self.known.get(lookup).into_iter().flat_map(|known| &known.services);
-        let names: BTreeSet<_> = names.map(String::as_str).chain([&*lookup.service]).collect();
-        let rights = rights::of_instances(names.into_iter(), &before, &instances);
+        let services = self.known.get(lookup).into_iter().flat_map(|known| &known.services);
+        let services: BTreeSet<_> = services.chain([&lookup.service]).map(String::as_str).collect();
+        let rights = rights::of_instances(services.into_iter(), &before, &instances);
         self.context.client.may_read(&answer.path, &encoded(&self.name), &rights).await?;
         Ok(Read { instances: instances.into(), known })
     }

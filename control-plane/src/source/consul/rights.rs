@@ -144,7 +144,7 @@ mod tests {
         let asked = |before, now| of_instances(["game"].into_iter(), &on(before), &on(now));
         let (game, n1) = (service("game"), right("node", "n1"));
         assert_eq!(asked(&["n1", "n1", "n2"], &["n1", "n2", "n3"]), []);
-        assert_eq!(asked(&["n1", "n2"], &["n2"]), [n1.clone()], "its own service is seen");
+        assert_eq!(asked(&["n1", "n2"], &["n2"]), std::slice::from_ref(&n1), "its own service is seen");
         assert_eq!(asked(&["n1"], &[]), [game.clone(), n1]);
         assert_eq!(asked(&[], &[]), [game, right("node", "")], "nobody knows which nodes");
 
@@ -163,7 +163,7 @@ mod tests {
         let denied = Intention { action: Action::Deny, ..one.clone() };
         let pair = |a, b| [right("intention", a), right("intention", b)];
         assert_eq!(of_intentions(&[one.clone(), other.clone()], &[denied]), [pair("*", "c")]);
-        assert_eq!(of_intentions(&[one.clone()], &[]), [pair("a", "b")]);
+        assert_eq!(of_intentions(std::slice::from_ref(&one), &[]), [pair("a", "b")]);
         assert_eq!(of_intentions(&[], &[one]), [] as [[Right; 2]; 0]);
         assert_eq!(of_intentions(&[], &[]), [pair("*", "*")]);
     }

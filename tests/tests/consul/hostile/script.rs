@@ -110,8 +110,8 @@ async fn serve(
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let known = query.split('&').find_map(|part| part.strip_prefix("index=")?.parse::<u64>().ok());
         *state.lock().unwrap().asked.entry(path.to_owned()).or_default() += 1;
-        let held = state.lock().unwrap().held;
-        if known.is_some_and(|known| known > 0) && held.is_some_and(|held| path.starts_with(held)) {
+        let holds = state.lock().unwrap().held;
+        if known.is_some_and(|known| known > 0) && holds.is_some_and(|prefix| path.starts_with(prefix)) {
             // Until the client goes.
             let _ = client.read_buf(&mut head).await?;
             return Ok(());
