@@ -3,6 +3,7 @@
 use std::fs;
 
 use realmgate_control_plane::mesh::Wanted;
+use realmgate_control_plane::mesh::catalog::Catalog;
 use realmgate_control_plane::source::Health;
 use realmgate_control_plane::source::consul::ConsulConfig;
 use realmgate_tests::consul::{Config, Service, TwoDatacenters};
@@ -196,15 +197,19 @@ async fn rights_that_go_take_nothing_away() {
     assert_eq!(*fresh.source.health().borrow(), Health::Starting);
     assert!(fresh.source.catalog().borrow().instances.is_empty());
 
+    // A change is seen at once; without one it is asked for within 10 s.
     consul.set_rights("realmgate", &rules);
+    consul.register(&Service::new("battle", "b2", net.at(9002)));
     for following in [&following, &fresh] {
         following.ok().await;
-        let catalog = following.catalog("it is followed", |c| c.instances.contains_key(&battle)).await;
-        assert_eq!((catalog.instances[&battle].len(), catalog.entries.len()), (1, 2));
+        let both = |c: &Catalog| c.instances.get(&battle).is_some_and(|instances| instances.len() == 2);
+        let catalog = following.catalog("it is followed", both).await;
+        assert_eq!(catalog.entries.len(), 2);
         assert_eq!(following.source.intentions().borrow().list.len(), 2);
     }
     // What is really gone goes.
     consul.deregister("b1");
+    consul.deregister("b2");
     consul.delete_intention("edge", "battle");
     following.catalog("it is gone", |c| c.instances[&battle].is_empty()).await;
     until(following.source.intentions(), "it is gone", |all| all.list.len() == 1).await;
