@@ -278,6 +278,7 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
     let gateway = &settings.game_gateway;
     let listener = || model::Listener {
         clusters: gateway.clusters,
+        proxy_protocol: gateway.proxy_protocol,
         ..EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())
     };
     EdgeSettings {

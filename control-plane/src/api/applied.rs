@@ -74,9 +74,9 @@ fn look(context: &Context, policy: &Arc<Policy>) -> Applied {
     let mut applied = Applied::default();
     let mut wanted_of = HashMap::new();
     for Progress { id, scope, wanted, applied: has, sync } in context.proxies.progress() {
-        let latest = wanted_of
-            .entry(scope)
-            .or_insert_with_key(|scope| Arc::clone(context.compiler.subscribe(scope).borrow().version()));
+        let latest = wanted_of.entry(scope).or_insert_with_key(|scope| {
+            context.compiler.subscribe(scope).map(|of| Arc::clone(of.borrow().version())).unwrap_or_default()
+        });
         // What is pending has no version, as has who was sent nothing.
         if compiled && has == *latest && !latest.is_empty() {
             applied.synced += 1;

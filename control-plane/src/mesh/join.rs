@@ -222,11 +222,16 @@ pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Send
     let mut quiet_from = Instant::now();
     loop {
         let mut next = None;
-        if let Some((mesh, then)) = sources.latest() {
+        if let Some((mut mesh, then)) = sources.latest() {
             next = then;
             let published = publish.send_if_modified(|current| {
                 let changed = current.as_deref() != Some(&mesh);
                 if changed {
+                    // They are joined anew each time; as the very same they are compared at a glance, once for each sidecar.
+                    let before = current.as_deref().map(|before| &before.intentions);
+                    if let Some(before) = before.filter(|before| **before == mesh.intentions) {
+                        mesh.intentions = Arc::clone(before);
+                    }
                     *current = Some(Arc::new(mesh));
                 }
                 changed

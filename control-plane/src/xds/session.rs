@@ -138,8 +138,11 @@ impl Session {
             self.shared.registry.metrics().stream_refused("identity");
             Status::permission_denied(mismatch.to_string())
         })?;
+        let mut snapshots = self.shared.source.subscribe(&peer.scope).map_err(|error| {
+            self.shared.registry.metrics().stream_refused("too_many_scopes");
+            Status::resource_exhausted(error.to_string())
+        })?;
         tracing::info!(node = &*peer.id, address = %self.from.address, "proxy connected");
-        let mut snapshots = self.shared.source.subscribe(&peer.scope);
         let wanted = Arc::clone(&snapshots.borrow_and_update());
         let names = Arc::clone(&self.shared.names);
         let aggregated = self.method.kind.is_none();

@@ -92,6 +92,14 @@ fn fixed_targets_need_no_consul() {
     assert_eq!(wanted(&policy, &Catalog::default()), BTreeSet::new());
 }
 
+/// Their sidecars have its certificate and no other: a target of another name could prove nothing.
+#[test]
+fn fixed_targets_are_what_the_service_is_in_consul() {
+    let service =
+        "consul: {service: game}, failover: {targets: [{datacenter: azure, endpoints: ['10.1.0.1:1']}]}";
+    assert_eq!(choices(service, "", &[]), ["aws/game", "azure/game"]);
+}
+
 #[test]
 fn residency_outranks_everything() {
     let entries = [(

@@ -20,6 +20,7 @@ use pb_status::ConfigStatus::{Error, Synced};
 use super::*;
 use crate::xds::{
     AdsServer, Listener, ListenerConfig, ProxyStatus, Registry, Scope, SnapshotSource, SyncState,
+    TooManyScopes,
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(5);
@@ -27,8 +28,8 @@ pub(super) const SOON: Duration = Duration::from_secs(5);
 pub(super) struct Source(pub(super) watch::Sender<Arc<Snapshot>>);
 
 impl SnapshotSource for Source {
-    fn subscribe(&self, _: &Scope) -> watch::Receiver<Arc<Snapshot>> {
-        self.0.subscribe()
+    fn subscribe(&self, scope: &Scope) -> Result<watch::Receiver<Arc<Snapshot>>, TooManyScopes> {
+        if scope.cell == "one too many" { Err(TooManyScopes { most: 1 }) } else { Ok(self.0.subscribe()) }
     }
 }
 
@@ -121,6 +122,17 @@ pub(super) async fn end<T>(stream: &mut Streaming<T>) -> Status {
 
 pub(super) fn first(node: Option<Node>) -> pb::DeltaDiscoveryRequest {
     pb::DeltaDiscoveryRequest { node, type_url: Cluster.url().to_owned(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_scope_for_which_there_is_no_room_is_refused_with_words() {
+    let fixture = Fixture::new(snapshot(&["a@1"], &[], &[], &[])).await;
+    let (requests, mut responses) = fixture.delta().await;
+    requests.send(first(Some(node(&[("cell", "one too many")])))).await.unwrap();
+    let end = end(&mut responses).await;
+    assert_eq!(end.code(), Code::ResourceExhausted);
+    assert!(end.message().starts_with("1 scopes of this role are served"), "{end}");
+    assert!(fixture.metric(r#"realmgate_xds_streams_refused_total{reason="too_many_scopes"} 1"#));
 }
 
 #[tokio::test]
