@@ -44,6 +44,8 @@ const ACCESS_LOG: &str = concat!(
 /// All of a mesh that sidecars of a service are made from. There are thousands of them, and most changes are none of theirs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Inputs {
+    /// Whether there is nothing to be said before its certificate has come.
+    waits: bool,
     /// With the service's leaf alone.
     identities: Identities,
     intentions: Arc<Intentions>,
@@ -55,6 +57,7 @@ pub(super) struct Inputs {
 impl Inputs {
     pub(super) fn of(mesh: &Mesh, scope: &Scope) -> Self {
         Self {
+            waits: tls::Client::of(mesh, scope).waits(mesh),
             identities: mesh.identities.of(&scope.service),
             intentions: Arc::clone(&mesh.intentions),
             guard: mesh.policy.intentions_close.then(|| mesh.module.clone()),
@@ -63,9 +66,13 @@ impl Inputs {
     }
 }
 
-/// Everything that a sidecar with these ports should have; nothing while its service has no certificate.
+/// Everything that a sidecar with these ports should have; nothing where its service has no certificate, and pending
+/// until it has one that is wanted.
 pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot {
     let none = || ResourceSet::new([]);
+    if inputs.waits {
+        return Snapshot::default();
+    }
     if inputs.identities.leaf(&scope.service).is_none() {
         return Snapshot::new(none(), none(), none(), none());
     }

@@ -20,6 +20,7 @@ use prost::{Message, Name};
 use super::envoy;
 use super::priorities::target;
 use crate::mesh::failover::Locality;
+use crate::mesh::identity::wanted_leaves;
 use crate::mesh::{Identities, Mesh};
 use crate::model::{Service, ServiceTls};
 use crate::xds::{Resource, Scope};
@@ -79,6 +80,14 @@ impl<'a> Client<'a> {
     /// The datacenter that it says it is in; empty = it says none.
     pub(super) const fn datacenter(&self) -> &'a str {
         self.datacenter
+    }
+
+    /// Whether the policy wants a certificate of it that an authority has not given yet in this run. Then it is sent nothing: it
+    /// may have one from an earlier run, and what needs it.
+    pub(super) fn waits(&self, mesh: &Mesh) -> bool {
+        self.identities.is_known()
+            && self.identities.leaf(self.own).is_none()
+            && wanted_leaves(&mesh.policy, &mesh.edge.service).contains(self.own)
     }
 
     /// How this client speaks to a service here, and in these places, each of which proves to be just that one: a service,

@@ -139,7 +139,8 @@ impl Stream {
     /// counts before what is refused: who waits for an end of it must not stop too early.
     pub(crate) fn sync(&self) -> SyncState {
         let asked = || ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
-        if asked().next().is_none()
+        if self.wanted.is_pending()
+            || asked().next().is_none()
             || self.starting.is_some()
             || !self.awaited.is_empty()
             || asked().any(Subscription::moves)

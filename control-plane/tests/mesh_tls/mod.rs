@@ -165,8 +165,11 @@ routes: [{name: r, server_type: 200, to: [{service: places}, {service: fixed}, {
 
 #[test]
 fn a_service_without_certificates_gets_nobody_rather_than_somebody_in_the_clear() {
-    for mesh in [documented(&["game"]), documented(&[])] {
-        let snapshot = compile(&mesh, &Scope::default());
+    let without_authority = Mesh { identities: Arc::default(), ..documented(&[]) };
+    // Nobody wants a certificate of it.
+    let stranger = Scope { service: "stranger".to_owned(), ..Scope::default() };
+    for (mesh, scope) in [(without_authority, Scope::default()), (documented(&["game"]), stranger)] {
+        let snapshot = compile(&mesh, &scope);
         let common = context(cluster(&snapshot, "game").transport_socket).common_tls_context.unwrap();
         assert!(common.tls_certificate_sds_secret_configs.is_empty(), "it would wait for a secret for ever");
         let Some(ValidationContextType::ValidationContext(validation)) = common.validation_context_type
@@ -254,8 +257,22 @@ fn intentions_that_close_put_a_guard_into_the_listener() {
 }
 
 #[test]
-fn a_sidecar_without_a_certificate_listens_nowhere() {
-    let snapshot = compile(&documented(&["realmgate-edge"]), &sidecar("game"));
+fn who_waits_for_a_certificate_that_is_wanted_keeps_what_it_has() {
+    let pending = |mesh: &Mesh, scope: &Scope| compile(mesh, scope).is_pending();
+    let (edge, game) = (Scope::default(), sidecar("game"));
+    let mesh = documented(&["game"]);
+    assert!(pending(&mesh, &edge) && !pending(&mesh, &game));
+    let mesh = documented(&["realmgate-edge"]);
+    assert!(!pending(&mesh, &edge) && pending(&mesh, &game));
+    // A certificate without a root is none.
+    let mut mesh = documented(&["realmgate-edge", "game"]);
+    Arc::make_mut(&mut mesh.identities).roots = Arc::default();
+    assert!(pending(&mesh, &edge) && pending(&mesh, &game));
+}
+
+#[test]
+fn a_sidecar_of_which_no_certificate_is_wanted_listens_nowhere() {
+    let snapshot = compile(&documented(&["realmgate-edge"]), &sidecar("stranger"));
     assert!(!snapshot.is_pending());
     for kind in ResourceType::ALL {
         assert!(snapshot.of(kind).is_empty(), "{kind:?}");
