@@ -316,7 +316,8 @@ impl Stream {
         let waiting = response.is_none() && self.endpoints.unsent();
         if self.raise_barrier {
             self.barrier = self.endpoints.sent + u64::from(waiting);
-            self.raise_barrier = self.endpoints.backlog == Backlog::Rest;
+            // What waits may be too large for one response, too.
+            self.raise_barrier = waiting || self.endpoints.backlog == Backlog::Rest;
         } else if !waiting {
             self.barrier = self.barrier.min(self.endpoints.sent);
         }
