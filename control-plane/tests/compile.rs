@@ -122,7 +122,7 @@ fn summary(mesh: &Mesh, snapshot: &Snapshot) -> String {
         }
     }
     for listener in mesh.listeners(&[]) {
-        let config = filter_config(listener, RouteTable::new(mesh, &listener.name).to_filter());
+        let config = filter_config(listener, RouteTable::new(mesh, &listener.name).to_filter(), &mesh.edge);
         text += &format!("filter of {}: ", listener.name);
         text += "{\n";
         for route in &config.routes {
@@ -200,7 +200,7 @@ fn the_filter_names_only_clusters_that_exist() {
         let snapshot = compile(&mesh, &Scope::default());
         for listener in mesh.listeners(&[]) {
             let table = RouteTable::new(&mesh, &listener.name);
-            let router = Router::new(&filter_config(listener, table.to_filter())).unwrap();
+            let router = Router::new(&filter_config(listener, table.to_filter(), &mesh.edge)).unwrap();
             let mut named = 0;
             for world in 0..=ServerId::MAX_WORLD {
                 for instance in [0, 1, 2, 3, 7] {

@@ -35,6 +35,9 @@ pub struct FilterConfig {
     /// New connections from one address in a second: so many at once, and as many again spread over each second; 0
     /// = no limit.
     pub new_connections_per_ip_per_second: u32,
+    /// Whether anybody reads what is told of each connection at its end.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub access_log: bool,
     /// Routes in order; the first that matches wins.
     pub routes: Vec<RouteConfig>,
 }
@@ -46,6 +49,7 @@ impl Default for FilterConfig {
             max_message_bytes: 65_535,
             connections_per_ip: 0,
             new_connections_per_ip_per_second: 0,
+            access_log: true,
             routes: Vec::new(),
         }
     }

@@ -60,6 +60,12 @@ impl Gateway {
         }
     }
 
+    /// Whether anybody reads the access log.
+    #[must_use]
+    pub fn is_logged(&self) -> bool {
+        self.router.is_logged()
+    }
+
     /// How often [`Self::tick`] is to be called; `None` = never.
     #[must_use]
     pub fn tick_period_ms(&self) -> Option<u32> {

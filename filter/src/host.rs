@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::access_log::Record;
 use crate::telemetry::Metric;
 
 /// The proxy around one connection. Calls act on the connection whose callback is running, or the one last
@@ -16,8 +17,8 @@ pub trait Host: Stream + Process {
     /// Sets what the cluster's load balancer hashes.
     fn set_hash_key(&mut self, key: &str) -> Result<(), HostError>;
 
-    /// Sets a property of the connection that access logs can show.
-    fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError>;
+    /// Tells the access log how the connection ended, if anybody reads it. The log may miss it, the player does not.
+    fn log(&mut self, record: &Record);
 
     /// Why the proxy could not bring the connection to a game server; `None` = nothing failed, or it cannot say.
     fn upstream_failure(&mut self) -> Option<UpstreamFailure>;

@@ -73,6 +73,7 @@ impl RootContext for Root {
             let _ = hostcalls::log(LogLevel::Error, &format!("realmgate: configuration refused: {error}"));
             return false;
         }
+        envoy.is_logged = gateway.is_logged();
         let period = gateway.tick_period_ms().map_or(TELL_MS, |period| period.min(TELL_MS));
         if period != *tick_ms {
             *tick_ms = period;

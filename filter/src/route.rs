@@ -57,6 +57,7 @@ pub struct Router {
     types: Vec<Segments>,
     max_message_bytes: u32,
     header_timeout_ms: u32,
+    is_logged: bool,
     warned: Cell<bool>,
 }
 
@@ -238,6 +239,7 @@ impl Router {
             types: claims.iter().map(|claims| Segments::build(claims)).collect(),
             max_message_bytes: config.max_message_bytes,
             header_timeout_ms: config.header_timeout_ms,
+            is_logged: config.access_log,
             warned: Cell::new(false),
         })
     }
@@ -252,6 +254,12 @@ impl Router {
     #[must_use]
     pub const fn header_timeout_ms(&self) -> u32 {
         self.header_timeout_ms
+    }
+
+    /// Whether anybody reads the access log.
+    #[must_use]
+    pub const fn is_logged(&self) -> bool {
+        self.is_logged
     }
 
     /// The first route that takes this server id. Two binary searches, no allocation.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use realmgate_wire::{ClientHeader, Parsed, ServerId, TraceContext};
 
-use crate::access_log::{Ending, Identity, PROPERTY, Record};
+use crate::access_log::{Ending, Identity, Record};
 use crate::host::{Host, HostError, UpstreamFailure, Way};
 use crate::limits::Address;
 use crate::limits::address::ip_of;
@@ -276,8 +276,7 @@ impl Session {
             messages,
             ending,
         };
-        // The access log would miss it, the player would not.
-        let _ = host.set_property(PROPERTY, &record.fields());
+        host.log(&record);
     }
 
     /// Leaves the counts; gives the messages where they were counted.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use realmgate_filter::Gateway;
-use realmgate_filter::access_log::PROPERTY;
+use realmgate_filter::access_log::Record;
 use realmgate_filter::host::{Host, HostError, Process, Stream, UpstreamFailure, Way};
 use realmgate_filter::session::{Refusal, Session, Verdict};
 use realmgate_filter::telemetry::Metric;
@@ -56,13 +56,13 @@ impl Host for Recorder {
     fn set_hash_key(&mut self, key: &str) -> Result<(), HostError> {
         self.call("key", key)
     }
-    fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {
-        assert_eq!(name, PROPERTY);
+    fn log(&mut self, record: &Record) {
+        let value = record.fields();
         let fields: Value =
             serde_json::from_str(&format!("{{{}}}", value.strip_prefix(',').unwrap())).unwrap();
         let reason = fields.get("close_reason").and_then(serde_json::Value::as_str).unwrap().to_owned();
         self.logged = Some(fields);
-        self.call("log", &reason)
+        let _ = self.call("log", &reason);
     }
     fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
         let _ = self.call("upstream_failure", "");

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
 use realmgate_filter::Gateway;
+use realmgate_filter::access_log::Record;
 use realmgate_filter::host::{Host, HostError, Process, Stream, UpstreamFailure, Way};
 use realmgate_filter::session::{Session, Verdict};
 use realmgate_filter::telemetry::Metric;
@@ -54,9 +55,8 @@ impl Host for Counting {
         assert_eq!(key, "192.0.2.1");
         self.answer()
     }
-    fn set_property(&mut self, _: &'static str, value: &str) -> Result<(), HostError> {
-        assert!(!value.is_empty());
-        self.answer()
+    fn log(&mut self, record: &Record) {
+        assert!(!record.fields().is_empty());
     }
     fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
         self.failing.then(UpstreamFailure::default)

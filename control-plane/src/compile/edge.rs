@@ -69,7 +69,7 @@ impl Base {
             for entry in table.entries().iter().filter(|entry| matches!(entry.origin, Origin::Policy(_))) {
                 clusters::collect(&table, entry, &client, specs);
             }
-            let config = filter::config(listener, table.to_filter());
+            let config = filter::config(listener, table.to_filter(), &mesh.edge);
             has_routes |= !config.routes.is_empty();
             let extension = filter::extension(&listener.name, &config, &mesh.module);
             extensions.push(resource(extension.name.clone(), &extension));

@@ -19,7 +19,7 @@ use realmgate_filter::config::{FilterConfig, RouteConfig};
 
 use super::capabilities::{self, Sees};
 use super::{clusters, envoy, resource};
-use crate::mesh::{FilterModule, ModuleLocation};
+use crate::mesh::{EdgeSettings, FilterModule, ModuleLocation};
 use crate::model::{Endpoint, Listener};
 use crate::xds::Resource;
 
@@ -33,7 +33,7 @@ pub(super) fn extension_name(listener: &str) -> String {
 
 /// What the filter of this listener is told.
 #[must_use]
-pub fn config(listener: &Listener, routes: Vec<RouteConfig>) -> FilterConfig {
+pub fn config(listener: &Listener, routes: Vec<RouteConfig>, edge: &EdgeSettings) -> FilterConfig {
     // The model bounds times to a year, which fits 32 bits of milliseconds only up to 49 days.
     let header_timeout_ms = u32::try_from(listener.limits.header_timeout.as_millis()).unwrap_or(u32::MAX);
     let limits = &listener.limits;
@@ -42,6 +42,7 @@ pub fn config(listener: &Listener, routes: Vec<RouteConfig>) -> FilterConfig {
         max_message_bytes: limits.max_message_bytes,
         connections_per_ip: limits.connections_per_ip,
         new_connections_per_ip_per_second: limits.new_connections_per_ip_per_second,
+        access_log: edge.access_log.is_some(),
         routes,
     }
 }

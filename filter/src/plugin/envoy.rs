@@ -6,6 +6,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, Status};
 
 use super::{counts, refused, shared, vm};
+use crate::access_log::{PROPERTY, Record};
 use crate::host::{Host, HostError, Process, Stream, UpstreamFailure, Way};
 use crate::route::sticky_point;
 use crate::telemetry::Metric;
@@ -18,6 +19,8 @@ pub(super) struct Envoy {
     message: Vec<u8>,
     /// Whether this Envoy was found not to know [`HASH_KEY`].
     lacks_key: bool,
+    /// Whether anybody reads the access log.
+    pub(super) is_logged: bool,
 }
 
 /// Where the load balancer finds the hash key. `envoy.string` would be taken, too, but is not hashable: the
@@ -39,7 +42,7 @@ fn key_as_address(key: &str) -> String {
 impl Envoy {
     /// With this beginning of its random numbers.
     pub(super) const fn new(random: u64) -> Self {
-        Self { random, message: Vec::new(), lacks_key: false }
+        Self { random, message: Vec::new(), lacks_key: false, is_logged: true }
     }
 
     /// Calls Envoy's `set_envoy_filter_state` with `SetEnvoyFilterStateArguments { path: 1, value: 2, span: 3
@@ -94,8 +97,10 @@ impl Host for Envoy {
         self.set_filter_state(OLD_HASH_KEY, &key_as_address(key)).map_err(refused("the hash key"))
     }
 
-    fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {
-        hostcalls::set_property(vec![name], Some(value.as_bytes())).map_err(refused("set_property"))
+    fn log(&mut self, record: &Record) {
+        if self.is_logged {
+            let _ = hostcalls::set_property(vec![PROPERTY], Some(record.fields().as_bytes()));
+        }
     }
 
     fn upstream_failure(&mut self) -> Option<UpstreamFailure> {

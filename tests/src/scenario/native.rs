@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use realmgate_filter::Gateway;
-use realmgate_filter::access_log::PROPERTY;
+use realmgate_filter::access_log::Record;
 use realmgate_filter::host::{Host, HostError, Process, Stream, UpstreamFailure, Way};
 use realmgate_filter::session::{Session, Verdict};
 use realmgate_filter::telemetry::Metric;
@@ -147,11 +147,8 @@ impl Host for Recorder {
         self.outcome.hash_key = Some(key.to_owned());
         Ok(())
     }
-    fn set_property(&mut self, name: &'static str, value: &str) -> Result<(), HostError> {
-        if name == PROPERTY {
-            self.outcome.closed = closed_by_filter(value);
-        }
-        Ok(())
+    fn log(&mut self, record: &Record) {
+        self.outcome.closed = closed_by_filter(&record.fields());
     }
     fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
         None

@@ -122,6 +122,14 @@ fn a_connection_costs_few_calls() {
     assert_eq!(vm.calls() - before, 6);
     assert_eq!(vm.metric("realmgate_connections_routed_total"), 2);
     vm.leave(3).unwrap();
+    // Where nobody reads the log, nothing.
+    let quiet = json!({"access_log": false, "routes": config["routes"]});
+    assert!(vm.configure(1, &quiet).unwrap());
+    vm.open(4, 1).unwrap();
+    vm.send(4, &[0, 0, 0, 0, 1, 200, 1, 0]).unwrap();
+    let before = vm.calls();
+    vm.leave(4).unwrap();
+    assert_eq!(vm.calls() - before, 0);
     vm.leave(9).unwrap();
     assert_eq!(vm.metric("realmgate_connections_awaiting_header"), 0, "the last one tells at once");
 }
