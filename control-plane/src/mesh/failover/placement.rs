@@ -59,8 +59,8 @@ impl Tracker {
     ) -> (Arc<Placement>, Option<Instant>) {
         self.targets.retain(|target, _| catalog.instances.contains_key(target));
         for (target, instances) in &catalog.instances {
-            let reachable = catalog.datacenters.get(&target.datacenter).is_none_or(|dc| dc.reachable);
-            let up = reachable && instances.iter().any(|instance| instance.serves(false));
+            let heard = !catalog.unheard.contains(&target.datacenter);
+            let up = heard && instances.iter().any(|instance| instance.serves(false));
             let state = match (self.targets.get(target), up) {
                 (Some(State::Down), true) => State::Back(now),
                 (Some(&state @ State::Back(_)), true) => state,
@@ -151,7 +151,7 @@ fn share(fail_back: &FailBack, since: Duration) -> (u32, Option<Duration>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mesh::catalog::{Datacenter, Instance, InstanceHealth};
+    use crate::mesh::catalog::{Instance, InstanceHealth};
     use crate::model::parse;
 
     fn at(start: Instant, secs: f64) -> Instant {
@@ -162,7 +162,7 @@ mod tests {
         Lookup { datacenter: "aws".into(), service: "game".into(), sidecars: false, filter: String::new() }
     }
 
-    fn catalog(health: InstanceHealth, reachable: bool) -> Catalog {
+    fn catalog(health: InstanceHealth, heard: bool) -> Catalog {
         let instance = Instance {
             id: "game-1".into(),
             node: "node".into(),
@@ -171,10 +171,9 @@ mod tests {
             weight: 1,
             health,
         };
-        let datacenter = |reachable| Datacenter { rtt: None, reachable };
         Catalog {
             local: "azure".into(),
-            datacenters: [("aws".into(), datacenter(reachable)), ("azure".into(), datacenter(true))].into(),
+            unheard: (!heard).then(|| "aws".to_owned()).into_iter().collect(),
             instances: [(target(), [instance].into())].into(),
             ..Catalog::default()
         }
@@ -243,12 +242,12 @@ mod tests {
         let policy = policy("{after: 0, over: 0}");
         let mut tracker = Tracker::default();
         let start = Instant::now();
-        for (secs, health, reachable) in [
+        for (secs, health, heard) in [
             (0.0, InstanceHealth::Passing, true),
             (1.0, InstanceHealth::Critical, true),
             (2.0, InstanceHealth::Warning, true),
         ] {
-            let (placement, next) = tracker.advance(at(start, secs), &policy, &catalog(health, reachable));
+            let (placement, next) = tracker.advance(at(start, secs), &policy, &catalog(health, heard));
             assert_eq!((placement.share("s", &target()), next), (100, None));
         }
         let policy = self::policy("{after: 5s, over: 0}");

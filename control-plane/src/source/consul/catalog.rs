@@ -43,14 +43,17 @@ impl Published {
         });
     }
 
-    /// Whether the servers of a datacenter answer.
-    pub(super) fn reachable(&self, datacenter: &str, reachable: bool) {
-        let known = self.catalog.borrow().datacenters.get(datacenter).map(|datacenter| datacenter.reachable);
-        if known == Some(reachable) {
+    /// Whether the last question about a datacenter was answered. Said by whoever follows it, and by nobody else.
+    pub(super) fn heard(&self, datacenter: &str, heard: bool) {
+        if self.catalog.borrow().unheard.contains(datacenter) != heard {
             return;
         }
         self.change(|catalog| {
-            catalog.datacenters.entry(datacenter.to_owned()).or_default().reachable = reachable;
+            if heard {
+                catalog.unheard.remove(datacenter);
+            } else {
+                catalog.unheard.insert(datacenter.to_owned());
+            }
         });
     }
 
@@ -79,18 +82,23 @@ pub(super) async fn follow(
         for lookup in &wanted.borrow_and_update().lookups {
             by_datacenter.entry(lookup.datacenter.clone()).or_default().insert(lookup.clone());
         }
+        let ended: Vec<_> =
+            running.extract_if(.., |datacenter, _| !by_datacenter.contains_key(datacenter)).collect();
+        for (_, (_, task)) in &ended {
+            task.abort();
+        }
+        // No others end; until they have, they may still publish.
+        for _ in &ended {
+            tasks.join_next().await;
+        }
         published.change(|catalog| {
             let of = |lookup: &Lookup| by_datacenter.get(&lookup.datacenter);
             catalog.instances.retain(|lookup, _| of(lookup).is_some_and(|lookups| lookups.contains(lookup)));
+            catalog.unheard.retain(|datacenter| by_datacenter.contains_key(datacenter));
         });
-        running.retain(|datacenter, (_, task)| {
-            let keep = by_datacenter.contains_key(datacenter);
-            if !keep {
-                task.abort();
-                context.parts.forget(&Part::Catalog { datacenter: datacenter.clone(), local: false });
-            }
-            keep
-        });
+        for (datacenter, _) in ended {
+            context.parts.forget(&Part::Catalog { datacenter, local: false });
+        }
         for (datacenter, lookups) in by_datacenter {
             if let Some((sender, _)) = running.get(&datacenter) {
                 sender.send_if_modified(|current| {
@@ -111,8 +119,6 @@ pub(super) async fn follow(
             );
             running.insert(datacenter, (sender, tasks.spawn(follower.run())));
         }
-        // Those that were ended are let go of.
-        while tasks.try_join_next().is_some() {}
         if wanted.changed().await.is_err() {
             return std::future::pending().await;
         }
