@@ -88,7 +88,7 @@ struct ConsulState {
     health: Health,
     /// Our datacenter; empty until it is known.
     datacenter: String,
-    /// Every datacenter, and whether its servers answer.
+    /// Every datacenter, and whether the last question about it was answered.
     datacenters: BTreeMap<String, bool>,
     instances: usize,
     intentions: usize,

@@ -26,13 +26,13 @@ const INBOUND: u16 = 20_500;
 /// Where Consul's proxy of a client listens for it.
 const UPSTREAM: u16 = 20_600;
 
-fn control_plane(net: &TestNet, consul: &Consul) -> ControlPlane {
+pub(crate) fn control_plane(net: &TestNet, consul: &Consul) -> ControlPlane {
     let settings = json!({"consul": {"address": consul.url()}, "mesh": {"ca": "consul"}});
     Stage::control_plane(net, &settings).unwrap()
 }
 
 /// A policy of one service with all players, which is called otherwise here than in Consul.
-fn policy(net: &TestNet, service: &Value) -> String {
+pub(crate) fn policy(net: &TestNet, service: &Value) -> String {
     let mut all = json!({"name": "game"});
     realmgate_tests::control_plane::merge_settings(&mut all, service);
     let listener =
