@@ -97,6 +97,7 @@ pub(super) async fn follow(
             catalog.unheard.retain(|datacenter| by_datacenter.contains_key(datacenter));
         });
         for (datacenter, _) in ended {
+            metrics.forget(&datacenter);
             context.parts.forget(&Part::Catalog { datacenter, local: false });
         }
         for (datacenter, lookups) in by_datacenter {
