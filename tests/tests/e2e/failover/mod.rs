@@ -3,6 +3,7 @@
 
 mod consul;
 mod datacenters;
+mod sidecars;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
