@@ -133,7 +133,7 @@ impl Consul {
     /// Consul's own sidecar for the registered sidecar of the instance `id`: a peer that we did not write. It checks
     /// certificates and intentions itself and passes on to the app.
     pub fn connect_proxy(&self, id: &str) -> Result<Process, Failure> {
-        let mut command = consul(&self.config.within)?;
+        let mut command = consul(self.config.namespace.as_deref())?;
         command.args(["connect", "proxy", "-sidecar-for", id, "-http-addr", &self.url()]);
         if let Some(token) = &self.config.token {
             command.env("CONSUL_HTTP_TOKEN", token);

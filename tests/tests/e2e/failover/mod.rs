@@ -3,6 +3,7 @@
 
 mod consul;
 mod datacenters;
+mod networks;
 mod sidecars;
 
 use std::collections::BTreeSet;
