@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 WASM := wasm32-unknown-unknown
 
-.PHONY: help setup run run-mesh test bench lint build setup-build setup-run setup-bench setup-mesh filter
+.PHONY: help setup run run-mesh test bench fuzz lint build setup-build setup-run setup-bench setup-mesh filter
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,11 @@ test: setup filter ## run every test: unit, property, golden, end-to-end, and th
 
 bench: setup-run setup-bench build ## run the benchmarks
 	cargo run --release -p realmgate-tests --bin realmgate-bench
+
+# Ten minutes for each target; another time by `make fuzz SECONDS=60`.
+fuzz: SECONDS := 600
+fuzz: ## fuzz every decoder, the sessions and the table of addresses; needs nightly Rust
+	@tools/fuzz $(SECONDS)
 
 lint: setup-build ## check formatting, lints (native and wasm), file lengths and shell scripts
 	cargo fmt --check

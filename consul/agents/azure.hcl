@@ -60,4 +60,8 @@ limits {
   http_max_conns_per_client = 500
 }
 
+# Checks that are programs, as of services/game.hcl: from files of this machine alone. By the API they would let others run
+# programs here.
+enable_local_script_checks = true
+
 disable_update_check = true

@@ -7,6 +7,7 @@ use std::future::IntoFuture;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryFutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -14,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::api;
 use crate::compile::Compiler;
@@ -149,6 +150,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     });
 
     let proxies = Arc::new(Registry::new(&metrics).map_err(internal)?);
+    let (unready, not_ready) = watch::channel(false);
     let (stop, stopping) = watch::channel(false);
     let (close, closing) = watch::channel(false);
     let context = api::Context {
@@ -160,7 +162,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         compiler: Arc::clone(&compiler),
         proxies: Arc::clone(&proxies),
         metrics,
-        stopping: stopping.clone(),
+        stopping: not_ready,
     };
     let api = axum::serve(api_listener, api::router(context))
         .with_graceful_shutdown(stopped(closing))
@@ -168,7 +170,6 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         .map_err(internal);
     let server = AdsServer::new(compiler, proxies);
     tasks.spawn(server.clone().cut_stalled());
-    let server = server.into_routes();
     let xds = listener.serve(xds_listener, server, stopped(stopping));
     tracing::info!(xds = %settings.xds.listen, api = %settings.api.listen, data_dir = %data_dir.display(), "serving");
 
@@ -186,9 +187,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         result = &mut servers => result,
         () = asked_to_stop() => {
             tracing::info!("stopping");
-            stop.send_replace(true);
+            unready.send_replace(true);
+            let moving_on = async {
+                sleep(NOTICE).await;
+                stop.send_replace(true);
+            };
+            let servers = async { tokio::join!(servers, moving_on).0 };
             // A client that holds a connection open must not hold the process.
-            timeout(drain + xds::LAST_WORD, servers).await.unwrap_or(Ok(()))
+            timeout(NOTICE + drain + xds::LAST_WORD, servers).await.unwrap_or(Ok(()))
         }
     };
     if let Some((source, _)) = gateway {
@@ -211,6 +217,9 @@ fn bind(setting: &'static str, address: std::net::SocketAddr) -> Result<TcpListe
     };
     listen().map_err(|source| ServeError::Bind { setting, address, source })
 }
+
+/// How long `/readyz` has said that we stop before the xDS listener does: who looks there first is not refused.
+const NOTICE: Duration = Duration::from_millis(250);
 
 /// A whole fleet that comes back at once waits to be accepted; at the usual 128 the system resets the rest.
 const BACKLOG: u32 = 4096;
@@ -278,6 +287,7 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
     let gateway = &settings.game_gateway;
     let listener = || model::Listener {
         clusters: gateway.clusters,
+        proxy_protocol: gateway.proxy_protocol,
         ..EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())
     };
     EdgeSettings {

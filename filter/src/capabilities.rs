@@ -6,7 +6,7 @@
 
 /// Events that the filter cannot do without. `proxy_on_delete` is the one that comes at every end of a connection:
 /// its close, `done` and `log` would be three more calls.
-pub const EVENTS: [&str; 7] = [
+pub const EVENTS: [&str; 8] = [
     "proxy_on_configure",
     "proxy_on_context_create",
     "proxy_on_delete",
@@ -14,6 +14,7 @@ pub const EVENTS: [&str; 7] = [
     "proxy_on_downstream_data",
     "proxy_on_new_connection",
     "proxy_on_tick",
+    "proxy_on_upstream_connection_close",
 ];
 
 /// The event that only a listener with translated framing needs.

@@ -181,10 +181,7 @@ impl StreamContext for Connection {
         }
     }
 
-    fn on_upstream_data(&mut self, size: usize, end_of_stream: bool) -> Action {
-        if end_of_stream && let Some(session) = &self.session {
-            session.on_end_of_stream(Way::ToClient);
-        }
+    fn on_upstream_data(&mut self, size: usize, _end_of_stream: bool) -> Action {
         match self.session.as_ref().and_then(|session| session.settled()) {
             Some(Verdict::Pass) if self.translates() => self.translate(Way::ToClient, size),
             Some(Verdict::Pass) => Action::Continue,
@@ -195,6 +192,13 @@ impl StreamContext for Connection {
 
     fn on_downstream_close(&mut self, peer: PeerType) {
         self.end(peer != PeerType::Local);
+    }
+
+    // The end of the server's stream, where its bytes are not seen, too.
+    fn on_upstream_close(&mut self, _: PeerType) {
+        if let Some(session) = &self.session {
+            session.on_end_of_stream(Way::ToClient);
+        }
     }
 }
 

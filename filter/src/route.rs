@@ -7,12 +7,12 @@ use std::rc::Rc;
 
 use realmgate_wire::{ServerId, consistent_hash, realm_based};
 
-use crate::config::{FilterConfig, Framing, HashKey, PickStrategy, Split};
+use crate::config::{self, FilterConfig, Framing, HashKey, PickStrategy, RouteConfig, Split};
 use crate::host::{Host, HostError};
 use crate::ranges::NumberSet;
 use crate::segments::{Claim, Segments};
 use crate::template::{Allowed, Template};
-use crate::validate::ConfigError;
+use crate::validate::{ConfigError, Fault, MAX_DESTINATIONS, MAX_ROUTES, MAX_WEIGHT, check_numbers, fault};
 
 /// Where a connection goes, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,136 +61,24 @@ pub struct Router {
 }
 
 impl Found<'_> {
-    /// The route's name; empty where it has none.
-    #[must_use]
-    pub fn name(&self) -> Rc<str> {
-        Rc::clone(&self.route.name)
-    }
-}
-
-#[derive(Debug)]
-struct Route {
-    /// Shared with the sessions, which outlive a configuration.
-    name: Rc<str>,
-    instances: NumberSet,
-    hash_key: Option<HashKey>,
-    split: Split,
-    destinations: Vec<Destination>,
-    total_weight: u64,
-}
-
-#[derive(Debug)]
-struct Destination {
-    cluster: Template,
-    /// Sum of the weights up to and including this one.
-    below: u64,
-    pick: Option<Pick>,
-    framing: Framing,
-}
-
-#[derive(Debug)]
-struct Pick {
-    strategy: PickStrategy,
-    of: u32,
-    cluster: Template,
-}
-
-impl Router {
-    /// Makes a configuration ready. It keeps nothing of `config`.
-    ///
-    /// # Errors
-    /// [`ConfigError`] for whatever [`FilterConfig::validate`] refuses.
-    pub fn new(config: &FilterConfig) -> Result<Self, ConfigError> {
-        config.validate()?;
-        let mut routes = Vec::with_capacity(config.routes.len());
-        let mut claims: Vec<Vec<Claim<'_>>> = vec![Vec::new(); 256];
-        for (i, route) in config.routes.iter().enumerate() {
-            let mut total_weight = 0;
-            let mut destinations = Vec::with_capacity(route.to.len());
-            for (j, to) in route.to.iter().enumerate() {
-                let place = |field| format!("routes[{i}].to[{j}].{field}");
-                total_weight += u64::from(to.weight);
-                let template = |text, allowed, field| {
-                    Template::parse(text, allowed).map_err(|message| ConfigError::at(place(field), message))
-                };
-                let pick = match &to.pick {
-                    None => None,
-                    Some(pick) => Some(Pick {
-                        strategy: pick.strategy,
-                        of: pick.of,
-                        cluster: template(&pick.cluster, Allowed::HeaderAndPick, "pick.cluster")?,
-                    }),
-                };
-                let cluster = template(&to.cluster, Allowed::Header, "cluster")?;
-                destinations.push(Destination { cluster, below: total_weight, pick, framing: to.framing });
-            }
-            if let (Some(of_type), Ok(index)) =
-                (claims.get_mut(usize::from(route.server_type)), u32::try_from(i))
-            {
-                of_type.push(Claim { route: index, worlds: &route.worlds, instances: &route.instances });
-            }
-            routes.push(Route {
-                name: Rc::from(route.name.as_str()),
-                instances: route.instances.clone(),
-                hash_key: route.hash_key,
-                split: route.split,
-                destinations,
-                total_weight,
-            });
-        }
-        Ok(Self {
-            routes,
-            types: claims.iter().map(|claims| Segments::build(claims)).collect(),
-            max_message_bytes: config.max_message_bytes,
-            header_timeout_ms: config.header_timeout_ms,
-            warned: Cell::new(false),
-        })
-    }
-
-    /// Largest body that a first message may announce; 0 = no limit.
-    #[must_use]
-    pub const fn max_message_bytes(&self) -> u32 {
-        self.max_message_bytes
-    }
-
-    /// How long a header may take; 0 = for ever.
-    #[must_use]
-    pub const fn header_timeout_ms(&self) -> u32 {
-        self.header_timeout_ms
-    }
-
-    /// The first route that takes this server id. Two binary searches, no allocation.
-    #[must_use]
-    pub fn find(&self, id: ServerId) -> Option<Found<'_>> {
-        let candidates = self.types.get(usize::from(id.server_type()))?.candidates(id.world());
-        candidates.iter().find_map(|&index| {
-            let index = usize::try_from(index).ok()?;
-            let route = self.routes.get(index)?;
-            route.instances.contains(u16::from(id.instance())).then_some(Found { index, route })
-        })
-    }
-
     /// Whether the route's hash key is the client's address.
     #[must_use]
-    #[allow(clippy::unused_self)] // reads as a question to the router, and may need it
-    pub fn wants_source_ip(&self, found: Found<'_>) -> bool {
-        found.route.hash_key == Some(HashKey::SourceIp)
+    pub fn wants_source_ip(self) -> bool {
+        self.route.hash_key == Some(HashKey::SourceIp)
     }
 
-    /// Chooses destination, cluster and hash key of a route that was found, into `decision`.
+    /// Chooses destination, cluster and hash key of it, into `decision`.
     ///
     /// `source_ip` is without port and brackets; `random` is asked at most once, evenly distributed over all
     /// `u64`.
-    #[allow(clippy::unused_self)] // as above
     pub fn settle(
-        &self,
-        found: Found<'_>,
+        self,
         id: ServerId,
         source_ip: Option<&str>,
         random: impl FnOnce() -> u64,
         decision: &mut Decision,
     ) {
-        let Found { index, route } = found;
+        let Self { index, route } = self;
         decision.route = index;
         decision.key.clear();
         decision.has_key = true;
@@ -231,7 +119,153 @@ impl Router {
         destination.cluster.render(id, 0, &mut decision.cluster);
     }
 
-    /// [`Self::find`] and [`Self::settle`] in one, for those who decide once; `None` = no route.
+    /// The route's name; empty where it has none.
+    #[must_use]
+    pub fn name(&self) -> Rc<str> {
+        Rc::clone(&self.route.name)
+    }
+}
+
+#[derive(Debug)]
+struct Route {
+    /// Shared with the sessions, which outlive a configuration.
+    name: Rc<str>,
+    instances: NumberSet,
+    hash_key: Option<HashKey>,
+    split: Split,
+    destinations: Vec<Destination>,
+    total_weight: u64,
+}
+
+#[derive(Debug)]
+struct Destination {
+    cluster: Template,
+    /// Sum of the weights up to and including this one.
+    below: u64,
+    pick: Option<Pick>,
+    framing: Framing,
+}
+
+#[derive(Debug)]
+struct Pick {
+    strategy: PickStrategy,
+    of: u32,
+    cluster: Template,
+}
+
+impl Route {
+    fn new(config: &RouteConfig) -> Result<Self, Fault> {
+        let RouteConfig { worlds, instances, to, .. } = config;
+        check_numbers("worlds", worlds, ServerId::MAX_WORLD)?;
+        check_numbers("instances", instances, u16::from(u8::MAX))?;
+        if to.is_empty() {
+            return Err(fault("to", "a route needs at least one destination"));
+        }
+        if to.len() > MAX_DESTINATIONS {
+            let message = format!("{} destinations, at most {MAX_DESTINATIONS} are allowed", to.len());
+            return Err(fault("to", message));
+        }
+        let mut total_weight = 0;
+        let mut destinations = Vec::with_capacity(to.len());
+        for (j, to) in to.iter().enumerate() {
+            let destination = Destination::new(to, total_weight)
+                .map_err(|(field, message)| fault(format!("to[{j}].{field}"), message))?;
+            total_weight = destination.below;
+            destinations.push(destination);
+        }
+        Ok(Self {
+            name: Rc::from(config.name.as_str()),
+            instances: instances.clone(),
+            hash_key: config.hash_key,
+            split: config.split,
+            destinations,
+            total_weight,
+        })
+    }
+}
+
+impl Destination {
+    /// The one that follows destinations of this weight in all.
+    fn new(config: &config::Destination, before: u64) -> Result<Self, Fault> {
+        if config.weight == 0 || config.weight > MAX_WEIGHT {
+            return Err(fault("weight", format!("{} is not from 1 to {MAX_WEIGHT}", config.weight)));
+        }
+        Ok(Self {
+            cluster: Template::parse(&config.cluster, Allowed::Header).map_err(|m| fault("cluster", m))?,
+            below: before + u64::from(config.weight),
+            pick: config.pick.as_ref().map(Pick::new).transpose()?,
+            framing: config.framing,
+        })
+    }
+}
+
+impl Pick {
+    fn new(config: &config::Pick) -> Result<Self, Fault> {
+        if config.of == 0 {
+            return Err(fault("pick.of", "0 endpoints leave nothing to pick"));
+        }
+        let cluster = Template::parse(&config.cluster, Allowed::HeaderAndPick);
+        let cluster = cluster.map_err(|message| fault("pick.cluster", message))?;
+        Ok(Self { strategy: config.strategy, of: config.of, cluster })
+    }
+}
+
+impl Router {
+    /// Makes a configuration ready, and checks what its types cannot say: bounds and cluster-name templates. It keeps
+    /// nothing of `config`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the first fault and its place.
+    pub fn new(config: &FilterConfig) -> Result<Self, ConfigError> {
+        if config.routes.len() > MAX_ROUTES {
+            let message = format!("{} routes, at most {MAX_ROUTES} are allowed", config.routes.len());
+            return Err(ConfigError::at("routes", message));
+        }
+        let mut routes = Vec::with_capacity(config.routes.len());
+        let mut claims: Vec<Vec<Claim<'_>>> = vec![Vec::new(); 256];
+        for (i, route) in config.routes.iter().enumerate() {
+            let ready = Route::new(route)
+                .map_err(|(field, message)| ConfigError::at(format!("routes[{i}].{field}"), message))?;
+            routes.push(ready);
+            if let (Some(of_type), Ok(index)) =
+                (claims.get_mut(usize::from(route.server_type)), u32::try_from(i))
+            {
+                of_type.push(Claim { route: index, worlds: &route.worlds, instances: &route.instances });
+            }
+        }
+        Ok(Self {
+            routes,
+            types: claims.iter().map(|claims| Segments::build(claims)).collect(),
+            max_message_bytes: config.max_message_bytes,
+            header_timeout_ms: config.header_timeout_ms,
+            warned: Cell::new(false),
+        })
+    }
+
+    /// Largest body that a first message may announce; 0 = no limit.
+    #[must_use]
+    pub const fn max_message_bytes(&self) -> u32 {
+        self.max_message_bytes
+    }
+
+    /// How long a header may take; 0 = for ever.
+    #[must_use]
+    pub const fn header_timeout_ms(&self) -> u32 {
+        self.header_timeout_ms
+    }
+
+    /// The first route that takes this server id. Two binary searches, no allocation.
+    #[must_use]
+    pub fn find(&self, id: ServerId) -> Option<Found<'_>> {
+        let candidates = self.types.get(usize::from(id.server_type()))?.candidates(id.world());
+        candidates.iter().find_map(|&index| {
+            let index = usize::try_from(index).ok()?;
+            let route = self.routes.get(index)?;
+            route.instances.contains(u16::from(id.instance())).then_some(Found { index, route })
+        })
+    }
+
+    /// [`Self::find`] and [`Found::settle`] in one, for those who decide once; `None` = no route.
     #[must_use]
     pub fn decide(
         &self,
@@ -240,7 +274,7 @@ impl Router {
         random: impl FnOnce() -> u64,
     ) -> Option<Decision> {
         let mut decision = Decision::default();
-        self.settle(self.find(id)?, id, source_ip, random, &mut decision);
+        self.find(id)?.settle(id, source_ip, random, &mut decision);
         Some(decision)
     }
 

@@ -305,9 +305,9 @@ impl Session {
         // Lent out while the decision is written.
         let mut address = std::mem::take(&mut decision.source_address);
         // Without an address the split falls back to chance; the player gets through.
-        let known = router.wants_source_ip(route) && host.source_address(&mut address).is_ok();
+        let known = route.wants_source_ip() && host.source_address(&mut address).is_ok();
         let source_ip = known.then(|| ip_of(&address));
-        router.settle(route, header.server_id, source_ip, || host.random(), decision);
+        route.settle(header.server_id, source_ip, || host.random(), decision);
         decision.source_address = address;
         if let Some(key) = decision.hash_key() {
             host.set_hash_key(key)?;

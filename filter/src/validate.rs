@@ -1,12 +1,10 @@
-//! Reading the plugin configuration: size, form, then meaning, each fault with its place.
+//! Reading the plugin configuration: size and form, each fault with its place. What it means, [`Router::new`](crate::Router::new)
+//! checks.
 
 use std::fmt;
 
-use realmgate_wire::ServerId;
-
-use crate::config::{Destination, FilterConfig, RouteConfig};
+use crate::config::FilterConfig;
 use crate::ranges::NumberSet;
-use crate::template::{Allowed, Template};
 
 /// Larger configurations are refused unread. 65,535 long routes fit twice.
 pub const MAX_BYTES: usize = 16 << 20;
@@ -44,12 +42,11 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl FilterConfig {
-    /// Reads and validates JSON. No bytes, or only blanks, are the default configuration, as Envoy hands over
+    /// Reads JSON. No bytes, or only blanks, are the default configuration, as Envoy hands over
     /// where none is set: it routes nothing.
     ///
     /// # Errors
-    /// [`ConfigError`]: too large, not JSON, an unknown key, a wrong type, or what [`Self::validate`]
-    /// refuses.
+    /// [`ConfigError`]: too large, not JSON, an unknown key or a wrong type.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         if json.len() > MAX_BYTES {
             return Err(ConfigError::at(
@@ -67,27 +64,7 @@ impl FilterConfig {
         let config: Self = serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|error| ConfigError::at(place(&error.path().to_string()), error.inner().to_string()))?;
         deserializer.end().map_err(|error| ConfigError::at(".", error.to_string()))?;
-        config.validate()?;
         Ok(config)
-    }
-
-    /// Checks what the types cannot say: bounds and cluster-name templates.
-    ///
-    /// # Errors
-    /// [`ConfigError`] with the first fault and its place.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        if self.routes.len() > MAX_ROUTES {
-            return Err(ConfigError::at(
-                "routes",
-                format!("{} routes, at most {MAX_ROUTES} are allowed", self.routes.len()),
-            ));
-        }
-        for (i, route) in self.routes.iter().enumerate() {
-            // The place is put together only for the fault that is found.
-            check_route(route)
-                .map_err(|(field, message)| ConfigError::at(format!("routes[{i}].{field}"), message))?;
-        }
-        Ok(())
     }
 }
 
@@ -97,31 +74,17 @@ fn place(path: &str) -> &str {
     if known.is_empty() { "." } else { known }
 }
 
-/// Field and message.
-type Fault = (String, String);
+/// Field and message. The whole place is put together only for the fault that is found.
+pub(crate) type Fault = (String, String);
 
-fn check_route(route: &RouteConfig) -> Result<(), Fault> {
-    check_numbers("worlds", &route.worlds, ServerId::MAX_WORLD)?;
-    check_numbers("instances", &route.instances, u16::from(u8::MAX))?;
-    if route.to.is_empty() {
-        return Err(("to".to_owned(), "a route needs at least one destination".to_owned()));
-    }
-    if route.to.len() > MAX_DESTINATIONS {
-        return Err((
-            "to".to_owned(),
-            format!("{} destinations, at most {MAX_DESTINATIONS} are allowed", route.to.len()),
-        ));
-    }
-    for (j, to) in route.to.iter().enumerate() {
-        check_destination(to).map_err(|(field, message)| (format!("to[{j}].{field}"), message))?;
-    }
-    Ok(())
+pub(crate) fn fault(field: impl Into<String>, message: impl Into<String>) -> Fault {
+    (field.into(), message.into())
 }
 
 /// Sets read from JSON are in order; one that a program made may be anything.
-fn check_numbers(field: &str, set: &NumberSet, max: u16) -> Result<(), Fault> {
+pub(crate) fn check_numbers(field: &str, set: &NumberSet, max: u16) -> Result<(), Fault> {
     let NumberSet::Ranges(ranges) = set else { return Ok(()) };
-    let fault = |message: String| Err((field.to_owned(), message));
+    let fault = |message: String| Err(fault(field, message));
     let mut above = 0;
     if ranges.is_empty() {
         return fault("an empty set takes nothing".to_owned());
@@ -135,20 +98,5 @@ fn check_numbers(field: &str, set: &NumberSet, max: u16) -> Result<(), Fault> {
         }
         above = high;
     }
-    Ok(())
-}
-
-fn check_destination(to: &Destination) -> Result<(), Fault> {
-    let fault = |field: &str, message: String| (field.to_owned(), message);
-    if to.weight == 0 || to.weight > MAX_WEIGHT {
-        return Err(fault("weight", format!("{} is not from 1 to {MAX_WEIGHT}", to.weight)));
-    }
-    Template::parse(&to.cluster, Allowed::Header).map_err(|message| fault("cluster", message))?;
-    let Some(pick) = &to.pick else { return Ok(()) };
-    if pick.of == 0 {
-        return Err(fault("pick.of", "0 endpoints leave nothing to pick".to_owned()));
-    }
-    Template::parse(&pick.cluster, Allowed::HeaderAndPick)
-        .map_err(|message| fault("pick.cluster", message))?;
     Ok(())
 }

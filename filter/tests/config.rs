@@ -9,7 +9,7 @@ use realmgate_filter::validate::{MAX_BYTES, MAX_ROUTES};
 use realmgate_filter::{FilterConfig, Router};
 
 fn refusal(json: &str) -> String {
-    FilterConfig::from_json(json.as_bytes()).unwrap_err().to_string()
+    FilterConfig::from_json(json.as_bytes()).and_then(|config| Router::new(&config)).unwrap_err().to_string()
 }
 
 /// The refusal of a configuration with one good route and then this one.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use proptest::prelude::*;
@@ -126,17 +126,28 @@ fn a_connection_costs_a_read_and_a_write_each_way_and_a_refused_one_a_read() {
     assert_eq!(calls(&host), (loads + 102, writes + 2));
 }
 
+/// IPv4 and IPv6 in turn, each /64 of the latter by another host of it.
+fn of_either_family(number: u32) -> Address {
+    if number.is_multiple_of(2) {
+        return address(number);
+    }
+    let ip =
+        std::net::Ipv6Addr::from_bits((0x2001_0db8 << 96) | (u128::from(number) << 64) | u128::from(!number));
+    Address::parse(&format!("[{ip}]:1"), Listener::named("edge")).unwrap()
+}
+
 #[test]
-fn a_flood_of_addresses_leaves_nothing() {
+fn a_flood_from_a_million_addresses_leaves_nothing() {
     let (mut host, mut table) = (Shared::default(), Table::default());
     let limits = AddressLimits { connections: 100, new_per_second: 50 };
-    let mut most = 0;
-    for number in 0..200_000 {
-        assert_eq!(table.admit(address(number), limits, &mut host).unwrap(), Answer::Counted);
+    let (mut open, mut most) = (VecDeque::new(), 0);
+    for number in 0..1_000_000 {
+        let address = of_either_family(number);
+        assert_eq!(table.admit(address, limits, &mut host).unwrap(), Answer::Counted);
         host.pass(0.000_01);
-        // A thousand are open at any time.
-        if let Some(old) = number.checked_sub(1000) {
-            table.release(address(old), &mut host).unwrap();
+        open.push_back(address);
+        if open.len() > 1000 {
+            table.release(open.pop_front().unwrap(), &mut host).unwrap();
         }
         if number % 10_000 == 0 {
             most = most.max(host.bytes());

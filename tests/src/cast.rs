@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::stage::port;
-use crate::{GameClient, GameServer, TestNet};
+use bytes::Bytes;
 use realmgate_filter::config::Framing;
 use realmgate_wire::ServerId;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::stage::port;
+use crate::{GameClient, GameServer, TestNet};
 
 /// Longer than anything takes that is not broken.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -29,6 +33,20 @@ pub async fn servers_speaking(framing: Framing, net: &TestNet, count: u16, keep:
         servers.push(server.expect("a port on an address of our own is free"));
     }
     servers
+}
+
+/// A game server of its own kind: answers whatever comes first on each connection with these bytes.
+pub async fn answering(address: SocketAddr, answer: &[u8]) {
+    let listener = TcpListener::bind(address).await.expect("a port on an address of our own is free");
+    let answer = Bytes::copy_from_slice(answer);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read_u8().await;
+            // A session that is refused ends before all is said.
+            let _ = stream.write_all(&answer).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    });
 }
 
 /// The `services` part of a policy: one per server, under the server's name.

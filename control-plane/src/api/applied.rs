@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Context;
 use crate::model::Policy;
-use crate::xds::{Progress, SnapshotSource, SyncState};
+use crate::xds::{Progress, Scope, SnapshotSource, SyncState};
 
 /// How far the connected proxies are.
 #[derive(Debug, Default, Serialize)]
@@ -25,6 +25,25 @@ pub(super) struct Applied {
 }
 
 impl Applied {
+    /// `latest`: the version of a scope's snapshot; empty while its first is being made, which nobody can have.
+    fn of(proxies: Vec<Progress>, compiled: bool, latest: impl Fn(&Scope) -> Arc<str>) -> Self {
+        let mut applied = Self::default();
+        let mut latest_of = HashMap::new();
+        for Progress { id, scope, wanted, applied: has, sync } in proxies {
+            let latest = latest_of.entry(scope).or_insert_with_key(|scope| latest(scope));
+            let made = compiled && !latest.is_empty();
+            if made && has == *latest {
+                applied.synced += 1;
+            } else if made && wanted == *latest && sync == SyncState::Rejecting {
+                applied.rejecting.push(id.to_string());
+            } else {
+                applied.pending.push(id.to_string());
+            }
+        }
+        applied.complete = compiled && applied.pending.is_empty() && applied.rejecting.is_empty();
+        applied
+    }
+
     pub(super) const fn is_complete(&self) -> bool {
         self.complete
     }
@@ -71,20 +90,39 @@ fn look(context: &Context, policy: &Arc<Policy>) -> Applied {
     // A policy that was replaced meanwhile may never be compiled: its successor stands for it.
     let compiled = mesh
         .is_some_and(|mesh| Arc::ptr_eq(&mesh.policy, policy) || Arc::ptr_eq(&mesh.policy, &latest.policy));
-    let mut applied = Applied::default();
-    let mut wanted_of = HashMap::new();
-    for Progress { id, scope, wanted, applied: has, sync } in context.proxies.progress() {
-        let latest = wanted_of
-            .entry(scope)
-            .or_insert_with_key(|scope| Arc::clone(context.compiler.subscribe(scope).borrow().version()));
-        if compiled && has == *latest {
-            applied.synced += 1;
-        } else if compiled && wanted == *latest && sync == SyncState::Rejecting {
-            applied.rejecting.push(id.to_string());
-        } else {
-            applied.pending.push(id.to_string());
-        }
+    let latest = |scope: &Scope| {
+        context.compiler.subscribe(scope).map(|of| Arc::clone(of.borrow().version())).unwrap_or_default()
+    };
+    Applied::of(context.proxies.progress(), compiled, latest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(id: &str, wanted: &str, applied: &str, sync: SyncState) -> Progress {
+        let scope = Arc::new(Scope { cell: id.to_owned(), ..Scope::default() });
+        Progress { id: id.into(), scope, wanted: wanted.into(), applied: applied.into(), sync }
     }
-    applied.complete = compiled && applied.pending.is_empty() && applied.rejecting.is_empty();
-    applied
+
+    fn of(proxies: Vec<Progress>) -> (bool, usize, Vec<String>, Vec<String>) {
+        let latest = |scope: &Scope| Arc::from(if scope.cell == "new" { "" } else { "2" });
+        let Applied { complete, synced, pending, rejecting } = Applied::of(proxies, true, latest);
+        (complete, synced, pending, rejecting)
+    }
+
+    #[test]
+    fn a_proxy_of_a_scope_without_a_snapshot_has_not_applied_it() {
+        let there = || proxy("a", "2", "2", SyncState::Synced);
+        assert_eq!(of(vec![there()]), (true, 1, vec![], vec![]));
+        let new = proxy("new", "", "", SyncState::Pending);
+        assert_eq!(of(vec![there(), new]), (false, 1, vec!["new".to_owned()], vec![]));
+    }
+
+    #[test]
+    fn who_refuses_what_came_before_is_awaited() {
+        let refuses = |id, wanted| proxy(id, wanted, "1", SyncState::Rejecting);
+        let looked = of(vec![refuses("a", "2"), refuses("b", "1")]);
+        assert_eq!(looked, (false, 0, vec!["b".to_owned()], vec!["a".to_owned()]));
+    }
 }

@@ -51,16 +51,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Waits until no connection is left, or for so long; gives how many are.
+///
+/// An Envoy that does not answer now is asked again: ended early, this would end live sessions early.
 fn wait(admin: &Admin, grace: Time) -> Result<u64, Failure> {
     let start = Instant::now();
     let mut told = None;
     loop {
-        let left = connections(&admin.get("/stats?filter=downstream_cx_active$")?);
-        if left == 0 || start.elapsed() >= grace {
-            return Ok(left);
+        let left = admin.get("/stats?filter=downstream_cx_active$").map(|stats| connections(&stats));
+        if matches!(left, Ok(0)) || start.elapsed() >= grace {
+            return left;
         }
-        if told.replace(left) != Some(left) {
-            output::remark(&format!("no new connections; {left} live"));
+        let now = match left {
+            Ok(left) => format!("no new connections; {left} live"),
+            Err(failure) => failure.to_string(),
+        };
+        if told.as_ref() != Some(&now) {
+            output::remark(&now);
+            told = Some(now);
         }
         thread::sleep(PERIOD.min(grace.saturating_sub(start.elapsed())));
     }
@@ -104,7 +111,12 @@ impl Admin {
 
 #[cfg(test)]
 mod tests {
-    use super::connections;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::{Admin, connections, wait};
 
     #[test]
     fn counts_the_connections_of_players_and_each_once() {
@@ -119,5 +131,31 @@ mod tests {
                      listener.127.0.0.1_7000.downstream_cx_active: 2\n";
         assert_eq!(connections(stats), 5);
         assert_eq!(connections(""), 0);
+    }
+
+    #[test]
+    fn an_envoy_that_does_not_answer_for_a_moment_keeps_its_grace() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let admin = Admin::new(&listener.local_addr().unwrap().to_string().parse().unwrap());
+        let answers = ["503 Busy", "200 OK", "200 OK"].into_iter().zip([
+            "",
+            "listener.edge.downstream_cx_active: 1",
+            "",
+        ]);
+        let envoy = thread::spawn(move || {
+            for (status, body) in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let lines = BufReader::new(&stream).lines();
+                assert!(lines.map_while(Result::ok).any(|line| line.is_empty()), "a whole request");
+                let length = body.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+                )
+                .unwrap();
+            }
+        });
+        assert_eq!(wait(&admin, Duration::from_secs(20)).ok(), Some(0));
+        envoy.join().unwrap();
     }
 }

@@ -86,7 +86,7 @@ mod tests {
         let vm = VmConfig { vm_id: "id".to_owned(), ..VmConfig::default() };
         let plugin =
             PluginConfig { name: "name".to_owned(), vm: Some(Vm::VmConfig(vm)), ..PluginConfig::default() };
-        for (sees, count) in [(Sees::Clients, 23), (Sees::BothWays, 24), (Sees::Nothing, 20)] {
+        for (sees, count) in [(Sees::Clients, 24), (Sees::BothWays, 25), (Sees::Nothing, 20)] {
             let mut wasm = envoy::any(&Wasm { config: Some(plugin.clone()) });
             restrict(&mut wasm, sees);
             let read = Wasm::decode(&*wasm.value).unwrap().config.unwrap();

@@ -17,7 +17,7 @@ use super::priorities::{Priorities, is_target};
 use super::resilience::Resilience;
 use super::routes::{Entry, Origin, RouteTable};
 use super::tls::{Client, Security};
-use super::{envoy, names};
+use super::{envoy, names, tls};
 use crate::mesh::failover::{Leg, localities};
 use crate::model::{Dns, Endpoint, Service, Strategy};
 use crate::source::gateway_rules::RuleOrigin;
@@ -76,7 +76,7 @@ pub(super) fn collect(
         Origin::Policy(route) => {
             for service in route.to.iter().filter_map(|target| table.service(&target.service)) {
                 let name = names::policy_cluster(service, route.strategy);
-                let (resilience, security) = (Resilience::of(service), client.towards(service));
+                let (resilience, security) = (Resilience::of(service), client.towards(service, &[]));
                 let common = Common { strategy: route.strategy, resilience, security };
                 match &service.dns {
                     None if service.failover().is_some() => {
@@ -138,8 +138,8 @@ fn add_places(
             return;
         }
         let localities = localities(service, leg, client.datacenter(), &mesh.catalog, &mesh.placement);
+        let security = client.towards(service, &localities.ordered);
         let priorities = Priorities::new(localities, service.failover());
-        let security = client.towards_all(service, priorities.iter().map(|(_, locality)| locality));
         let spec = common.spec(Discovery::Places(priorities), &common.resilience);
         clusters.insert(name, ClusterSpec { security, ..spec });
     };
@@ -199,9 +199,10 @@ impl ClusterSpec {
         };
         self.resilience.apply(&mut cluster);
         match &self.security {
-            Security::Plain | Security::Impossible => {}
-            Security::Mutual(mutual) => cluster.transport_socket = Some(mutual.transport_socket()),
-            Security::Targets(targets) => {
+            Security::Plain => {}
+            Security::Impossible => cluster.transport_socket = Some(tls::with_nobody()),
+            Security::Mutual { service, targets } => {
+                cluster.transport_socket = Some(service.transport_socket());
                 let matches = targets.iter().map(|(target, mutual)| TransportSocketMatch {
                     name: target.clone(),
                     r#match: Some(is_target(target.clone())),

@@ -1,27 +1,21 @@
 //! Snapshots by scope: compiled once, shared by all proxies of the scope, renewed when the mesh changes.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
-use super::Memory;
+use super::encoded::Encoded;
+use super::renew;
+use super::scopes::{Outdated, Scopes};
 use crate::mesh::Mesh;
-use crate::xds::{Scope, Snapshot, SnapshotSource};
+use crate::xds::{Scope, Snapshot, SnapshotSource, TooManyScopes};
 
 /// Compiles for every scope that some proxy has.
 pub struct Compiler {
-    scopes: Mutex<HashMap<Scope, Served>>,
+    scopes: Mutex<Scopes>,
     compiled: watch::Sender<Option<Arc<Mesh>>>,
     newcomer: Notify,
-}
-
-/// The snapshots of one scope, and the mesh that the latest is compiled from.
-#[derive(Clone, Debug)]
-struct Served {
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    mesh: Option<Arc<Mesh>>,
 }
 
 impl Compiler {
@@ -33,56 +27,48 @@ impl Compiler {
 
     /// Compiles whenever the mesh changes or a proxy comes with a scope of its own; ends with the mesh.
     pub async fn run(self: Arc<Self>, mut mesh: watch::Receiver<Option<Arc<Mesh>>>) {
-        let mut memory = Memory::default();
+        let mut encoded = Encoded::default();
         loop {
             tokio::select! {
                 changed = mesh.changed() => if changed.is_err() { return },
                 () = self.newcomer.notified() => {}
             }
             let now = Instant::now();
-            let Some(latest) = mesh.borrow_and_update().clone() else { continue };
+            let latest = mesh.borrow_and_update().clone();
             let compiler = Arc::clone(&self);
             // Milliseconds of work for the largest policies: off the threads that serve streams.
             let work = tokio::task::spawn_blocking(move || {
-                compiler.update(&latest, now, &mut memory);
-                memory
+                compiler.update(latest.as_ref(), now, &mut encoded);
+                encoded
             });
-            memory = work.await.unwrap_or_default();
+            encoded = work.await.unwrap_or_default();
         }
     }
 
     /// Brings every scope that still has a proxy to this mesh, forgets the others, and wakes only those whose
-    /// resources differ.
-    fn update(&self, mesh: &Arc<Mesh>, changed_at: Instant, memory: &mut Memory) {
-        let outdated = self.outdated(mesh);
-        for (scope, served) in outdated {
-            let snapshot = memory.compile(mesh, &scope);
-            served.snapshots.send_if_modified(|current| {
-                let changed = **current != snapshot;
-                if changed {
-                    *current = Arc::new(snapshot.sharing(current).made_at(changed_at));
-                }
-                changed
-            });
-            if let Some(served) = self.lock().get_mut(&scope) {
-                served.mesh = Some(Arc::clone(mesh));
+    /// resources differ. Streams wait for the lock, so no work is done under it.
+    fn update(&self, mesh: Option<&Arc<Mesh>>, changed_at: Instant, encoded: &mut Encoded) {
+        let unused = self.lock().take_unused();
+        drop(unused);
+        let Some(mesh) = mesh else { return };
+        let outdated = self.lock().outdated(mesh);
+        for Outdated { scope, snapshots, mut memory } in outdated {
+            if let Some(snapshot) = renew(mesh, &scope, &mut memory, encoded) {
+                snapshots.send_if_modified(|current| {
+                    let changed = **current != snapshot;
+                    if changed {
+                        *current = Arc::new(snapshot.sharing(current).made_at(changed_at));
+                    }
+                    changed
+                });
             }
+            self.lock().renewed(&scope, memory, mesh);
         }
-        let same = |current: &Option<Arc<Mesh>>| current.as_ref().is_some_and(|c| Arc::ptr_eq(c, mesh));
-        if !same(&self.compiled.borrow()) {
-            let scopes = self.lock();
-            memory.sweep(|scope| scopes.contains_key(scope));
-            drop(scopes);
+        let is_this = |current: &Option<Arc<Mesh>>| current.as_ref().is_some_and(|c| Arc::ptr_eq(c, mesh));
+        if !is_this(&self.compiled.borrow()) {
             self.compiled.send_replace(Some(Arc::clone(mesh)));
         }
-    }
-
-    fn outdated(&self, mesh: &Arc<Mesh>) -> Vec<(Scope, Served)> {
-        let mut scopes = self.lock();
-        scopes.retain(|_, served| served.snapshots.receiver_count() > 0);
-        let current = |served: &Served| served.mesh.as_ref().is_some_and(|of| Arc::ptr_eq(of, mesh));
-        let outdated = scopes.iter().filter(|(_, served)| !current(served));
-        outdated.map(|(scope, served)| (scope.clone(), served.clone())).collect()
+        encoded.sweep();
     }
 
     /// The mesh that all snapshots are compiled from, and its successors.
@@ -93,7 +79,7 @@ impl Compiler {
 
     /// A poisoned lock means a panic in between, after which the map is still whole: each step replaces one
     /// value.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Scope, Served>> {
+    fn lock(&self) -> MutexGuard<'_, Scopes> {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,26 +91,29 @@ impl Default for Compiler {
 }
 
 impl SnapshotSource for Compiler {
-    fn subscribe(&self, scope: &Scope) -> watch::Receiver<Arc<Snapshot>> {
+    fn subscribe(&self, scope: &Scope) -> Result<watch::Receiver<Arc<Snapshot>>, TooManyScopes> {
         let mut scopes = self.lock();
-        if let Some(served) = scopes.get(scope) {
-            return served.snapshots.subscribe();
+        if let Some(snapshots) = scopes.get(scope) {
+            return Ok(snapshots);
         }
-        let (snapshots, receiver) = watch::channel(Arc::default());
-        scopes.insert(scope.clone(), Served { snapshots, mesh: None });
+        // Where there is no room, too: those that no proxy has any more are forgotten then.
         self.newcomer.notify_one();
-        receiver
+        scopes.enter(scope)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
+    use crate::compile::{Memory, compile};
+    use crate::mesh::identity::Leaf;
     use crate::mesh::{FilterModule, ModuleLocation};
-    use crate::model::parse;
+    use crate::model::{Action, Strategy, parse};
+    use crate::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
     use crate::xds::ResourceType::{Cluster, Endpoints};
+    use crate::xds::{Ports, Resource, Role};
 
     fn mesh(port: u16) -> Arc<Mesh> {
         let policy = format!(
@@ -154,12 +143,47 @@ mod tests {
         Arc::clone(&snapshots.borrow_and_update())
     }
 
+    /// The mesh with a rule for each of these ports, in the place of its world.
+    fn with_rules(ports: [u16; 3]) -> Arc<Mesh> {
+        let rule = |(world, port): (u16, u16)| GatewayRule {
+            origin: RuleOrigin::Rules,
+            key: world.to_string(),
+            server_type: 10,
+            world: Some(world),
+            service: "old".to_owned(),
+            strategy: Strategy::RoundRobin,
+            endpoints: vec![format!("127.0.0.1:{port}").parse().unwrap()],
+        };
+        let rules = (1..).zip(ports).map(rule).collect();
+        let rules = Arc::new(GatewayRules { rules, ..GatewayRules::default() });
+        Arc::new(Mesh { rules, ..Mesh::clone(&mesh(1)) })
+    }
+
+    #[test]
+    fn what_changed_before_is_not_encoded_again() {
+        let (compiler, mut encoded) = (Compiler::new(), Encoded::default());
+        let snapshots = compiler.subscribe(&Scope::default()).unwrap();
+        let mut endpoints = |ports| {
+            compiler.update(Some(&with_rules(ports)), Instant::now(), &mut encoded);
+            let snapshot = Arc::clone(&snapshots.borrow());
+            let of_rules = snapshot.of(Endpoints).iter().filter(|r| r.name().contains("old"));
+            let of_rules: Vec<_> = of_rules.cloned().collect();
+            <[Arc<Resource>; 3]>::try_from(of_rules).expect("a cluster a rule")
+        };
+        endpoints([1, 1, 1]);
+        endpoints([2, 1, 1]);
+        let before = endpoints([2, 2, 1]);
+        let after = endpoints([2, 2, 2]);
+        let same = [0, 1, 2].map(|rule| Arc::ptr_eq(&before[rule], &after[rule]));
+        assert_eq!(same, [true, true, false]);
+    }
+
     #[tokio::test]
     async fn a_change_makes_anew_what_it_touches_and_nothing_else() {
         let compiler = Arc::new(Compiler::new());
         let (publish, meshes) = watch::channel(None);
         let running = tokio::spawn(Arc::clone(&compiler).run(meshes));
-        let mut snapshots = compiler.subscribe(&Scope::default());
+        let mut snapshots = compiler.subscribe(&Scope::default()).unwrap();
         assert!(snapshots.borrow().is_pending());
         publish.send_replace(Some(mesh(2)));
         let before = next(&mut snapshots).await;
@@ -172,11 +196,84 @@ mod tests {
         assert!(Arc::ptr_eq(&same(&before), &same(&after)), "encoded again");
 
         // A proxy of another scope shares what is encoded, and one of the same scope all.
-        let mut others = compiler.subscribe(&Scope { datacenter: "aws".to_owned(), ..Scope::default() });
+        let mut others =
+            compiler.subscribe(&Scope { datacenter: "aws".to_owned(), ..Scope::default() }).unwrap();
         let other = next(&mut others).await;
         assert!(Arc::ptr_eq(&same(&after), &same(&other)));
-        assert!(Arc::ptr_eq(&*compiler.subscribe(&Scope::default()).borrow(), &after));
+        assert!(Arc::ptr_eq(&*compiler.subscribe(&Scope::default()).unwrap().borrow(), &after));
         drop(publish);
         running.await.unwrap();
+    }
+
+    #[test]
+    fn sidecars_are_made_anew_when_something_of_theirs_changes() {
+        let mut encoded = Encoded::default();
+        let mut sidecars = ["game", "chat"].map(|service| {
+            let ports = Ports { inbound: ([10, 0, 0, 1], 1).into(), app: ([127, 0, 0, 1], 1).into() };
+            let (role, service, sidecar) = (Role::Sidecar, service.to_owned(), Some(ports));
+            let scope = Scope { role, service, sidecar, ..Scope::default() };
+            (scope, Memory::default(), Snapshot::default())
+        });
+        let mut made_anew = |mesh: &Mesh| {
+            sidecars.each_mut().map(|(scope, memory, latest)| {
+                let made = renew(mesh, scope, memory, &mut encoded);
+                let is_new = made.is_some();
+                *latest = made.unwrap_or_else(|| latest.clone());
+                assert_eq!(*latest, compile(mesh, scope));
+                is_new
+            })
+        };
+        let leaf = |chain: &str| {
+            let (uri, chain, key) = (String::new(), chain.to_owned(), String::new());
+            let (not_before, not_after) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH);
+            Arc::new(Leaf { uri, chain, key, not_before, not_after })
+        };
+        let mut mesh = Mesh::clone(&with_rules([1, 1, 1]));
+        let identities = Arc::make_mut(&mut mesh.identities);
+        identities.roots = ["ROOT".to_owned()].into();
+        identities.leaves = [("game".to_owned(), leaf("ONE")), ("chat".to_owned(), leaf("ONE"))].into();
+        assert_eq!(made_anew(&mesh), [true, true]);
+        mesh.rules = Arc::clone(&with_rules([2, 1, 1]).rules);
+        mesh.module.sha256 = "2".to_owned();
+        assert_eq!(made_anew(&mesh), [false, false], "rules, and a module that no guard needs");
+        Arc::make_mut(&mut mesh.identities).leaves.insert("game".to_owned(), leaf("TWO"));
+        assert_eq!(made_anew(&mesh), [true, false], "a leaf");
+        Arc::make_mut(&mut mesh.identities).roots = ["OTHER".to_owned()].into();
+        assert_eq!(made_anew(&mesh), [true, true], "roots");
+        Arc::make_mut(&mut mesh.intentions).default = Action::Allow;
+        assert_eq!(made_anew(&mesh), [true, true], "intentions");
+        Arc::make_mut(&mut mesh.edge).access_log = Some("/log".to_owned());
+        assert_eq!(made_anew(&mesh), [true, true], "the access log");
+        Arc::make_mut(&mut mesh.policy).intentions_close = true;
+        assert_eq!(made_anew(&mesh), [true, true], "guards");
+        mesh.module.sha256 = "3".to_owned();
+        assert_eq!(made_anew(&mesh), [true, true], "their module");
+    }
+
+    #[test]
+    fn who_is_gone_leaves_nothing_behind() {
+        let (compiler, mut encoded) = (Compiler::new(), Encoded::default());
+        let mesh = mesh(1);
+        for cell in 0..100 {
+            let scope = Scope { cell: cell.to_string(), ..Scope::default() };
+            let snapshots = compiler.subscribe(&scope).unwrap();
+            compiler.update(Some(&mesh).filter(|_| cell >= 50), Instant::now(), &mut encoded);
+            assert_eq!(snapshots.borrow().is_pending(), cell < 50);
+            assert_eq!(compiler.lock().len(), 1);
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_scopes() {
+        let (compiler, mut encoded) = (Compiler::new(), Encoded::default());
+        let of_cell = |cell: usize| Scope { cell: cell.to_string(), ..Scope::default() };
+        let mut taken: Vec<_> = (0..1_000).map(|cell| compiler.subscribe(&of_cell(cell)).unwrap()).collect();
+        assert_eq!(compiler.subscribe(&of_cell(1_000)).unwrap_err(), TooManyScopes { most: 1_000 });
+        assert!(compiler.subscribe(&of_cell(999)).is_ok(), "one that is served");
+        let sidecar = Scope { role: Role::Sidecar, ..Scope::default() };
+        assert!(compiler.subscribe(&sidecar).is_ok(), "another role");
+        taken.pop();
+        compiler.update(None, Instant::now(), &mut encoded);
+        assert!(compiler.subscribe(&of_cell(1_000)).is_ok());
     }
 }

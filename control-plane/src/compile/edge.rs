@@ -27,19 +27,22 @@ pub(super) struct Base {
     all_ask: bool,
 }
 
-/// The snapshot of an edge of `scope`, whose base is made anew where it has to be.
+/// The snapshot of an edge of `scope`, pending while it waits for its certificate, whose base is made anew where it has to be.
 pub(super) fn compile(
     mesh: &Mesh,
     scope: &Scope,
     base: &mut Option<Base>,
     encoded: &mut Encoded,
 ) -> Snapshot {
+    let client = tls::Client::of(mesh, scope);
+    if client.waits(mesh) {
+        return Snapshot::default();
+    }
     let rules = RouteTable::of_rules(mesh);
     let base = match base {
         Some(base) if base.is_of(mesh, &rules) => base,
         _ => base.insert(Base::new(mesh, scope, &rules, encoded)),
     };
-    let client = tls::Client::of(mesh, scope);
     let mut of_rules = Clusters::new();
     for entry in rules.entries() {
         clusters::collect(&rules, entry, &client, &mut of_rules);

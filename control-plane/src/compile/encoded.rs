@@ -43,11 +43,15 @@ impl Encoded {
         resources
     }
 
-    /// Forgets what no snapshot has any more.
+    /// Forgets what no snapshot has any more. Of a cluster whose endpoints alone have changed, a snapshot has the new
+    /// endpoints and still the cluster that was encoded with the old ones: either is enough.
     pub(super) fn sweep(&mut self) {
+        let is_held = |resource: &Arc<Resource>| Arc::strong_count(resource) > 1;
         for all in [&mut self.eager, &mut self.on_demand] {
             all.retain(|_, of| {
-                of.retain(|kept| Arc::strong_count(&kept.resources.cluster) > 1);
+                of.retain(|Kept { resources: ClusterResources { cluster, endpoints }, .. }| {
+                    is_held(cluster) || endpoints.as_ref().is_some_and(is_held)
+                });
                 !of.is_empty()
             });
         }

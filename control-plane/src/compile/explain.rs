@@ -77,7 +77,7 @@ pub struct PossibleTarget {
     pub priority: usize,
     /// Where it is; empty = not known.
     pub datacenter: String,
-    /// What it is in Consul; of fixed endpoints the service's own name.
+    /// What it is in the mesh: in Consul, and of fixed endpoints what the service itself is.
     pub service: String,
     /// The subset of it; empty = all.
     pub subset: String,

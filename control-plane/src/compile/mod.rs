@@ -20,10 +20,10 @@ mod priorities;
 mod rbac;
 mod resilience;
 mod routes;
+mod scopes;
 mod sidecar;
 mod tls;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use prost::Name;
@@ -41,30 +41,28 @@ pub use routes::{Entry, Origin, Rank, RouteTable};
 /// Everything that proxies of `scope` should have.
 #[must_use]
 pub fn compile(mesh: &Mesh, scope: &Scope) -> Snapshot {
-    Memory::default().compile(mesh, scope)
+    // Without a memory there always is one.
+    renew(mesh, scope, &mut Memory::default(), &mut Encoded::default()).unwrap_or_default()
 }
 
-/// What one compilation leaves for the next: what did not change is not made again.
+/// What one compilation for a scope leaves for the next: what did not change is not made again.
 #[derive(Debug, Default)]
 struct Memory {
-    encoded: Encoded,
-    bases: HashMap<Scope, Option<edge::Base>>,
+    edge: Option<edge::Base>,
+    sidecar: Option<sidecar::Inputs>,
 }
 
-impl Memory {
-    fn compile(&mut self, mesh: &Mesh, scope: &Scope) -> Snapshot {
-        if let Some(ports) = &scope.sidecar {
-            return sidecar::compile(mesh, scope, ports);
-        }
-        let base = self.bases.entry(scope.clone()).or_default();
-        edge::compile(mesh, scope, base, &mut self.encoded)
+/// The same as [`compile`]; `None` = what was made before holds.
+fn renew(mesh: &Mesh, scope: &Scope, memory: &mut Memory, encoded: &mut Encoded) -> Option<Snapshot> {
+    let Some(ports) = &scope.sidecar else {
+        return Some(edge::compile(mesh, scope, &mut memory.edge, encoded));
+    };
+    let inputs = sidecar::Inputs::of(mesh, scope);
+    if memory.sidecar.as_ref() == Some(&inputs) {
+        return None;
     }
-
-    /// Forgets the scopes that are not among these, and what no snapshot has any more.
-    fn sweep(&mut self, is_served: impl Fn(&Scope) -> bool) {
-        self.bases.retain(|scope, _| is_served(scope));
-        self.encoded.sweep();
-    }
+    let inputs = memory.sidecar.insert(inputs);
+    Some(sidecar::compile(inputs, scope, ports))
 }
 
 fn resource(name: String, message: &impl Name) -> Arc<Resource> {

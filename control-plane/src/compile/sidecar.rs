@@ -1,5 +1,7 @@
 //! The snapshot of a sidecar: one listener that lets peers of the mesh in, by intention, to the game server beside it.
 
+use std::sync::Arc;
+
 use envoy_types::pb::envoy::config::cluster::v3::{
     Cluster,
     cluster::{ClusterDiscoveryType, DiscoveryType},
@@ -15,7 +17,7 @@ use prost::Name;
 use super::admission::Admission;
 use super::resilience::Resilience;
 use super::{access_log, clusters, envoy, guard, listeners, rbac, resource, tls};
-use crate::mesh::Mesh;
+use crate::mesh::{FilterModule, Identities, Intentions, Mesh};
 use crate::xds::{Ports, ResourceSet, Scope, Snapshot};
 
 /// The listener, its statistics, and with `realmgate/` in front its filter of intentions.
@@ -39,44 +41,73 @@ const ACCESS_LOG: &str = concat!(
     "\n"
 );
 
-/// Everything that a sidecar with these ports should have; nothing while its service has no certificate.
-pub(super) fn compile(mesh: &Mesh, scope: &Scope, ports: &Ports) -> Snapshot {
+/// All of a mesh that sidecars of a service are made from. There are thousands of them, and most changes are none of theirs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Inputs {
+    /// Whether there is nothing to be said before its certificate has come.
+    waits: bool,
+    /// With the service's leaf alone.
+    identities: Identities,
+    intentions: Arc<Intentions>,
+    /// The module of their guard, if there is to be one.
+    guard: Option<FilterModule>,
+    access_log: Option<String>,
+}
+
+impl Inputs {
+    pub(super) fn of(mesh: &Mesh, scope: &Scope) -> Self {
+        Self {
+            waits: tls::Client::of(mesh, scope).waits(mesh),
+            identities: mesh.identities.of(&scope.service),
+            intentions: Arc::clone(&mesh.intentions),
+            guard: mesh.policy.intentions_close.then(|| mesh.module.clone()),
+            access_log: mesh.edge.access_log.clone(),
+        }
+    }
+}
+
+/// Everything that a sidecar with these ports should have; nothing where its service has no certificate, and pending
+/// until it has one that is wanted.
+pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot {
     let none = || ResourceSet::new([]);
-    if mesh.identities.leaf(&scope.service).is_none() {
+    if inputs.waits {
+        return Snapshot::default();
+    }
+    if inputs.identities.leaf(&scope.service).is_none() {
         return Snapshot::new(none(), none(), none(), none());
     }
-    let admission = Admission::of(&mesh.intentions, &scope.service);
-    let trust_domain = &mesh.identities.trust_domain;
+    let admission = Admission::of(&inputs.intentions, &scope.service);
+    let trust_domain = &inputs.identities.trust_domain;
     let rbac = TypedExtensionConfig {
         name: super::filter::extension_name(INBOUND),
         typed_config: Some(envoy::any(&rbac::filter(&admission, trust_domain))),
     };
     let mut extensions = vec![resource(rbac.name.clone(), &rbac)];
     let mut clusters = vec![resource(APP.to_owned(), &app(ports))];
-    if mesh.policy.intentions_close {
-        let guard = guard::extension(&admission, trust_domain, &mesh.module);
+    if let Some(module) = &inputs.guard {
+        let guard = guard::extension(&admission, trust_domain, module);
         extensions.push(resource(guard.name.clone(), &guard));
-        clusters.extend(super::filter::module_cluster(&mesh.module));
+        clusters.extend(super::filter::module_cluster(module));
     }
-    let listener = listener(mesh, scope, ports);
+    let listener = listener(inputs, scope, ports);
     Snapshot::new(
         ResourceSet::new(clusters),
         none(),
         ResourceSet::new([resource(INBOUND.to_owned(), &listener)]),
         ResourceSet::new(extensions),
     )
-    .with_secrets(ResourceSet::on_demand(tls::secrets(&mesh.identities, &scope.service)))
+    .with_secrets(ResourceSet::on_demand(tls::secrets(&inputs.identities, &scope.service)))
 }
 
-fn listener(mesh: &Mesh, scope: &Scope, ports: &Ports) -> Listener {
-    let guard = mesh.policy.intentions_close.then(guard::filter);
+fn listener(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Listener {
+    let guard = inputs.guard.as_ref().map(|_| guard::filter());
     let chain = FilterChain {
         filters: [intentions()].into_iter().chain(guard).chain([proxy()]).collect(),
-        transport_socket: Some(tls::server(&mesh.identities, &scope.service)),
+        transport_socket: Some(tls::server(&inputs.identities, &scope.service)),
         transport_socket_connect_timeout: Some(envoy::duration(HANDSHAKE_TIMEOUT_MS)),
         ..FilterChain::default()
     };
-    let access_log = mesh.edge.access_log.iter();
+    let access_log = inputs.access_log.iter();
     let access_log = access_log.map(|path| access_log::written(path, ACCESS_LOG.to_owned()));
     Listener {
         name: INBOUND.to_owned(),

@@ -20,6 +20,7 @@ use prost::{Message, Name};
 use super::envoy;
 use super::priorities::target;
 use crate::mesh::failover::Locality;
+use crate::mesh::identity::wanted_leaves;
 use crate::mesh::{Identities, Mesh};
 use crate::model::{Service, ServiceTls};
 use crate::xds::{Resource, Scope};
@@ -38,9 +39,13 @@ pub(super) enum Security {
     /// In the clear.
     Plain,
     /// By mutual TLS.
-    Mutual(Mutual),
-    /// By mutual TLS, by who an endpoint is: what stands in its metadata, in order.
-    Targets(BTreeMap<String, Mutual>),
+    Mutual {
+        /// With an endpoint that is none of the targets. Clusters and endpoints change one after the other, so there are such
+        /// endpoints for a moment, or for long where a proxy refuses the cluster.
+        service: Mutual,
+        /// By who an endpoint is: what stands in its metadata, in order.
+        targets: BTreeMap<String, Mutual>,
+    },
     /// By mutual TLS for which there is no certificate: not at all. In the clear would be worse, and a cluster that names a
     /// secret which never comes would hold up all others.
     Impossible,
@@ -77,27 +82,26 @@ impl<'a> Client<'a> {
         self.datacenter
     }
 
-    /// How this client speaks to a service here.
-    pub(super) fn towards(&self, service: &Service) -> Security {
-        self.secured(service, || Security::Mutual(self.mutual("", service.mesh_name())))
+    /// Whether the policy wants a certificate of it that an authority has not given yet in this run. Then it is sent nothing: it
+    /// may have one from an earlier run, and what needs it.
+    pub(super) fn waits(&self, mesh: &Mesh) -> bool {
+        self.identities.is_known()
+            && self.identities.leaf(self.own).is_none()
+            && wanted_leaves(&mesh.policy, &mesh.edge.service).contains(self.own)
     }
 
-    /// How it speaks to a service in these places, each of which proves to be just that one: a service, and a
-    /// datacenter, cannot stand in for another.
-    pub(super) fn towards_all<'b>(
-        &self,
-        service: &Service,
-        places: impl Iterator<Item = &'b Locality>,
-    ) -> Security {
+    /// How this client speaks to a service here, and in these places, each of which proves to be just that one: a service,
+    /// and a datacenter, cannot stand in for another. Places with nobody count too, so that the first who comes there
+    /// changes endpoints and no cluster.
+    pub(super) fn towards(&self, service: &Service, places: &[Locality]) -> Security {
         let mutual = |place: &Locality| (target(place), self.mutual(&place.datacenter, &place.service));
-        self.secured(service, || Security::Targets(places.map(mutual).collect()))
-    }
-
-    fn secured(&self, service: &Service, mutual: impl FnOnce() -> Security) -> Security {
         match service.tls {
             ServiceTls::None => Security::Plain,
             ServiceTls::Mesh if self.identities.leaf(self.own).is_none() => Security::Impossible,
-            ServiceTls::Mesh => mutual(),
+            ServiceTls::Mesh => Security::Mutual {
+                service: self.mutual("", service.mesh_name()),
+                targets: places.iter().map(mutual).collect(),
+            },
         }
     }
 
@@ -149,6 +153,22 @@ impl Mutual {
             ..UpstreamTlsContext::default()
         })
     }
+}
+
+/// The client's side of a connection that never stands: no certificate has this hash, and no secret is waited for. An edge
+/// whose own certificate comes gives the new endpoints to the old cluster too, while the new one warms.
+pub(super) fn with_nobody() -> TransportSocket {
+    let validation = CertificateValidationContext {
+        verify_certificate_hash: vec!["0".repeat(64)],
+        ..CertificateValidationContext::default()
+    };
+    transport_socket(&UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+            ..CommonTlsContext::default()
+        }),
+        ..UpstreamTlsContext::default()
+    })
 }
 
 /// The server's side of a connection to `service`: clients have to be of the trust domain, whichever of its services.

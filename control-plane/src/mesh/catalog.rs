@@ -80,8 +80,6 @@ pub struct ServiceEntries {
     pub resolver: Option<Resolver>,
     /// `service-splitter`: weights in hundredths of a percent, 10,000 in all.
     pub splitter: Vec<(u32, ServiceSubset)>,
-    /// `service-defaults`: what it speaks, `tcp` mostly.
-    pub protocol: Option<String>,
 }
 
 /// A service, or a subset of it that its resolver defines.

@@ -33,6 +33,18 @@ impl Identities {
         format!("spiffe://{}/ns/default/dc/{datacenter}/svc/{service}", self.trust_domain)
     }
 
+    /// What a proxy that is this service needs of them: of the leaves its own alone.
+    #[must_use]
+    pub fn of(&self, service: &str) -> Self {
+        let leaf = self.leaves.get_key_value(service).map(|(name, leaf)| (name.clone(), Arc::clone(leaf)));
+        Self {
+            trust_domain: self.trust_domain.clone(),
+            datacenter: self.datacenter.clone(),
+            roots: Arc::clone(&self.roots),
+            leaves: leaf.into_iter().collect(),
+        }
+    }
+
     /// The leaf of a service, if it has one that can be used. Without a root nobody can be believed.
     #[must_use]
     pub fn leaf(&self, service: &str) -> Option<&Arc<Leaf>> {

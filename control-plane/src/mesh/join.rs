@@ -92,10 +92,10 @@ impl ConsulLink {
     fn heard(&mut self, policy: &Policy, edge_service: &str) -> Option<Arc<Catalog>> {
         let starting = *self.status.health.borrow_and_update() == Health::Starting;
         let catalog = Arc::clone(&self.status.catalog.borrow_and_update());
-        let lookups =
-            if catalog.local.is_empty() { BTreeSet::new() } else { failover::wanted(policy, &catalog) };
+        let lookups = (!catalog.local.is_empty()).then(|| failover::wanted(policy, &catalog));
         let known = lookups
             .iter()
+            .flatten()
             .filter(|lookup| lookup.datacenter == catalog.local)
             .all(|lookup| catalog.instances.contains_key(lookup));
         let leaves = if self.is_authority { wanted_leaves(policy, edge_service) } else { BTreeSet::new() };
@@ -222,11 +222,16 @@ pub async fn join(mut sources: Sources, debounce: Duration, publish: watch::Send
     let mut quiet_from = Instant::now();
     loop {
         let mut next = None;
-        if let Some((mesh, then)) = sources.latest() {
+        if let Some((mut mesh, then)) = sources.latest() {
             next = then;
             let published = publish.send_if_modified(|current| {
                 let changed = current.as_deref() != Some(&mesh);
                 if changed {
+                    // They are joined anew each time; as the very same they are compared at a glance, once for each sidecar.
+                    let before = current.as_deref().map(|before| &before.intentions);
+                    if let Some(before) = before.filter(|before| **before == mesh.intentions) {
+                        mesh.intentions = Arc::clone(before);
+                    }
                     *current = Some(Arc::new(mesh));
                 }
                 changed
@@ -282,6 +287,7 @@ mod tests {
         let running = tokio::spawn(join(sources, DEBOUNCE, publish));
         let start = Instant::now();
         meshes.changed().await.unwrap();
+        let first = meshes.borrow_and_update().clone().unwrap();
         let mut published = 1;
         for number in 1..=300 {
             change.send_replace(module(number));
@@ -299,6 +305,8 @@ mod tests {
         change.send_replace(module(301));
         meshes.changed().await.unwrap();
         assert!(start.elapsed() < DEBOUNCE, "{:?}", start.elapsed());
+        let last = meshes.borrow().clone().unwrap();
+        assert!(Arc::ptr_eq(&first.intentions, &last.intentions), "what is equal is the same");
         drop(change);
         running.await.unwrap();
     }
@@ -341,7 +349,7 @@ mod tests {
             weight: 1,
             health,
         };
-        let here = wanted.lookups.iter().filter(|lookup| lookup.datacenter == "aws");
+        let here = wanted.lookups.iter().flatten().filter(|lookup| lookup.datacenter == "aws");
         let instances = here.map(|lookup| (lookup.clone(), [instance.clone()].into())).collect();
         Arc::new(Catalog { local: "aws".to_owned(), instances, ..Catalog::default() })
     }
@@ -390,11 +398,12 @@ mod tests {
         policies.send_replace(loaded(
             "consul: {service: game}, failover: {targets: [{datacenter: azure}], fail_back: {after: 200ms, over: 0}}",
         ));
-        let wants = wants.wait_for(|wanted| wanted.lookups.len() == 2).await.unwrap().clone();
+        let wants =
+            wants.wait_for(|wanted| wanted.lookups.iter().flatten().count() == 2).await.unwrap().clone();
         assert!(!meshes.has_changed().unwrap(), "Consul has not answered");
         // Nobody waits for azure.
         catalogs.send_replace(known(&wants, InstanceHealth::Passing));
-        let here = wants.lookups.iter().find(|lookup| lookup.datacenter == "aws").unwrap();
+        let here = wants.lookups.iter().flatten().find(|lookup| lookup.datacenter == "aws").unwrap();
         let is_consul =
             |mesh: &Option<Arc<Mesh>>| mesh.as_ref().is_some_and(|m| m.policy.services[0].consul.is_some());
         meshes.wait_for(is_consul).await.unwrap();

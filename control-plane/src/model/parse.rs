@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::document::Document;
+use super::document::{Document, MAX_BYTES};
 use super::validate::validate;
 use super::{Policy, Problem};
 
@@ -12,6 +12,9 @@ use super::{Policy, Problem};
 /// # Errors
 /// All problems found, in the order of the document. A text that is not a policy at all gives one.
 pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
+    if let Some(policy) = good_json(text) {
+        return Ok(policy);
+    }
     let document = Document::load(text).map_err(|problem| vec![problem])?;
     let problems = match document.to_json().and_then(typed) {
         Ok(policy) => match validate(&policy) {
@@ -21,6 +24,12 @@ pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
         Err(problem) => vec![problem],
     };
     Err(located(&document, problems))
+}
+
+/// What programs write is JSON and mostly good, and read in a tenth of the time if nobody asks for lines.
+fn good_json(text: &str) -> Option<Policy> {
+    let policy = serde_json::from_str(text).ok().filter(|_| text.len() <= MAX_BYTES)?;
+    validate(&policy).is_empty().then_some(policy)
 }
 
 /// A document's values as a type; the problem names the field.
@@ -78,6 +87,12 @@ routes:
         assert_eq!(policy.routes.len(), 2);
         let json = serde_json::to_string_pretty(&policy).unwrap();
         assert_eq!(parse(&json).unwrap(), policy);
+        assert_eq!(parse(&format!("# YAML\n{json}")).unwrap(), policy);
+        let twice = json.replacen('{', r#"{"listeners": [], "#, 1);
+        assert!(
+            problems(&twice)[0].starts_with("line 2"),
+            "what JSON would read in one of two ways is refused"
+        );
         assert_eq!(parse("").unwrap(), Policy::default());
         assert_eq!(parse("# nothing yet\n").unwrap(), Policy::default());
     }

@@ -188,6 +188,9 @@ pub struct GameGateway {
     /// 33) or `client` (8, as received).
     #[schemars(with = "String")]
     pub framing: Framing,
+    /// Whether a load balancer in front of `game_gateway.listen` says the clients' addresses by the PROXY protocol. A
+    /// change drains the live connections there.
+    pub proxy_protocol: bool,
     /// How often the rules are read again.
     pub refresh_interval: Duration,
     /// Bounds on the connections to `game_gateway.listen`; 0 = no limit.
@@ -379,6 +382,7 @@ impl Default for GameGateway {
             key_prefix: "game-gateway:".to_owned(),
             listen: (Ipv4Addr::UNSPECIFIED, 8080).into(),
             framing: Framing::Server,
+            proxy_protocol: false,
             refresh_interval: Duration::from_secs(10),
             limits: Limits::default(),
             clusters: ClusterDelivery::default(),

@@ -3,13 +3,15 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
-use tonic::Status;
+use prost::Message;
 use tonic::body::Body;
+
+use super::end::{End, Fault};
 
 /// Before each message: whether it is compressed, and its length.
 pub(super) const PREFIX: usize = 5;
 /// Largest request: a reconnect names all it has, 30,000 names and versions are about 2 MB.
-const MAX_REQUEST_BYTES: usize = 4 << 20;
+pub(super) const MAX_REQUEST_BYTES: usize = 4 << 20;
 
 /// The messages of a request body.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ impl Messages {
     }
 
     /// The next message; `None` at the end. Can be dropped and called again without losing anything.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, End> {
         loop {
             if let Some(message) = self.take()? {
                 return Ok(Some(message));
@@ -35,23 +37,22 @@ impl Messages {
                         self.buffer.extend_from_slice(&data);
                     }
                 }
-                Some(Err(error)) => return Err(error),
+                Some(Err(error)) => return Err(End::Broken(error)),
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(Status::internal("the request ends within a message")),
+                None => return Err(Fault::CutShort.into()),
             }
         }
     }
 
-    fn take(&mut self) -> Result<Option<Bytes>, Status> {
+    fn take(&mut self) -> Result<Option<Bytes>, Fault> {
         let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else { return Ok(None) };
         let [compressed, length @ ..] = *prefix;
         if compressed != 0 {
-            return Err(Status::unimplemented("compressed requests are not supported"));
+            return Err(Fault::Compressed);
         }
         let length = u32::from_be_bytes(length) as usize;
         if length > MAX_REQUEST_BYTES {
-            let text = format!("a request of {length} bytes is larger than {MAX_REQUEST_BYTES}");
-            return Err(Status::resource_exhausted(text));
+            return Err(Fault::TooLarge(length));
         }
         if self.buffer.len() < PREFIX + length {
             return Ok(None);
@@ -71,12 +72,21 @@ pub(super) fn prefix(length: usize) -> [u8; PREFIX] {
     [0, a, b, c, d]
 }
 
+/// A message as it goes over the wire.
+pub(super) fn framed(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut framed = Vec::with_capacity(PREFIX + length);
+    framed.extend(prefix(length));
+    message.encode_raw(&mut framed);
+    framed.into()
+}
+
 #[cfg(test)]
 mod tests {
     use http_body_util::StreamBody;
     use hyper::body::Frame;
     use proptest::prelude::*;
-    use tonic::Code;
+    use tonic::{Code, Status};
 
     use super::*;
 
@@ -85,7 +95,7 @@ mod tests {
         Messages::new(Body::new(StreamBody::new(futures::stream::iter(frames))))
     }
 
-    async fn all(mut messages: Messages) -> Result<Vec<Bytes>, Status> {
+    async fn all(mut messages: Messages) -> Result<Vec<Bytes>, End> {
         let mut all = Vec::new();
         while let Some(message) = messages.next().await? {
             all.push(message);
@@ -94,7 +104,7 @@ mod tests {
         Ok(all)
     }
 
-    fn framed(bodies: &[Vec<u8>]) -> Vec<u8> {
+    fn all_framed(bodies: &[Vec<u8>]) -> Vec<u8> {
         bodies.iter().flat_map(|body| [&prefix(body.len())[..], body].concat()).collect()
     }
 
@@ -104,7 +114,7 @@ mod tests {
             bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..6),
             size in 1..50_usize,
         ) {
-            let chunks = framed(&bodies).chunks(size).map(<[u8]>::to_vec).collect();
+            let chunks = all_framed(&bodies).chunks(size).map(<[u8]>::to_vec).collect();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let came = runtime.block_on(all(messages(chunks))).unwrap();
             prop_assert_eq!(came, bodies);
@@ -113,7 +123,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_too_large_cut_short_or_compressed_is_refused() {
-        let code = async |chunk: Vec<u8>| all(messages(vec![chunk])).await.unwrap_err().code();
+        let code = async |chunk: Vec<u8>| all(messages(vec![chunk])).await.unwrap_err().status().code();
         assert_eq!(code(prefix(MAX_REQUEST_BYTES + 1).to_vec()).await, Code::ResourceExhausted);
         assert_eq!(code(prefix(9).to_vec()).await, Code::Internal);
         assert_eq!(code(vec![1, 0, 0, 0, 0]).await, Code::Unimplemented);

@@ -30,35 +30,55 @@ pub(crate) fn take(queue: &mut VecDeque<InFlight>, nonce: &str) -> Option<InFlig
     queue.drain(..=position).next_back()
 }
 
+/// Takes a refused version out of what later responses fall back to; what it would itself have fallen back to comes
+/// in its place.
+pub(crate) fn forget(queue: &mut VecDeque<InFlight>, refused: &Sent) {
+    let (name, version) = (refused.sent.name(), refused.sent.version());
+    for later in queue {
+        let at = later.changes.binary_search_by(|change| change.sent.name().cmp(name));
+        if let Some(change) = at.ok().and_then(|at| later.changes.get_mut(at))
+            && change.last_good.as_ref().is_some_and(|good| good.version() == version)
+        {
+            change.last_good.clone_from(&refused.last_good);
+        }
+    }
+}
+
+/// What stands at the end of a refusal of which the end is missing. Envoy cuts at 4,096 bytes and says so like this.
+pub(crate) const CUT: &str = "...(truncated)";
+
 /// Who is at fault in a refused response.
 #[derive(Debug)]
 pub(crate) struct Suspects {
+    /// Those that the refusal names.
     pub(crate) guilty: Vec<Sent>,
+    /// Those that may be: the refusal names none, or its end is missing.
+    pub(crate) suspect: Vec<Sent>,
     pub(crate) innocent: Vec<Sent>,
-    /// Whether the refusal names the guilty; else all are suspect.
-    pub(crate) named: bool,
 }
 
 /// Reads who is at fault out of the refusal: Envoy names a resource that it cannot use, but not always one
 /// that it cannot even read.
 pub(crate) fn suspects(changes: Vec<Sent>, message: &str) -> Suspects {
-    let (guilty, innocent): (Vec<_>, Vec<_>) =
+    let (guilty, others): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| mentions(message, change.sent.name()));
-    if guilty.is_empty() {
-        Suspects { guilty: innocent, innocent: guilty, named: false }
+    if guilty.is_empty() || message.ends_with(CUT) {
+        Suspects { guilty, suspect: others, innocent: Vec::new() }
     } else {
-        Suspects { guilty, innocent, named: true }
+        Suspects { guilty, suspect: Vec::new(), innocent: others }
     }
 }
 
-/// Whether `message` holds `name` as a word of its own: `world-1` is not meant by `world-10`.
+/// Whether `message` holds `name` as a word of its own: `world-1` is not meant by `world-10`, nor by what a cut
+/// left of it.
 fn mentions(message: &str, name: &str) -> bool {
     let part_of_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_');
+    let (text, is_cut) = message.strip_suffix(CUT).map_or((message, false), |text| (text, true));
     !name.is_empty()
-        && message.match_indices(name).any(|(start, found)| {
-            let before = message.get(..start).and_then(|s| s.chars().next_back());
-            let after = message.get(start + found.len()..).and_then(|s| s.chars().next());
-            !before.is_some_and(part_of_name) && !after.is_some_and(part_of_name)
+        && text.match_indices(name).any(|(start, found)| {
+            let before = text.get(..start).and_then(|s| s.chars().next_back());
+            let after = text.get(start + found.len()..).and_then(|s| s.chars().next());
+            !before.is_some_and(part_of_name) && !after.map_or(is_cut, part_of_name)
         })
 }
 
@@ -73,5 +93,12 @@ mod tests {
         assert!(!mentions(message, "world-1"));
         assert!(!mentions(message, "1"));
         assert!(!mentions(message, ""));
+    }
+
+    #[test]
+    fn what_a_cut_left_of_a_name_means_nobody() {
+        assert!(mentions("bad: world-1, world-12", "world-12"));
+        assert!(!mentions("bad: world-1, world-12...(truncated)", "world-12"));
+        assert!(mentions("bad: world-1, world-12...(truncated)", "world-1"));
     }
 }

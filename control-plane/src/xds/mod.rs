@@ -10,6 +10,7 @@
 
 mod claims;
 mod csds;
+mod end;
 mod grpc;
 mod in_flight;
 mod interest;
@@ -41,7 +42,7 @@ pub use metrics::Metrics;
 pub use node::{MAX_NODE_LISTENERS, MAX_NODE_NAME_BYTES, NodeError};
 pub use registry::{Progress, Registry};
 pub use resource::{Resource, ResourceType, content_hash};
-pub use scope::{Ports, Role, Scope, SnapshotSource};
+pub use scope::{Ports, Role, Scope, SnapshotSource, TooManyScopes};
 pub use server::AdsServer;
 pub use snapshot::{ResourceSet, Snapshot};
 pub use status::{ProxyStatus, Rejection, TypeStatus};

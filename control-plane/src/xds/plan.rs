@@ -38,8 +38,10 @@ const MAX_RESPONSE_BYTES: usize = (4 << 20) - (64 << 10);
 struct Plan {
     changes: Vec<Arc<Resource>>,
     removed: Vec<Arc<str>>,
-    /// Whether something stays back: because of the gate, a removal that comes later, or the response's size.
+    /// Whether something stays back: because of the gate, or a removal that comes later.
     withheld: bool,
+    /// Whether something stays back because of the response's size.
+    cut: bool,
     still_due: Vec<Arc<str>>,
 }
 
@@ -73,8 +75,12 @@ impl Subscription {
             self.backlog = Backlog::Ready;
             return None;
         }
-        self.backlog = if plan.withheld { Backlog::Withheld } else { Backlog::Nothing };
-        self.dirty = plan.withheld;
+        self.backlog = match (plan.cut, plan.withheld) {
+            (true, _) => Backlog::Rest,
+            (false, true) => Backlog::Withheld,
+            (false, false) => Backlog::Nothing,
+        };
+        self.dirty = self.unsent();
         Some(self.send(plan, wanted, gate, removal, now))
     }
 
@@ -185,7 +191,7 @@ impl Subscription {
         let rest = plan.changes.split_off(count);
         let due = rest.iter().map(|resource| resource.name()).filter(|name| self.due.contains(name));
         plan.still_due.extend(due.cloned());
-        plan.withheld = true;
+        plan.cut = true;
     }
 
     fn send(

@@ -56,15 +56,23 @@ impl Subscription {
             }
             return false;
         };
+        let nack = Arc::new(Nack { message, version: answered.version, at: now });
+        let Suspects { mut guilty, mut suspect, mut innocent } =
+            in_flight::suspects(answered.changes, &nack.message);
+        for refused in guilty.iter().chain(&suspect) {
+            in_flight::forget(&mut self.in_flight, refused);
+        }
         // A resource that was sent again meanwhile is judged by the later answer.
-        let (current, _): (Vec<_>, Vec<_>) = answered.changes.into_iter().partition(|change| {
+        let current = |change: &Sent| {
             let held = self.held(change.sent.name(), wanted);
             held.is_some_and(|held| held.version() == change.sent.version())
-        });
-        let nack = Arc::new(Nack { message, version: answered.version, at: now });
-        let Suspects { guilty, innocent, named } = in_flight::suspects(current, &nack.message);
-        let names: Vec<Arc<str>> = guilty.iter().map(|change| Arc::clone(change.sent.name())).collect();
-        for Sent { sent, last_good } in guilty {
+        };
+        for changes in [&mut guilty, &mut suspect, &mut innocent] {
+            changes.retain(current);
+        }
+        let suspects: Vec<Arc<str>> = suspect.iter().map(|change| Arc::clone(change.sent.name())).collect();
+        let named = !guilty.is_empty();
+        for Sent { sent, last_good } in guilty.into_iter().chain(suspect) {
             if self.full_state()
                 && let Some(has) = self.behind.get_mut(sent.name())
             {
@@ -77,18 +85,25 @@ impl Subscription {
         // Depending on where Envoy found the fault the others went live or not (18): say them again.
         self.due.extend(innocent.into_iter().map(|change| (Arc::clone(change.sent.name()), ())));
         self.trust_no_exclusion();
-        if named || names.len() < 2 {
-            self.resume_suspended(answered.sequence, false);
+        // One that is refused alone is the one; beside others that are named it may be good.
+        if suspects.len() > usize::from(!named) {
+            self.try_half(suspects, !named);
         } else {
-            self.try_half(names);
+            self.resume_suspended(answered.sequence, false);
         }
         true
     }
 
-    /// Tries the first half of a group in which something is bad; the second waits.
-    fn try_half(&mut self, mut names: Vec<Arc<str>>) {
-        let second = names.split_off(names.len() / 2);
-        self.suspended.push(Suspended { names: second, guilty_by_exclusion: true });
+    /// Tries the first half of a group that was refused; the second waits. `guilty`: whether something in the group
+    /// is surely bad.
+    fn try_half(&mut self, mut names: Vec<Arc<str>>, guilty: bool) {
+        // Asked for again they may be refused again while they wait: each waits once.
+        for group in &mut self.suspended {
+            group.names.retain(|name| names.binary_search(name).is_err());
+        }
+        let second = names.split_off(names.len().div_ceil(2));
+        self.suspended.push(Suspended { names: second, guilty_by_exclusion: guilty });
+        self.suspended.retain(|group| !group.names.is_empty());
         self.due.extend(names.into_iter().map(|name| (name, ())));
         self.trial = self.sent + 1;
     }
@@ -103,7 +118,7 @@ impl Subscription {
             names.retain(|name| self.rejected.contains_key(name));
             match (std::mem::take(&mut accepted) && guilty_by_exclusion, names.len()) {
                 (_, 0) | (true, 1) => {}
-                (true, _) => return self.try_half(names),
+                (true, _) => return self.try_half(names, true),
                 (false, _) => {
                     self.due.extend(names.into_iter().map(|name| (name, ())));
                     self.trial = self.sent + 1;

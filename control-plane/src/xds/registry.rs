@@ -99,10 +99,15 @@ impl Registry {
         self.entries().iter().map(|entry| entry.progress()).collect()
     }
 
-    /// Lets `look` see each proxy and its stream, in the order of connecting. Streams wait meanwhile, each for
-    /// the look at itself.
-    pub(crate) fn for_each<E>(&self, mut look: impl FnMut(&Peer, &Stream) -> Result<(), E>) -> Result<(), E> {
-        self.entries().iter().try_for_each(|entry| look(&entry.peer, &entry.lock().stream))
+    /// Lets `look` see each proxy whose id `of` takes, and its stream, in the order of connecting. Streams wait
+    /// meanwhile, each for the look at itself.
+    pub(crate) fn for_each<E>(
+        &self,
+        of: impl Fn(&str) -> bool,
+        mut look: impl FnMut(&Peer, &Stream) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut entries = self.entries().into_iter().filter(|entry| of(&entry.peer.id));
+        entries.try_for_each(|entry| look(&entry.peer, &entry.lock().stream))
     }
 
     /// Cuts off proxies that have taken nothing for a whole period while there was something to take. Call it once

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use bytes::{Buf, Bytes};
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::google::rpc::Status as RpcStatus;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost::{DecodeError, Message};
 
+use super::in_flight::CUT;
 use super::message::{Asks, Texts, Variant};
 
 /// A request as both variants have it; its type is not known yet.
@@ -50,6 +50,8 @@ const DELTA_UNSUBSCRIBE: u32 = 4;
 const DELTA_INITIAL: u32 = 5;
 const ENTRY_NAME: u32 = 1;
 const ENTRY_VERSION: u32 = 2;
+/// Of `google.rpc.Status`.
+const STATUS_MESSAGE: u32 = 2;
 
 impl RawRequest {
     /// Not by prost: it makes a string of every name and version, which is most of the work that thousands of
@@ -82,7 +84,7 @@ impl RawRequest {
         } else if field == numbers.nonce {
             text(message, field, &at)?.clone_into(&mut self.nonce);
         } else if field == numbers.error {
-            self.error = Some(words(RpcStatus::decode(message.slice(at))?));
+            self.error = Some(words(message, at)?);
         } else {
             self.asks.take(message, field, at)?;
         }
@@ -151,13 +153,26 @@ fn text<'a>(message: &'a Bytes, field: u32, at: &Range<usize>) -> Result<&'a str
     std::str::from_utf8(bytes).map_err(|_| Malformed::NotText(field))
 }
 
-/// The words of a refusal, cut where a log line would be: Envoy may quote a whole resource.
-fn words(status: RpcStatus) -> String {
+/// The words of a refusal, cut where Envoy cuts its own: it may quote a whole resource. A cut through a letter is
+/// no reason to end the stream.
+fn words(message: &Bytes, status: Range<usize>) -> Result<String, Malformed> {
     const MOST: usize = 4096;
-    let mut message = status.message;
-    message.truncate(message.floor_char_boundary(MOST));
-    message.shrink_to_fit();
-    message
+    let mut words = 0..0;
+    fields(message, status, |field, at| {
+        if field == STATUS_MESSAGE {
+            words = at;
+        }
+        Ok(())
+    })?;
+    let words = message.get(words).unwrap_or_default();
+    let kept = words.strip_suffix(CUT.as_bytes()).unwrap_or(words);
+    let kept = kept.get(..MOST).unwrap_or(kept);
+    let mut text = String::from_utf8_lossy(kept).into_owned();
+    if kept.len() < words.len() {
+        text.truncate(text.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
+        text.push_str(CUT);
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -165,6 +180,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use envoy_types::pb::envoy::service::discovery::v3 as pb;
+    use envoy_types::pb::google::rpc::Status as RpcStatus;
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
 
@@ -237,5 +253,24 @@ mod tests {
                 prop_assert!(read.is_ok());
             }
         }
+    }
+
+    #[test]
+    fn a_refusal_says_where_it_was_cut() {
+        let words = |message: &[u8]| {
+            let mut status = vec![0x12];
+            prost::encoding::encode_varint(message.len() as u64, &mut status);
+            status.extend_from_slice(message);
+            let status = Bytes::from(status);
+            super::words(&status, 0..status.len()).unwrap()
+        };
+        let long = "x".repeat(4096);
+        assert_eq!(words(b"a: bad"), "a: bad");
+        assert_eq!(words(long.as_bytes()), long);
+        // As Envoy cuts, and as we do.
+        assert_eq!(words(format!("{long}{CUT}").as_bytes()), format!("{long}{CUT}"));
+        assert_eq!(words(format!("{long}yz").as_bytes()), format!("{long}{CUT}"));
+        // In the middle of a letter.
+        assert_eq!(words(&[b"w\xc3", CUT.as_bytes()].concat()), format!("w{CUT}"));
     }
 }

@@ -55,5 +55,20 @@ pub struct Ports {
 pub trait SnapshotSource: Send + Sync + 'static {
     /// The latest snapshot of this scope and its successors. Nothing is ever sent for a scope before its
     /// first snapshot is complete: until then the channel holds `Snapshot::default()`.
-    fn subscribe(&self, scope: &Scope) -> watch::Receiver<Arc<Snapshot>>;
+    ///
+    /// # Errors
+    /// [`TooManyScopes`]: nothing is served for this one, which no proxy had so far.
+    fn subscribe(&self, scope: &Scope) -> Result<watch::Receiver<Arc<Snapshot>>, TooManyScopes>;
+}
+
+/// As many scopes are served as there is room for. A proxy's bootstrap is at fault, or there are more proxies than one
+/// control plane is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{most} scopes of this role are served, and this is another: edges share one that agree in service, datacenter, cell, \
+     listeners, protocol variant and whether their Envoy is older than 1.38"
+)]
+pub struct TooManyScopes {
+    /// How many there are room for.
+    pub most: usize,
 }

@@ -2,33 +2,36 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
+use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::service::Routes;
 use tower_service::Service;
 
-use super::csds::ClientStatus;
+use super::csds::{Questions, StatusSession};
+use super::end::Fault;
 use super::grpc::Messages;
 use super::listener::Peer;
 use super::message::Variant;
 use super::names::NamePool;
 use super::session::Session;
 use super::{Registry, ResourceType, SnapshotSource};
+use crate::telemetry::seldom::Seldom;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a proxy may leave what it is given, at most. An Envoy that is busy with thousands of clusters takes
+/// How long a client may leave what it is given, at most. An Envoy that is busy with thousands of clusters takes
 /// seconds.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// The discovery services: aggregated and of single types, both variants. Cheap to clone.
+/// The discovery services, aggregated and of single types, both variants, and the status of clients. Cheap to clone.
 #[derive(Clone)]
 pub struct AdsServer(Arc<Shared>);
 
@@ -36,12 +39,35 @@ pub struct AdsServer(Arc<Shared>);
 pub(super) struct Shared {
     pub(super) source: Arc<dyn SnapshotSource>,
     pub(super) registry: Arc<Registry>,
+    /// How long a client may leave what it is given.
+    pub(super) stalled: Duration,
     pub(super) names: Arc<NamePool>,
+    /// One place: answers of CSDS are made and taken one by one.
+    pub(super) answers: Arc<Semaphore>,
+    log: Seldom,
+}
+
+impl Shared {
+    /// Counts what a client did to end its stream and writes about it, but not as often as it can be caused.
+    pub(super) fn note(&self, fault: &Fault, address: SocketAddr) {
+        let reason = fault.label();
+        self.registry.metrics().stream_refused(reason);
+        if let Some(left_out) = self.log.now(reason, Instant::now()) {
+            tracing::warn!(%address, reason, left_out, "stream ended: {fault}");
+        }
+    }
 }
 
 /// What a gRPC method serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Method {
+enum Method {
+    Discovery(Discovery),
+    Status(Questions),
+}
+
+/// A method of a discovery service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Discovery {
     /// The one type of a service of its own; `None` = all of them, aggregated.
     pub(super) kind: Option<ResourceType>,
     pub(super) variant: Variant,
@@ -68,9 +94,15 @@ impl Method {
             }
             ("secret.v3.SecretDiscoveryService", "StreamSecrets") => (Some(Secret), Variant::Sotw),
             ("secret.v3.SecretDiscoveryService", "DeltaSecrets") => (Some(Secret), Variant::Delta),
+            ("status.v3.ClientStatusDiscoveryService", "StreamClientStatus") => {
+                return Some(Self::Status(Questions::Any));
+            }
+            ("status.v3.ClientStatusDiscoveryService", "FetchClientStatus") => {
+                return Some(Self::Status(Questions::One));
+            }
             _ => return None,
         };
-        Some(Self { kind, variant })
+        Some(Self::Discovery(Discovery { kind, variant }))
     }
 }
 
@@ -78,22 +110,24 @@ impl AdsServer {
     /// Serves the snapshots of `source`, and notes in `registry` who has what.
     #[must_use]
     pub fn new(source: Arc<dyn SnapshotSource>, registry: Arc<Registry>) -> Self {
-        Self(Arc::new(Shared { source, registry, names: Arc::default() }))
+        Self::with_stalled(source, registry, STALLED)
+    }
+
+    pub(super) fn with_stalled(
+        source: Arc<dyn SnapshotSource>,
+        registry: Arc<Registry>,
+        stalled: Duration,
+    ) -> Self {
+        let (names, answers, log) = (Arc::default(), Arc::new(Semaphore::new(1)), Seldom::default());
+        Self(Arc::new(Shared { source, registry, stalled, names, answers, log }))
     }
 
     /// Cuts off, for as long as it is polled, proxies that keep their connection alive and read nothing.
     pub async fn cut_stalled(self) {
         loop {
-            tokio::time::sleep(STALLED / 2).await;
+            tokio::time::sleep(self.0.stalled / 2).await;
             self.0.registry.cut_stalled();
         }
-    }
-
-    /// All services of the xDS listener: discovery, and the status of clients.
-    #[must_use]
-    pub fn into_routes(self) -> Routes {
-        let status = ClientStatus::service(Arc::clone(&self.0.registry));
-        Routes::new(status).into_axum_router().fallback_service(self).into()
     }
 
     fn open(&self, request: Request<impl RequestBody>) -> Response<Body> {
@@ -103,9 +137,16 @@ impl AdsServer {
         let Some(from) = request.extensions().get::<Peer>().cloned() else {
             return Status::internal("not served by the xDS listener").into_http();
         };
-        let requests = Messages::new(Body::new(request.into_body()));
-        let session = Session::new(Arc::clone(&self.0), method, from, requests);
-        let mut response = Response::new(Body::new(session.into_body()));
+        let (shared, requests) = (Arc::clone(&self.0), Messages::new(Body::new(request.into_body())));
+        let body = match method {
+            Method::Discovery(discovery) => {
+                Body::new(Session::new(shared, discovery, from, requests).into_body())
+            }
+            Method::Status(questions) => {
+                Body::new(StatusSession::new(shared, from, requests, questions).into_body())
+            }
+        };
+        let mut response = Response::new(body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response
     }
@@ -136,10 +177,13 @@ mod tests {
 
     #[test]
     fn methods_are_known_by_their_path() {
+        let discovery = |kind, variant| Some(Method::Discovery(Discovery { kind: Some(kind), variant }));
         let method = Method::of("/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints");
-        assert_eq!(method, Some(Method { kind: Some(ResourceType::Endpoints), variant: Variant::Delta }));
+        assert_eq!(method, discovery(ResourceType::Endpoints, Variant::Delta));
         let method = Method::of("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets");
-        assert_eq!(method, Some(Method { kind: Some(ResourceType::Secret), variant: Variant::Sotw }));
+        assert_eq!(method, discovery(ResourceType::Secret, Variant::Sotw));
+        let method = Method::of("/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus");
+        assert_eq!(method, Some(Method::Status(Questions::One)));
         assert_eq!(Method::of("/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes"), None);
         assert_eq!(Method::of("/"), None);
     }

@@ -9,28 +9,29 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use futures::stream;
-use http::HeaderMap;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::end::{End, Fault};
 use super::grpc::Messages;
 use super::message::{Request, Response, Variant};
 use super::node::{NodeError, user_agent};
 use super::registry::{Connection, Peer};
 use super::request::RawRequest;
-use super::server::{Method, Shared};
-use super::stream::{Stream, StreamError};
+use super::server::{Discovery, Shared};
+use super::stream::Stream;
 use super::wire::Outgoing;
 use super::{ResourceType, Scope, Snapshot, listener};
+use crate::telemetry::seldom::Seldom;
 
 /// Envoy sends its node in the first packet; who opens a stream and says nothing is no proxy.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 pub(super) struct Session {
     shared: Arc<Shared>,
-    method: Method,
+    method: Discovery,
     from: listener::Peer,
     requests: Messages,
     outgoing: Outgoing,
@@ -45,12 +46,16 @@ struct Connected {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     source_lives: bool,
     deadline: Option<Instant>,
-    /// Whether the log has said that the proxy asks for a type we do not serve.
-    warned: bool,
+    log: Seldom,
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, method: Method, from: listener::Peer, requests: Messages) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        method: Discovery,
+        from: listener::Peer,
+        requests: Messages,
+    ) -> Self {
         let outgoing = Outgoing::new(method.variant);
         Self { shared, method, from, requests, outgoing, connected: None, ended: false }
     }
@@ -75,7 +80,8 @@ impl Session {
                 Ok(responses) => self.outgoing.push(responses),
                 Err(end) => {
                     self.ended = true;
-                    return Some(self.last_word(&end));
+                    self.note(&end);
+                    return Some(end.trailers());
                 }
             }
         }
@@ -88,58 +94,46 @@ impl Session {
         }
     }
 
-    fn last_word(&self, end: &Status) -> Frame<Bytes> {
+    fn note(&self, end: &End) {
         if let Some(connected) = &self.connected {
             // A proxy that is stopped breaks its stream off: the library's account of it is for debugging.
             tracing::debug!(node = connected.connection.id(), ?end, "stream ended");
         }
-        let mut trailers = HeaderMap::new();
-        if end.add_header(&mut trailers).is_err() {
-            // Its text cannot stand in a header.
-            let _ = Status::new(end.code(), "").add_header(&mut trailers);
+        if let End::Fault(fault) = end {
+            self.shared.note(fault, self.from.address);
         }
-        Frame::trailers(trailers)
     }
 
     /// Waits for whatever comes next, and returns what follows from it. An error is the end of the stream;
     /// a proxy that closes its side ends it with `OK`.
-    async fn advance(&mut self) -> Result<Vec<Response>, Status> {
+    async fn advance(&mut self) -> Result<Vec<Response>, End> {
         let Some(connected) = &mut self.connected else { return self.connect().await };
         let shared = &self.shared;
         tokio::select! {
             message = self.requests.next() => {
-                let request = decode(self.method, &message?.ok_or_else(|| Status::ok(""))?)?;
-                connected.on_request(shared, self.method, request)
+                let request = decode(self.method, &message?.ok_or(End::Closed)?)?;
+                Ok(connected.on_request(shared, self.method, request)?)
             }
             changed = connected.snapshots.changed(), if connected.source_lives => {
                 connected.source_lives = changed.is_ok();
                 Ok(connected.on_snapshot(shared))
             }
             () = sleep_until(connected.deadline) => Ok(connected.tick(shared)),
-            () = self.from.turn.come() => Err(stopping()),
+            () = self.from.turn.come() => Err(End::Stopping),
         }
     }
 
-    async fn connect(&mut self) -> Result<Vec<Response>, Status> {
+    async fn connect(&mut self) -> Result<Vec<Response>, End> {
         let first = tokio::select! {
             first = tokio::time::timeout(FIRST_REQUEST, self.requests.next()) => first,
-            () = self.from.turn.come() => return Err(stopping()),
+            () = self.from.turn.come() => return Err(End::Stopping),
         };
-        let first = first.map_err(|_| {
-            self.shared.registry.metrics().stream_refused("silent");
-            Status::deadline_exceeded("no request within 10 s")
-        })?;
-        let mut request = decode(self.method, &first?.ok_or_else(|| Status::ok(""))?)?;
-        let peer = self.peer(request.node.take()).map_err(|error| {
-            self.shared.registry.metrics().stream_refused(error.label());
-            Status::invalid_argument(error.to_string())
-        })?;
-        self.from.may_be(&peer.scope).map_err(|mismatch| {
-            self.shared.registry.metrics().stream_refused("identity");
-            Status::permission_denied(mismatch.to_string())
-        })?;
+        let first = first.map_err(|_| Fault::Silent)??.ok_or(End::Closed)?;
+        let mut request = decode(self.method, &first)?;
+        let peer = self.peer(request.node.take()).map_err(Fault::from)?;
+        self.from.may_be(&peer.scope).map_err(Fault::from)?;
+        let mut snapshots = self.shared.source.subscribe(&peer.scope).map_err(Fault::from)?;
         tracing::info!(node = &*peer.id, address = %self.from.address, "proxy connected");
-        let mut snapshots = self.shared.source.subscribe(&peer.scope);
         let wanted = Arc::clone(&snapshots.borrow_and_update());
         let names = Arc::clone(&self.shared.names);
         let aggregated = self.method.kind.is_none();
@@ -149,9 +143,9 @@ impl Session {
             snapshots,
             source_lives: true,
             deadline: None,
-            warned: false,
+            log: Seldom::default(),
         });
-        connected.on_request(&self.shared, self.method, request)
+        Ok(connected.on_request(&self.shared, self.method, request)?)
     }
 
     fn peer(&self, node: Option<Node>) -> Result<Peer, NodeError> {
@@ -187,9 +181,9 @@ impl Connected {
     fn on_request(
         &mut self,
         shared: &Shared,
-        method: Method,
+        method: Discovery,
         raw: RawRequest,
-    ) -> Result<Vec<Response>, Status> {
+    ) -> Result<Vec<Response>, Fault> {
         let metrics = shared.registry.metrics();
         let url = raw.type_url.as_str();
         let kind = match (method.kind, ResourceType::from_url(url)) {
@@ -199,9 +193,14 @@ impl Connected {
         };
         let Some(kind) = kind else {
             metrics.unknown_type();
-            if !std::mem::replace(&mut self.warned, true) {
+            if let Some(left_out) = self.log.now("unknown_type", Instant::now()) {
                 let kind: String = url.chars().take(256).collect();
-                tracing::warn!(stream = self.connection.number(), kind, "request for a type not served");
+                tracing::warn!(
+                    stream = self.connection.number(),
+                    kind,
+                    left_out,
+                    "request for a type not served"
+                );
             }
             return Ok(Vec::new());
         };
@@ -211,19 +210,16 @@ impl Connected {
             let refused = matches!(taken, Ok((_, true)));
             (taken, refused.then(|| stream.of(kind).nack.clone()).flatten())
         });
-        let (responses, refused) = taken.map_err(|error| {
-            metrics.stream_refused(match error {
-                StreamError::TooManyNames => "too_many_names",
-                StreamError::NameTooLong => "name_too_long",
-            });
-            Status::resource_exhausted(error.to_string())
-        })?;
+        let (responses, refused) = taken?;
         if refused {
             metrics.rejected(kind);
         }
-        if let Some(nack) = nack {
-            let (stream, kind) = (self.connection.number(), kind.label());
-            tracing::warn!(stream, kind, version = &*nack.version, message = nack.message, "proxy refuses");
+        // Who asks again for what it refuses is answered, as often as it likes.
+        if let Some(nack) = nack
+            && let Some(left_out) = self.log.now(kind.label(), Instant::now())
+        {
+            let (stream, kind, version) = (self.connection.number(), kind.label(), &*nack.version);
+            tracing::warn!(stream, kind, version, left_out, why = nack.message, "proxy refuses");
         }
         metrics.pushed(&responses);
         Ok(responses)
@@ -255,13 +251,8 @@ impl Connected {
     }
 }
 
-fn decode(method: Method, message: &Bytes) -> Result<RawRequest, Status> {
-    RawRequest::decode(method.variant, message)
-        .map_err(|error| Status::invalid_argument(format!("the request cannot be decoded: {error}")))
-}
-
-fn stopping() -> Status {
-    Status::unavailable("the control plane is shutting down")
+fn decode(method: Discovery, message: &Bytes) -> Result<RawRequest, Fault> {
+    Ok(RawRequest::decode(method.variant, message)?)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -29,6 +29,16 @@ pub(crate) enum StreamError {
     NameTooLong,
 }
 
+impl StreamError {
+    /// A short name for metrics and logs.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::TooManyNames => "too_many_names",
+            Self::NameTooLong => "name_too_long",
+        }
+    }
+}
+
 /// How far the proxy follows the wanted snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,7 +139,8 @@ impl Stream {
     /// counts before what is refused: who waits for an end of it must not stop too early.
     pub(crate) fn sync(&self) -> SyncState {
         let asked = || ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
-        if asked().next().is_none()
+        if self.wanted.is_pending()
+            || asked().next().is_none()
             || self.starting.is_some()
             || !self.awaited.is_empty()
             || asked().any(Subscription::moves)
@@ -303,8 +314,9 @@ impl Stream {
         };
         let response = self.endpoints.push(wanted.of(ResourceType::Endpoints), Gate::Open, &removal, now);
         let waiting = response.is_none() && self.endpoints.unsent();
-        if std::mem::take(&mut self.raise_barrier) {
+        if self.raise_barrier {
             self.barrier = self.endpoints.sent + u64::from(waiting);
+            self.raise_barrier = self.endpoints.backlog == Backlog::Rest;
         } else if !waiting {
             self.barrier = self.barrier.min(self.endpoints.sent);
         }

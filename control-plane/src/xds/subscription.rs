@@ -31,6 +31,8 @@ pub(super) enum Backlog {
     Nothing,
     /// Something that other types must make way for.
     Withheld,
+    /// What was too large for one response.
+    Rest,
     /// A response that waits for the answer to one before.
     Ready,
 }
@@ -99,7 +101,7 @@ impl Subscription {
 
     /// How many names this stream keeps for the type, for its bound.
     pub(crate) fn names(&self) -> usize {
-        self.interest.names().len().max(self.behind.len())
+        self.interest.names().len().max(self.behind.len()).max(self.due.len())
     }
 
     /// Whether the proxy refuses something that is still wanted.

@@ -11,7 +11,7 @@ use super::resource::{field_len, put_field};
 
 /// Bytes that are put together at a time. A response is assembled as fast as its proxy takes it: a slow one
 /// holds this much and pointers to shared resources, not a copy of its configuration.
-const PIECE: usize = 32 << 10;
+pub(super) const PIECE: usize = 32 << 10;
 
 // Fields of both responses; `removed_resources` is of delta alone.
 const VERSION: u32 = 1;

@@ -156,7 +156,7 @@ fn a_splitter_is_a_cluster_for_each_leg_and_weights_in_the_filter() {
     let splitter = vec![leg(9_000, "", "v1"), leg(1_000, "game.canary", "")];
     let subsets = [("v1".to_owned(), Subset::default())].into();
     let resolver = Some(Resolver { subsets, ..Resolver::default() });
-    let entries = ServiceEntries { splitter, resolver, ..ServiceEntries::default() };
+    let entries = ServiceEntries { resolver, splitter };
     mesh.catalog = Arc::new(Catalog {
         local: "aws".to_owned(),
         entries: Arc::new([("game".to_owned(), entries)].into()),

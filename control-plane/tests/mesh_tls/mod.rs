@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
+use envoy_types::pb::envoy::config::core::v3::{TransportSocket, transport_socket::ConfigType};
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
@@ -15,6 +15,8 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use prost::Message;
 use realmgate_control_plane::compile::compile;
+use realmgate_control_plane::mesh::catalog::{Catalog, Instance, InstanceHealth};
+use realmgate_control_plane::mesh::failover::wanted;
 use realmgate_control_plane::mesh::identity::Leaf;
 use realmgate_control_plane::mesh::{Identities, Intentions, Mesh};
 use realmgate_control_plane::source::gateway_rules::GatewayRules;
@@ -24,7 +26,11 @@ use super::{accepted_by_envoy, example, mesh};
 
 /// The mesh of docs/mesh.md, of which these services have a certificate.
 fn documented(services: &[&str]) -> Mesh {
-    let mut mesh = mesh(&example("docs/mesh.md"), GatewayRules::default());
+    of_policy(&example("docs/mesh.md"), services)
+}
+
+fn of_policy(policy: &str, services: &[&str]) -> Mesh {
+    let mut mesh = mesh(policy, GatewayRules::default());
     let mut identities = Identities {
         trust_domain: "test.internal".to_owned(),
         datacenter: "aws".to_owned(),
@@ -62,6 +68,15 @@ fn secrets(snapshot: &Snapshot) -> BTreeMap<String, String> {
     shown.collect()
 }
 
+fn cluster(snapshot: &Snapshot, name: &str) -> Cluster {
+    Cluster::decode(snapshot.of(ResourceType::Cluster).get(name).unwrap().body()).unwrap()
+}
+
+fn context(socket: Option<TransportSocket>) -> UpstreamTlsContext {
+    let Some(ConfigType::TypedConfig(context)) = socket.expect("in the clear").config_type else { panic!() };
+    UpstreamTlsContext::decode(context.value.as_slice()).unwrap()
+}
+
 /// The names of its secrets, and the SPIFFE ids that it believes.
 fn believes(common: &CommonTlsContext) -> (Vec<&str>, Vec<String>) {
     let Some(ValidationContextType::CombinedValidationContext(validation)) = &common.validation_context_type
@@ -83,11 +98,7 @@ fn believes(common: &CommonTlsContext) -> (Vec<&str>, Vec<String>) {
 fn an_edge_shows_its_own_certificate_and_believes_the_very_service() {
     let mesh = documented(&["realmgate-edge", "game"]);
     let snapshot = compile(&mesh, &Scope::default());
-    let cluster = Cluster::decode(snapshot.of(ResourceType::Cluster).get("game").unwrap().body()).unwrap();
-    let Some(ConfigType::TypedConfig(context)) = cluster.transport_socket.unwrap().config_type else {
-        panic!()
-    };
-    let context = UpstreamTlsContext::decode(context.value.as_slice()).unwrap();
+    let context = context(cluster(&snapshot, "game").transport_socket);
     let common = context.common_tls_context.unwrap();
     let game = "spiffe://test.internal/ns/default/dc/aws/svc/game".to_owned();
     assert_eq!(believes(&common), (vec!["leaf/realmgate-edge", "roots"], vec![game]));
@@ -99,13 +110,78 @@ fn an_edge_shows_its_own_certificate_and_believes_the_very_service() {
     accepted_by_envoy(&snapshot);
 }
 
+/// A service of two datacenters and a standby, with an instance in those of them that are named.
+fn with_places(mut mesh: Mesh, filled: &[&str]) -> Mesh {
+    let mut catalog = Catalog { local: "aws".to_owned(), ..Catalog::default() };
+    let instance = Instance {
+        id: "1".to_owned(),
+        node: "node".to_owned(),
+        address: [10, 9, 0, 1].into(),
+        port: 7777,
+        weight: 1,
+        health: InstanceHealth::Passing,
+    };
+    for lookup in wanted(&mesh.policy, &catalog) {
+        let place = format!("{}/{}", lookup.datacenter, lookup.service);
+        let instances = filled.contains(&place.as_str()).then(|| instance.clone());
+        catalog.instances.insert(lookup, instances.into_iter().collect());
+    }
+    mesh.catalog = Arc::new(catalog);
+    mesh
+}
+
+#[test]
+fn no_endpoint_is_spoken_to_in_the_clear_whichever_comes_before_its_cluster() {
+    let policy = "listeners: [{name: edge, bind: \"0.0.0.0:7000\"}]
+services:
+  - {name: places, tls: mesh, consul: {service: game}, failover: {targets: [{datacenter: azure}, {service: standby}]}}
+  - {name: fixed, tls: mesh, endpoints: [\"10.0.0.1:1\"]}
+  - {name: dns, tls: mesh, dns: {host: game.test, port: 1}}
+routes: [{name: r, server_type: 200, to: [{service: places}, {service: fixed}, {service: dns}]}]";
+    let mesh = of_policy(policy, &["realmgate-edge"]);
+    let empty = compile(&with_places(mesh.clone(), &[]), &Scope::default());
+    for service in ["places", "fixed", "dns"] {
+        let context = context(cluster(&empty, service).transport_socket);
+        let name = if service == "places" { "game" } else { service };
+        let here = vec![format!("spiffe://test.internal/ns/default/dc/aws/svc/{name}")];
+        assert_eq!(believes(&context.common_tls_context.unwrap()).1, here);
+    }
+    let matches = cluster(&empty, "places").transport_socket_matches;
+    let matches: BTreeMap<_, _> = matches
+        .into_iter()
+        .map(|of| (of.name, believes(&context(of.transport_socket).common_tls_context.unwrap()).1.concat()))
+        .collect();
+    let believed = |target: &str| {
+        let (datacenter, service) = target.split_once('/').unwrap();
+        (target.to_owned(), format!("spiffe://test.internal/ns/default/dc/{datacenter}/svc/{service}"))
+    };
+    assert_eq!(matches, ["aws/game", "aws/standby", "azure/game"].map(believed).into());
+    accepted_by_envoy(&empty);
+    // Whoever comes first or goes last changes endpoints and no cluster.
+    let filled = compile(&with_places(mesh, &["aws/standby", "azure/game"]), &Scope::default());
+    assert_eq!(empty.of(ResourceType::Cluster), filled.of(ResourceType::Cluster));
+    assert_ne!(empty.of(ResourceType::Endpoints), filled.of(ResourceType::Endpoints));
+}
+
 #[test]
 fn a_service_without_certificates_gets_nobody_rather_than_somebody_in_the_clear() {
-    for mesh in [documented(&["game"]), documented(&[])] {
-        let snapshot = compile(&mesh, &Scope::default());
-        let cluster =
-            Cluster::decode(snapshot.of(ResourceType::Cluster).get("game").unwrap().body()).unwrap();
-        assert_eq!(cluster.transport_socket, None, "it would wait for a secret that never comes");
+    let without_authority = Mesh { identities: Arc::default(), ..documented(&[]) };
+    // Nobody wants a certificate of it.
+    let stranger = Scope { service: "stranger".to_owned(), ..Scope::default() };
+    for (mesh, scope) in [(without_authority, Scope::default()), (documented(&["game"]), stranger)] {
+        let snapshot = compile(&mesh, &scope);
+        let common = context(cluster(&snapshot, "game").transport_socket).common_tls_context.unwrap();
+        assert!(common.tls_certificate_sds_secret_configs.is_empty(), "it would wait for a secret for ever");
+        let Some(ValidationContextType::ValidationContext(validation)) = common.validation_context_type
+        else {
+            panic!()
+        };
+        assert_eq!(
+            validation.verify_certificate_hash,
+            ["0".repeat(64)],
+            "whose endpoints come first is no peer"
+        );
+        accepted_by_envoy(&snapshot);
         let endpoints = snapshot.of(ResourceType::Endpoints).get("game").unwrap();
         let endpoints = ClusterLoadAssignment::decode(endpoints.body()).unwrap();
         assert!(endpoints.endpoints.iter().all(|locality| locality.lb_endpoints.is_empty()), "{endpoints:?}");
@@ -181,8 +257,22 @@ fn intentions_that_close_put_a_guard_into_the_listener() {
 }
 
 #[test]
-fn a_sidecar_without_a_certificate_listens_nowhere() {
-    let snapshot = compile(&documented(&["realmgate-edge"]), &sidecar("game"));
+fn who_waits_for_a_certificate_that_is_wanted_keeps_what_it_has() {
+    let pending = |mesh: &Mesh, scope: &Scope| compile(mesh, scope).is_pending();
+    let (edge, game) = (Scope::default(), sidecar("game"));
+    let mesh = documented(&["game"]);
+    assert!(pending(&mesh, &edge) && !pending(&mesh, &game));
+    let mesh = documented(&["realmgate-edge"]);
+    assert!(!pending(&mesh, &edge) && pending(&mesh, &game));
+    // A certificate without a root is none.
+    let mut mesh = documented(&["realmgate-edge", "game"]);
+    Arc::make_mut(&mut mesh.identities).roots = Arc::default();
+    assert!(pending(&mesh, &edge) && pending(&mesh, &game));
+}
+
+#[test]
+fn a_sidecar_of_which_no_certificate_is_wanted_listens_nowhere() {
+    let snapshot = compile(&documented(&["realmgate-edge"]), &sidecar("stranger"));
     assert!(!snapshot.is_pending());
     for kind in ResourceType::ALL {
         assert!(snapshot.of(kind).is_empty(), "{kind:?}");

@@ -47,6 +47,7 @@ pub async fn run(part: Part, effort: Effort) -> Result<(), Failure> {
             change::run(&mut report).await?;
             worlds::by_ranges(&mut report).await?;
             worlds::by_rules(&mut report).await?;
+            worlds::on_demand(&mut report).await?;
             report.proxies = proxies;
             let text = format!(
                 "{}

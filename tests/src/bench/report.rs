@@ -104,7 +104,8 @@ resolution.
 {worlds}
 Time in force is from the request or notification until a new connection to the last world lands. The live session \
 exchanges a message each millisecond while the ranges come into force; the longest echo is the longest pause that \
-its player saw. Memory is resident memory; what an Envoy frees it may keep.
+its player saw. Memory is resident memory; what an Envoy frees it may keep. On demand, 200 worlds are visited, each by one new \
+connection and then by another, until its game server has answered.
 ",
         )
     }

@@ -1,4 +1,4 @@
-//! Many worlds: all of them by ranges, and two thousand with a rule and a cluster each.
+//! Many worlds: all of them by ranges, two thousand with a rule and a cluster each, and many more on demand.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::ms;
-use super::report::Report;
-use crate::cast::{game, route, servers, servers_speaking, services, until_lands};
+use super::report::{Report, Samples};
+use crate::cast::{game, lands, route, servers, servers_speaking, services, until_lands};
 use crate::load::watch::resident_kib;
 use crate::stage::port;
 use crate::{Failure, Frame, GameClient, GameServer, Redis, Stage, TestNet};
@@ -18,6 +18,10 @@ pub(super) const RULES_KEY: &str = "game-gateway:routing:rules";
 pub(super) const RULES_NOTIFY: &str = "game-gateway:routing:rules:notify";
 
 const RULES: u16 = 2000;
+
+/// As many on demand, of which some are visited.
+const ON_DEMAND: u16 = 30_000;
+const VISITED: u16 = 200;
 
 /// Routes of all worlds: ranges of 1,024 in turn to the servers.
 pub(super) fn ranges(servers: &[GameServer]) -> Value {
@@ -72,12 +76,7 @@ pub(super) async fn by_rules(report: &mut Report) -> Result<(), Failure> {
     let mut stage = Stage::start(net, &settings)?;
     let before = resident_kib(stage.edge.process().pid())?;
 
-    let rules = (1..=RULES).zip(servers.iter().cycle()).map(|(world, server)| {
-        let rule = json!({"server_type": 200, "service_name": format!("world-{world}"), "world_id": world,
-            "strategy": "round_robin", "endpoints": [server.address().to_string()]});
-        (world.to_string(), rule)
-    });
-    redis.set(RULES_KEY, &Value::Object(rules.collect::<Map<_, _>>()).to_string());
+    redis.set(RULES_KEY, &rules(&servers, RULES));
     let start = Instant::now();
     redis.publish(RULES_NOTIFY, "reload");
     let took = until_lands(stage.game_gateway(), game(RULES, 1), Some("game-4"), start).await;
@@ -88,6 +87,46 @@ pub(super) async fn by_rules(report: &mut Report) -> Result<(), Failure> {
     report.row("which is for each cluster", format!("{} KiB", grown / u64::from(RULES)));
     report.row("memory of the control plane", format!("{} MiB", resident / 1024));
     Ok(())
+}
+
+/// Many more rules, whose clusters the edge has with their first player.
+pub(super) async fn on_demand(report: &mut Report) -> Result<(), Failure> {
+    let net = TestNet::alone();
+    let redis = Redis::start(net.dir(), net.at(port::REDIS))?;
+    let servers = servers_speaking(Framing::Server, &net, 4, 0).await;
+    redis.set(RULES_KEY, "{}");
+    let gateway = json!({"enabled": true, "clusters": "on_demand"});
+    let mut stage = Stage::start(net, &json!({"redis": {"url": redis.url()}, "game_gateway": gateway}))?;
+    let edge = stage.game_gateway();
+    let before = resident_kib(stage.edge.process().pid())?;
+    redis.set(RULES_KEY, &rules(&servers, ON_DEMAND));
+    let start = Instant::now();
+    redis.publish(RULES_NOTIFY, "reload");
+    let took = until_lands(edge, game(ON_DEMAND, 1), Some("game-4"), start).await;
+    let grown = resident_kib(stage.edge.process().pid())?.saturating_sub(before);
+    let [mut first, mut later] = <[Samples; 2]>::default();
+    for world in 1..=VISITED {
+        for times in [&mut first, &mut later] {
+            let start = Instant::now();
+            lands(edge, game(world, 1)).await.map_err(Failure::because("a player"))?;
+            times.push(ms(start.elapsed()));
+        }
+    }
+    report.row("30,000 rules with a cluster each, on demand: in force after", format!("{:.0} ms", ms(took)));
+    report.row("Envoy's memory grows by", format!("{:.1} MiB", grown as f64 / 1024.0));
+    report.row("first player of a world: served after", format!("{} ms", first.spread(1)));
+    report.row("the next one", format!("{} ms", later.spread(1)));
+    Ok(())
+}
+
+/// Rules of so many worlds, each served by one of the servers in turn.
+fn rules(servers: &[GameServer], worlds: u16) -> String {
+    let rules = (1..=worlds).zip(servers.iter().cycle()).map(|(world, server)| {
+        let rule = json!({"server_type": 200, "service_name": format!("world-{world}"), "world_id": world,
+            "strategy": "round_robin", "endpoints": [server.address().to_string()]});
+        (world.to_string(), rule)
+    });
+    Value::Object(rules.collect::<Map<_, _>>()).to_string()
 }
 
 /// Exchanges frames at a player's pace until told to stop; the longest time that one took.

@@ -1,11 +1,13 @@
 //! Who may talk to whom, and what else operators write: intentions, certificates, configuration entries, KV, ACLs.
 
-use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
 
 use serde_json::{Value, json};
 
 use super::{Consul, consul};
-use crate::Failure;
+use crate::{Failure, parts};
 
 impl Consul {
     /// Writes an intention (`action`: `allow` or `deny`), replacing the one for the same pair.
@@ -106,6 +108,28 @@ impl Consul {
         let token = self.put("/v1/acl/token", &json!({"Description": name, "Policies": [{"Name": name}]}));
         text(&token, "SecretID")
     }
+
+    /// Gives the token that [`Self::token`] made under this name other rights.
+    #[track_caller]
+    pub fn set_rights(&self, name: &str, rules: &str) {
+        let id = text(&self.get(&format!("/v1/acl/policy/name/{name}")), "ID");
+        self.put(&format!("/v1/acl/policy/{id}"), &json!({"Name": name, "Rules": rules}));
+    }
+}
+
+/// Runs a script of `consul` commands against the server with this HTTP API.
+pub fn run_script(url: &str, script: &Path) -> Result<(), Failure> {
+    let doing = || script.display().to_string();
+    // What it calls `consul` is the one that we run.
+    let folder = parts::CONSUL.find()?.parent().map(Path::to_owned).unwrap_or_default();
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths([folder].into_iter().chain(env::split_paths(&path)));
+    let path = path.map_err(Failure::because(doing()))?;
+    let output = Command::new(script).env("PATH", path).env("CONSUL_HTTP_ADDR", url).output();
+    let output = output.map_err(Failure::because(doing()))?;
+    let said = [output.stdout, output.stderr].concat();
+    let failed = || Failure::new(format!("{}: {}", doing(), String::from_utf8_lossy(&said)));
+    output.status.success().then_some(()).ok_or_else(failed)
 }
 
 /// A text of an answer; empty if it is not there.

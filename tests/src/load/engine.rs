@@ -219,13 +219,18 @@ impl<'a> Engine<'a> {
         while let Some(due) = self.next_due().filter(|due| *due <= self.now) {
             let key = (self.issued % self.plan.players as u64) as usize;
             self.issued += 1;
-            let able = |player: &Player| player.answered > 0 && player.awaited() < MOST_AWAITED;
-            if self.players.get(key).is_some_and(able) {
-                let size = self.size();
-                self.say(key, size, due);
-            } else {
+            match self.players.get(key).filter(|player| player.answered > 0) {
                 // Those who come and go are not there for a moment.
-                self.tally.end("not_there");
+                None => self.tally.end("not_there"),
+                // Left out in silence, the worst of a stall would not show in any number.
+                Some(player) if player.awaited() >= MOST_AWAITED => {
+                    self.tally.error("not_sent");
+                    self.progress.error();
+                }
+                Some(_) => {
+                    let size = self.size();
+                    self.say(key, size, due);
+                }
             }
         }
     }

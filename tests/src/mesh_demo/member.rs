@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cast::route;
-use crate::consul::{Config, Health, Service};
+use crate::consul::{Config, Health, Service, run_script};
 use crate::stage::{crowd, port};
-use crate::{Consul, Datacenter, Envoy, Failure, Site};
+use crate::{Consul, Datacenter, Envoy, Failure, Site, parts};
 
 /// Where the sidecar takes what comes by mutual TLS.
 pub(super) const INBOUND: u16 = 20_500;
@@ -38,8 +38,13 @@ impl Member {
         for stored in [dir.join("data"), dir.join(format!("consul-{name}"))] {
             let _ = fs::remove_dir_all(stored);
         }
+        let is_primary = primary.is_none();
         let primary = primary.map(|ip| ("aws".to_owned(), ip));
         let consul = Consul::start(dir, Config { ip: Some(at), primary, ..Config::new(name) })?;
+        if is_primary {
+            // From here they reach the other.
+            run_script(&consul.url(), &parts::workspace().join("consul/intentions/game.sh"))?;
+        }
         let site = Site { name: name.to_owned(), outside: at, game: (at, port::GAME).into() };
         let id = format!("{name}-1");
         consul.register(&Service::new("game", &id, site.game));
@@ -72,8 +77,6 @@ impl Member {
             "listeners": [{"name": "edge", "bind": bind, "limits": crowd(&json!({}))}],
             "services": [service],
             "routes": [route("all", &json!("any"), "game")],
-            "intentions": [{"source": "realmgate-edge", "destination": "game", "action": "allow"}],
-            "default_intention": "deny",
         })
     }
 

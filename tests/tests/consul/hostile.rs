@@ -3,9 +3,10 @@
 mod script;
 
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use realmgate_control_plane::mesh::Wanted;
 use realmgate_control_plane::model::Action;
 use realmgate_control_plane::source::Health;
 use realmgate_control_plane::source::consul::ConsulConfig;
@@ -33,7 +34,11 @@ fn signed(uri: &str, until: SystemTime) -> (String, String) {
 }
 
 fn leaf(trust_domain: &str, until: SystemTime) -> Value {
-    let uri = format!("spiffe://{trust_domain}/ns/default/dc/aws/svc/edge");
+    leaf_of("edge", trust_domain, until)
+}
+
+fn leaf_of(service: &str, trust_domain: &str, until: SystemTime) -> Value {
+    let uri = format!("spiffe://{trust_domain}/ns/default/dc/aws/svc/{service}");
     let (certificate, key) = signed(&uri, until);
     json!({"CertPEM": certificate, "PrivateKeyPEM": key, "ServiceURI": uri})
 }
@@ -45,6 +50,8 @@ fn roots(until: SystemTime) -> Value {
 
 const BATTLE: &str = "/v1/health/service/battle";
 const INTENTIONS: &str = "/v1/connect/intentions";
+const FILTERED: &str = "X-Consul-Results-Filtered-By-ACLs: true";
+const LEAVES: &str = "/v1/agent/connect/ca/leaf/";
 const LEAF: &str = "/v1/agent/connect/ca/leaf/edge";
 const RESOLVERS: &str = "/v1/config/service-resolver";
 const ROOTS: &str = "/v1/connect/ca/roots";
@@ -59,13 +66,14 @@ async fn well(net: &TestNet) -> Script {
         ("/v1/agent/self", json!({"Config": {"Datacenter": "aws"}})),
         ("/v1/catalog/datacenters", json!(["aws"])),
         ("/v1/coordinate/datacenters", json!([])),
-        ("/v1/catalog/services", json!({})),
+        ("/v1/catalog/services", json!({"consul": []})),
         ("/v1/health/state/any", json!([])),
         (BATTLE, json!([instance])),
         ("/v1/config", json!([])),
         (RESOLVERS, json!([{"Kind": "service-resolver", "Name": "battle", "Subsets": {"v1": {}}}])),
         (INTENTIONS, json!([{"SourceName": "edge", "DestinationName": "battle", "Action": "allow"}])),
         ("/v1/connect/intentions/check", json!({"Allowed": false})),
+        ("/v1/internal/acl/authorize", json!([{"Allow": true}, {"Allow": true}])),
         (ROOTS, roots(tomorrow)),
         (LEAF, leaf("d.consul", tomorrow)),
     ] {
@@ -77,14 +85,17 @@ async fn well(net: &TestNet) -> Script {
 fn follow(script: &Script, net: &TestNet) -> Following {
     let mut wanted = lookups([lookup("aws", "battle")]);
     wanted.leaves.insert("edge".to_owned());
-    let config = ConsulConfig {
+    Following::with(&script_config(script, net), wanted)
+}
+
+fn script_config(script: &Script, net: &TestNet) -> ConsulConfig {
+    ConsulConfig {
         address: script.url(),
         token_file: None,
         ca_file: None,
         datacenter: String::new(),
         data_dir: net.dir().join("data"),
-    };
-    Following::with(&config, wanted)
+    }
 }
 
 fn failures(following: &Following, reason: &str) -> f64 {
@@ -104,17 +115,19 @@ async fn what_nobody_can_read_is_named_and_counted_and_takes_nothing_away() {
     assert_eq!((intentions.list.len(), intentions.default), (1, Action::Deny));
     let identities = following.source.identities().borrow().clone();
 
-    let json = |value| Reply::Json(value);
     for (path, reply, reason) in [
         ("/v1/health/state/any", Reply::Text("[{"), "malformed"),
-        ("/v1/health/state/any", json(json!({"not": "a list"})), "malformed"),
-        (BATTLE, json(json!([{"Node": 7}])), "malformed"),
+        ("/v1/health/state/any", Reply::Json(json!({"not": "a list"})), "malformed"),
+        (BATTLE, Reply::Json(json!([{"Node": 7}])), "malformed"),
         (RESOLVERS, Reply::Text("<html>"), "malformed"),
-        (INTENTIONS, json(json!([{"SourceName": 1}])), "malformed"),
+        (INTENTIONS, Reply::Json(json!([{"SourceName": 1}])), "malformed"),
         (INTENTIONS, Reply::Endless, "oversized"),
+        (BATTLE, Reply::Headed(FILTERED, json!([])), "denied"),
+        (INTENTIONS, Reply::Headed(FILTERED, json!([])), "denied"),
+        (RESOLVERS, Reply::Headed(FILTERED, json!([])), "denied"),
         (INTENTIONS, Reply::Raw(b"SSH-2.0-OpenSSH\r\n\r\n"), "unreachable"),
-        (ROOTS, json(json!({"TrustDomain": "d.consul", "Roots": []})), "malformed"),
-        (ROOTS, json(roots(SystemTime::now() - Duration::from_secs(5))), "certificate"),
+        (ROOTS, Reply::Json(json!({"TrustDomain": "d.consul", "Roots": []})), "malformed"),
+        (ROOTS, Reply::Json(roots(SystemTime::now() - Duration::from_secs(5))), "certificate"),
     ] {
         let before = failures(&following, reason);
         let good = script.set(path, reply).unwrap();
@@ -130,10 +143,24 @@ async fn what_nobody_can_read_is_named_and_counted_and_takes_nothing_away() {
         assert_eq!(*following.source.identities().borrow(), identities, "{path} {reason}");
     }
 
+    // Since 1.9 a header tells what holds without an intention, whatever `check` says of it.
+    for (header, check, default) in [
+        ("X-Consul-Default-ACL-Policy: allow", false, Action::Allow),
+        ("X-Consul-Default-ACL-Policy: deny", true, Action::Deny),
+    ] {
+        script.set("/v1/connect/intentions/check", Reply::Json(json!({"Allowed": check})));
+        script.set(INTENTIONS, Reply::Headed(header, json!([])));
+        until(following.source.intentions(), header, |all| all.default == default).await;
+    }
+    assert!(
+        following.source.intentions().borrow().list.is_empty(),
+        "it is allowed to see that there are none"
+    );
+
     // One bad entry keeps its last good value and harms no other.
     script.set(
         RESOLVERS,
-        json(json!([
+        Reply::Json(json!([
             {"Kind": "service-resolver", "Name": "battle", "Subsets": 7},
             {"Kind": "service-resolver", "Name": "chat", "DefaultSubset": "none"},
             {"Kind": "service-resolver", "Name": "lobby"},
@@ -169,6 +196,51 @@ async fn certificates_that_nobody_could_use_are_not_handed_out() {
         until(identities, "it is there", |all| all.leaves.contains_key("edge")).await;
     }
     assert!(script.asked(LEAF) < 50, "{} questions for a leaf", script.asked(LEAF));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leaf_waits_for_no_other() {
+    const MANY: usize = 40;
+    let net = TestNet::new();
+    let script = well(&net).await;
+    let tomorrow = SystemTime::now() + DAY;
+    let names: Vec<_> = (0..=MANY).map(|n| format!("many{n:02}")).collect();
+    let path = |name: &String| format!("{LEAVES}{name}");
+    let asked = |names: &[String]| -> Vec<_> { names.iter().map(|name| script.asked(&path(name))).collect() };
+    for name in &names {
+        script.set(&path(name), Reply::Json(leaf_of(name, "d.consul", tomorrow)));
+    }
+    let (new, old) = names.split_last().unwrap();
+    let wanted = |names: &[String]| Wanted { leaves: names.iter().cloned().collect(), ..lookups([]) };
+    let following = Following::with(&script_config(&script, &net), wanted(old));
+    following.ok().await;
+    assert_eq!(asked(old), [1; MANY], "the first roots are no reason to ask again");
+
+    // Now all ask for a successor, which comes when it comes.
+    script.hold(LEAVES);
+    script.set(ROOTS, Reply::Json(roots(tomorrow)));
+    wait_until("as many wait as may", SOON, || asked(old).iter().sum::<usize>() >= MANY + 16);
+    let start = Instant::now();
+    following.wanted.send_replace(wanted(&names));
+    until(following.source.identities(), "it is there", |all| all.leaves.contains_key(new)).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(asked(old).iter().sum::<usize>(), MANY + 16);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_is_replaced_before_its_end() {
+    let net = TestNet::new();
+    let script = well(&net).await;
+    // By its dates it is due, but no leaf is asked for again within 10 s.
+    let end = SystemTime::now() + Duration::from_secs(16);
+    script.set(LEAF, Reply::Json(leaf("d.consul", end)));
+    let following = follow(&script, &net);
+    following.ok().await;
+    let first = following.source.identities().borrow().leaves["edge"].clone();
+    script.set(LEAF, Reply::Json(leaf("d.consul", SystemTime::now() + DAY)));
+    until(following.source.identities(), "it is replaced", |all| all.leaves["edge"] != first).await;
+    assert!(SystemTime::now() < end, "it has ended before");
+    wait_until("it is counted", SOON, || following.metric("realmgate_consul_leaf_renewals_total") > 1.5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

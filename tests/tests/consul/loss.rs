@@ -2,11 +2,14 @@
 
 use std::fs;
 
+use realmgate_control_plane::mesh::Wanted;
+use realmgate_control_plane::mesh::catalog::Catalog;
 use realmgate_control_plane::source::Health;
 use realmgate_control_plane::source::consul::ConsulConfig;
 use realmgate_tests::consul::{Config, Service, TwoDatacenters};
+use realmgate_tests::load::watch::resident_kib;
 use realmgate_tests::sockets::connections;
-use realmgate_tests::{Consul, TestNet, wait_until};
+use realmgate_tests::{Consul, TestNet, parts, wait_until};
 use serde_json::json;
 
 use super::stage::{Following, SOON, config, leaves, lookup, lookups, until};
@@ -46,12 +49,21 @@ async fn what_is_known_outlives_consul_and_us() {
     restarted.health("it serves what it knew", |health| matches!(health, Health::Degraded { .. })).await;
     assert_eq!(restarted.source.catalog().borrow().instances, known.instances);
     assert_eq!(restarted.source.intentions().borrow().list.len(), 1);
+    // Nor does it lose what it knew before it knows the policy, where it need not ask which datacenter it is in.
+    let config = ConsulConfig { datacenter: "aws".to_owned(), ..config(&consul, &data) };
+    let early = Following::with(&config, Wanted::default());
+    wait_until("it has asked for the catalog", SOON, || {
+        early.shown("realmgate_consul_up{part=\"catalog aws\"}").is_some()
+    });
+    early.wanted.send_replace(wanted.clone());
+    early.health("it serves what it knew", |health| matches!(health, Health::Degraded { .. })).await;
+    assert_eq!(early.source.catalog().borrow().instances, known.instances);
     let empty = Following::start(&consul, &net.dir().join("empty"), wanted);
     assert_eq!(*empty.source.health().borrow(), Health::Starting);
 
     consul.restart().unwrap();
     consul.register(&Service::new("battle", "b2", net.at(9002)));
-    for following in [&following, &restarted, &empty] {
+    for following in [&following, &restarted, &early, &empty] {
         following
             .catalog("it follows again", |catalog| {
                 catalog.instances.get(&battle).is_some_and(|instances| instances.len() == 2)
@@ -89,8 +101,7 @@ async fn the_least_rights_are_enough_and_less_is_named() {
     const MASTER: &str = "5a2e3f5c-0000-4000-8000-000000000001";
     let net = TestNet::new();
     let both = TwoDatacenters::start(net.dir(), Some(MASTER)).unwrap();
-    let rules =
-        fs::read_to_string(realmgate_tests::parts::workspace().join("consul/acl/realmgate.hcl")).unwrap();
+    let rules = fs::read_to_string(parts::workspace().join("consul/acl/realmgate.hcl")).unwrap();
     let token_file = net.dir().join("token");
     let token = both.aws.token("realmgate", &rules);
     fs::write(&token_file, &token).unwrap();
@@ -141,6 +152,71 @@ async fn the_least_rights_are_enough_and_less_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rights_that_go_take_nothing_away() {
+    let net = TestNet::new();
+    let token = Some("5a2e3f5c-0000-4000-8000-000000000002".to_owned());
+    let consul = Consul::start(net.dir(), Config { token, ..Config::new("aws") }).unwrap();
+    let rules = fs::read_to_string(parts::workspace().join("consul/acl/realmgate.hcl")).unwrap();
+    let token_file = net.dir().join("token");
+    fs::write(&token_file, consul.token("realmgate", &rules)).unwrap();
+    let battle = lookup("aws", "battle");
+    let resolver = |name: &str| {
+        consul.write_config(&json!({"Kind": "service-resolver", "Name": name, "ConnectTimeout": "3s"}));
+    };
+    consul.register(&Service::new("battle", "b1", net.at(9001)));
+    consul.intention("edge", "battle", "allow");
+    resolver("battle");
+    let config = ConsulConfig { token_file: Some(token_file), ..config(&consul, &net.dir().join("data")) };
+    let following = Following::with(&config, lookups([battle.clone()]));
+    following.ok().await;
+    let known = following.catalog("it is known", |c| c.instances[&battle].len() == 1).await;
+    let intentions = following.source.intentions().borrow().clone();
+    assert_eq!((intentions.list.len(), known.entries.len()), (1, 1));
+
+    // From now on every list is empty, for Consul 1.8 without a word. Nothing else happens: it is found out all the same.
+    consul.set_rights("realmgate", "agent_prefix \"\" { policy = \"read\" }");
+    following.health("it is denied", degraded("the token may not read service `battle`")).await;
+    // These are asked when they change.
+    consul.intention("edge", "other", "allow");
+    resolver("other");
+    for part in ["catalog aws", "intentions", "service-resolver"] {
+        let up = format!("realmgate_consul_up{{part=\"{part}\"}}");
+        wait_until("each says so", SOON, || following.shown(&up) == Some(0.0));
+    }
+    assert!(following.metric("realmgate_consul_request_errors_total{reason=\"denied\"}") > 2.5);
+    let now = following.source.catalog().borrow().clone();
+    assert_eq!((&now.instances, &now.entries), (&known.instances, &known.entries));
+    assert_eq!(*following.source.intentions().borrow(), intentions);
+    // Whoever starts now knows nothing, which is not the same as none.
+    let config = ConsulConfig { data_dir: net.dir().join("empty"), ..config };
+    let fresh = Following::with(&config, lookups([battle.clone()]));
+    wait_until("it is denied, too", SOON, || {
+        fresh.metric("realmgate_consul_up{part=\"agent\"}") > 0.5
+            && fresh.metric("realmgate_consul_request_errors_total{reason=\"denied\"}") > 2.5
+    });
+    assert_eq!(*fresh.source.health().borrow(), Health::Starting);
+    assert!(fresh.source.catalog().borrow().instances.is_empty());
+
+    // A change is seen at once; without one it is asked for within 10 s.
+    consul.set_rights("realmgate", &rules);
+    consul.register(&Service::new("battle", "b2", net.at(9002)));
+    for following in [&following, &fresh] {
+        following.ok().await;
+        let both = |c: &Catalog| c.instances.get(&battle).is_some_and(|instances| instances.len() == 2);
+        let catalog = following.catalog("it is followed", both).await;
+        assert_eq!(catalog.entries.len(), 2);
+        assert_eq!(following.source.intentions().borrow().list.len(), 2);
+    }
+    // What is really gone goes.
+    consul.deregister("b1");
+    consul.deregister("b2");
+    consul.delete_intention("edge", "battle");
+    following.catalog("it is gone", |c| c.instances[&battle].is_empty()).await;
+    until(following.source.intentions(), "it is gone", |all| all.list.len() == 1).await;
+    following.ok().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_services_take_a_few_connections() {
     const SERVICES: usize = 1000;
     let net = TestNet::new();
@@ -156,6 +232,8 @@ async fn a_thousand_services_take_a_few_connections() {
         consul.put("/v1/txn", &batch.iter().map(operation).collect());
     }
     let all = (0..SERVICES).map(|n| lookup("aws", &format!("many-{n}")));
+    let resident = || resident_kib(std::process::id()).unwrap();
+    let before = resident();
     let following = Following::start(&consul, &net.dir().join("data"), lookups(all));
     // No other test has this server.
     let held = || connections(std::process::id(), consul.http_address()).unwrap();
@@ -174,6 +252,10 @@ async fn a_thousand_services_take_a_few_connections() {
     following.ok().await;
     most = most.max(held());
     assert!(most > 0 && most <= 40, "{most} connections");
+    // Of the whole process, other tests in it too.
+    let more = resident().saturating_sub(before);
+    println!("{SERVICES} services take {more} KiB");
+    assert!(more < 200 << 10, "{more} KiB");
     // One registration wakes one reading of all, which ends.
     consul.register(&Service::new("many-7", "second", net.at(9001)));
     following.catalog("the second is seen", |c| c.instances[&lookup("aws", "many-7")].len() == 2).await;

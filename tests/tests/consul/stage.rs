@@ -83,9 +83,14 @@ impl Following {
 
     /// A metric's value by its whole name with labels; 0 if it is not there.
     pub(crate) fn metric(&self, name: &str) -> f64 {
+        self.shown(name).unwrap_or_default()
+    }
+
+    /// The same; `None` if it is not there.
+    pub(crate) fn shown(&self, name: &str) -> Option<f64> {
         let text = prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.map_or(0.0, |value| value.parse().unwrap())
+        value.map(|value| value.parse().unwrap())
     }
 }
 
@@ -119,7 +124,7 @@ pub(crate) fn lookup(datacenter: &str, service: &str) -> Lookup {
 }
 
 pub(crate) fn lookups(lookups: impl IntoIterator<Item = Lookup>) -> Wanted {
-    Wanted { lookups: lookups.into_iter().collect(), ..Wanted::default() }
+    Wanted { lookups: Some(lookups.into_iter().collect()), ..Wanted::default() }
 }
 
 pub(crate) fn leaves(services: &[&str]) -> Wanted {

@@ -5,19 +5,25 @@ use std::fs;
 use std::net::SocketAddr;
 
 use realmgate_filter::config::Framing;
+use realmgate_tests::address::Address;
 use realmgate_tests::game_server::Conduct;
 use realmgate_tests::stage::port;
 use realmgate_tests::{ControlPlane, Envoy, Frame, GameClient, GameServer, Stage, TestNet};
 use serde_json::{Value, json};
 
-use crate::cast::{route, servers, services};
+use crate::cast::{game, route, servers, services};
 
 /// The fields that docs/access-log.md lists.
-fn documented() -> BTreeSet<String> {
+fn documented() -> Vec<String> {
     let text = include_str!("../../../docs/access-log.md");
     let (_, table) = text.split_once("|---|---|\n").unwrap();
     let rows = table.lines().map_while(|line| line.strip_prefix("| `")?.split_once("` |"));
     rows.map(|(field, _)| field.to_owned()).collect()
+}
+
+/// Those of them that Envoy writes, whatever the filter heard of the connection.
+fn of_envoy() -> BTreeSet<String> {
+    documented().into_iter().take_while(|field| field != "status").collect()
 }
 
 /// A line by the address of its client.
@@ -27,10 +33,11 @@ fn lines(path: &std::path::Path) -> Lines {
     let text = fs::read_to_string(path).unwrap();
     let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     let lines: Vec<Value> = text.lines().map(read).collect();
-    let documented = documented();
+    let documented: BTreeSet<_> = documented().into_iter().collect();
     for line in &lines {
         let fields: BTreeSet<_> = line.as_object().unwrap().keys().cloned().collect();
-        assert_eq!(fields, documented, "{line}");
+        let is_unheard = line["envoy.close_reason"] == "over_connection_limit";
+        assert_eq!(fields, if is_unheard { of_envoy() } else { documented.clone() }, "{line}");
         assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
         assert!(line["duration_ms"].is_u64() && line["network.io.receive"].is_u64(), "{line}");
     }
@@ -199,4 +206,59 @@ async fn every_connection_has_a_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_connection_has_a_line_in_the_oldest_envoy() {
     every_end_has_a_line(Some("1.37")).await;
+}
+
+/// A listener whose servers all speak as clients do: what they send is not seen by the filter.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_limits_refuse_has_a_line_and_a_server_that_ends_first_is_named() {
+    let net = TestNet::new();
+    let log = json!({"edge": {"access_log": net.dir().join("access.log")}});
+    let control_plane = Stage::control_plane(&net, &log).unwrap();
+    let server = servers(&net, 1, 0).await.remove(0);
+    let [edge, rated] = [0, 1].map(|n| net.at(port::PLAYERS + n));
+    let listener = |name: &str, bind: SocketAddr, limits: Value| json!({"name": name, "bind": bind.to_string(), "limits": limits});
+    let listeners = [
+        listener("edge", edge, json!({"connections": 3, "connections_per_ip": 2})),
+        listener("rated", rated, json!({"new_connections_per_ip_per_second": 1})),
+    ];
+    let policy = json!({"listeners": listeners, "services": services(std::slice::from_ref(&server)),
+        "routes": [route("all", &json!("any"), "game-1")]});
+    control_plane.put_policy(&policy.to_string());
+    let mut envoy = self::edge(&net, &control_plane, None);
+
+    let [here, there] = [Address::claim(), Address::claim()];
+    let mut clients = HashMap::new();
+    let mut connect = async |name: &'static str, from: &Address, to| {
+        let client = GameClient::connect_from(from.ip(), to).await.unwrap();
+        clients.insert(name, client.local_addr().unwrap());
+        client
+    };
+    let mut playing = Vec::new();
+    for (name, from) in [("one", &here), ("two", &here), ("three", &there)] {
+        let mut client = connect(name, from, edge).await;
+        client.who_are_you(game(1, 1)).await.unwrap();
+        playing.push(client);
+        if playing.len() == 2 {
+            connect("connections_per_ip", &here, edge).await.read_until_closed().await.unwrap();
+        }
+    }
+    connect("connections", &there, edge).await.read_until_closed().await.unwrap();
+    connect("first", &here, rated).await.who_are_you(game(1, 1)).await.unwrap();
+    connect("new_connections_per_ip", &here, rated).await.read_until_closed().await.unwrap();
+    let kicked = playing.remove(0);
+    server.set_conduct(Conduct::Close);
+    kicked.read_until_closed().await.unwrap();
+    drop(playing);
+    envoy.process().terminate();
+
+    let lines = lines(&net.dir().join("access.log"));
+    let line = |name: &str| &lines[&clients[name].to_string()];
+    for limit in ["connections_per_ip", "new_connections_per_ip"] {
+        let line = line(limit);
+        assert_eq!((&line["status"], &line["close_reason"]), (&json!("refused"), &json!(limit)), "{line}");
+    }
+    let refused = line("connections");
+    assert_eq!(refused.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(), of_envoy());
+    assert_eq!(line("one")["close_reason"], "server", "{}", line("one"));
+    assert_eq!(line("first")["close_reason"], "client", "{}", line("first"));
 }

@@ -110,11 +110,18 @@ impl Mesh {
     async fn start() -> Self {
         let net = TestNet::new();
         let consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
+        Self::on(net, consul, &json!({})).await
+    }
+
+    /// The same with further settings of the control plane.
+    async fn on(net: TestNet, consul: Consul, settings: &Value) -> Self {
         let server = GameServer::start("game-1", net.at(port::GAME)).await.unwrap();
         let inbound = net.at(INBOUND);
         consul.register(&Service::new("api", "api-1", server.address()));
         consul.register(&Service::sidecar("api", "api-1", inbound, server.address()));
-        let control_plane = control_plane(&net, &consul);
+        let mut all = json!({"consul": {"address": consul.url()}, "mesh": {"ca": "consul"}});
+        realmgate_tests::control_plane::merge_settings(&mut all, settings);
+        let control_plane = Stage::control_plane(&net, &all).unwrap();
         control_plane.put_policy(&policy(&net, &json!({"consul": {"service": "api"}, "tls": "mesh"})));
         let admin = net.at(port::ADMIN + 1);
         let (inbound, app) = (inbound.to_string(), server.address().to_string());
@@ -201,6 +208,52 @@ async fn an_edge_and_a_sidecar_know_each_other_by_consuls_certificates_and_heed_
         let log = fs::read_to_string(mesh.net.dir().join(file)).unwrap();
         assert!(!log.contains("PRIVATE KEY"), "{file} holds a key");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_connected_keeps_its_certificate_when_a_new_control_plane_is_denied_it() {
+    let net = TestNet::new();
+    let token = Some("5a2e3f5c-0000-4000-8000-000000000003".to_owned());
+    let consul = Consul::start(net.dir(), Config { token, ..Config::new("aws") }).unwrap();
+    let read = r#"agent_prefix "" { policy = "read" } node_prefix "" { policy = "read" }
+        service_prefix "" { policy = "read" intentions = "read" }"#;
+    let certificates = r#"service "realmgate-edge" { policy = "write" } service "api" { policy = "write" }"#;
+    let [all, less] = [("all", format!("{read} {certificates}")), ("less", read.to_owned())]
+        .map(|(name, rules)| consul.token(name, &rules));
+    let file = net.dir().join("token");
+    fs::write(&file, &all).unwrap();
+    consul.intention("realmgate-edge", "api", "allow");
+    let mut mesh = Mesh::on(net, consul, &json!({"consul": {"token_file": &file}})).await;
+    let _edge = Stage::edge(&mesh.net, &mesh.control_plane).unwrap();
+    let players = mesh.net.at(port::PLAYERS);
+    until_all_land(players, "game-1").await;
+
+    // Consul's agent gives a token what it has given it before.
+    fs::write(&file, less).unwrap();
+    mesh.control_plane.restart().unwrap();
+    wait_until("it serves, and both proxies are back", LIMIT, || {
+        let (proxies, (status, ready)) =
+            (mesh.control_plane.get("/v1/proxies").1, mesh.control_plane.readyz());
+        let are_back = proxies.contains("api-1") && proxies.contains("edge-1");
+        are_back && status == 200 && ready.contains("leaf") && ready.contains("denies")
+    });
+    let proxies: Value = serde_json::from_str(&mesh.control_plane.get("/v1/proxies").1).unwrap();
+    assert!(
+        proxies["proxies"].as_array().unwrap().iter().all(|proxy| proxy["sync"] == "pending"),
+        "{proxies}"
+    );
+    for _ in 0..20 {
+        assert_eq!(lands(players, game(1, 1)).await.unwrap(), "game-1");
+    }
+    assert_eq!(mesh.sidecar.stat("listener_manager.listener_removed"), 0, "it was taken its listener");
+
+    fs::write(&file, all).unwrap();
+    wait_until("all is well", LIMIT, || {
+        let ready: Value = serde_json::from_str(&mesh.control_plane.readyz().1).unwrap();
+        ready["consul"]["state"] == "ok"
+    });
+    mesh.intend("realmgate-edge", "deny", players).await;
+    mesh.assert_refused(players).await;
 }
 
 /// The serial numbers of the certificates that this Envoy shows.

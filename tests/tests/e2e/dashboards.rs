@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use realmgate_filter::config::Framing;
+use realmgate_tests::address::Address;
 use realmgate_tests::prometheus::Series;
 use realmgate_tests::stage::port;
 use realmgate_tests::wait::poll;
@@ -16,6 +17,7 @@ use realmgate_tests::{
 };
 use realmgate_wire::ServerId;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::cast::{LIMIT, game, lands, until_lands};
@@ -27,21 +29,27 @@ const FULL: u8 = 21;
 const TIMES_OUT: u8 = 22;
 const NOBODY: u8 = 99;
 
+/// What its listener takes: of an address, and of all.
+const MOST_OF_AN_ADDRESS: usize = 6;
+const MOST_PLAYERS: usize = 8;
+
 /// What an edge of this test takes, instead of the bootstrap's 50,000.
-const MOST_CONNECTIONS: usize = 8;
+const MOST_CONNECTIONS: u64 = 12;
 
 /// An edge with rules in Redis, and routes of a policy that lead nowhere good.
 async fn stage(net: TestNet, redis: &Redis, server: &GameServer) -> Stage {
     let rule = json!({"server_type": 200, "world_id": 7, "service_name": "fleet", "strategy": "round_robin",
         "endpoints": [server.address().to_string()]});
     redis.set("game-gateway:routing:rules", &json!({"1": rule}).to_string());
+    let limits = json!({"max_message_bytes": 1000, "connections": MOST_PLAYERS,
+        "connections_per_ip": MOST_OF_AN_ADDRESS});
     let settings = json!({"redis": {"url": redis.url()},
-        "game_gateway": {"enabled": true, "limits": {"max_message_bytes": 1000}}});
+        "game_gateway": {"enabled": true, "limits": limits}});
     let control_plane = Stage::control_plane(&net, &settings).unwrap();
     // Histograms are as old as the last flush: every 5 s, if nothing is said.
     let bootstrap = control_plane.edge_bootstrap("edge-1", net.at(port::ADMIN)).unwrap()
         + "\nstats_flush_interval: 0.1s\n";
-    let limit = |most: usize| format!("max_active_downstream_connections: {most}");
+    let limit = |most: u64| format!("max_active_downstream_connections: {most}");
     let fewer = bootstrap.replace(&limit(50_000), &limit(MOST_CONNECTIONS));
     assert_ne!(bootstrap, fewer);
     let edge = Envoy::with(net.dir(), fewer, net.at(port::ADMIN)).name("edge").start().unwrap();
@@ -172,17 +180,48 @@ async fn dashboards_of_the_old_gateway_go_on() {
     assert_eq!(labels("sum by (error_type) (game_gateway_routing_errors_total)"), "error_type");
     expect("count(ALERTS{alertname=\"GameGatewayCircuitBreakerOpen\"})", 1.0);
 
-    // One player more than the edge takes. Prometheus' own connection to it counts, too. Each connection is waited for:
-    // Envoy counts it after the system has let the client in.
-    let stat = |name: &str| stage.edge.stat(&format!("listener.game-gateway.{name}"));
-    let (overflow, taken) = ("downstream_global_cx_overflow", "downstream_cx_total");
-    while stat(overflow) == 0 {
-        assert!(players.len() <= MOST_CONNECTIONS, "nobody was turned away");
-        let so_far = stat(taken);
-        players.push(GameClient::connect(edge).await.unwrap());
-        wait_until("the edge knows of it", LIMIT, || stat(taken) > so_far || stat(overflow) > 0);
+    turned_away(&stage, players).await;
+    for reason in ["connections_per_ip", "connections", "global_rate_limit"] {
+        expect(&format!("game_gateway_connection_rejected_total{{reason=\"{reason}\"}}"), 1.0);
     }
-    expect("game_gateway_connection_rejected_total{reason=\"global_rate_limit\"}", 1.0);
+}
+
+/// One player more than their address may have, one more than the listener takes, and one more than the whole edge.
+async fn turned_away(stage: &Stage, mut players: Vec<GameClient>) {
+    let edge = stage.game_gateway();
+    let elsewhere = Address::claim();
+    let own = players[0].local_addr().unwrap().ip();
+    for (source, most) in [(own, MOST_OF_AN_ADDRESS), (elsewhere.ip(), MOST_PLAYERS)] {
+        while players.len() < most {
+            let mut player = GameClient::connect_from(source, edge).await.unwrap();
+            player.who_are_you(game(7, 1)).await.unwrap();
+            players.push(player);
+        }
+        GameClient::connect_from(source, edge).await.unwrap().read_until_closed().await.unwrap();
+    }
+    // A place is free, so that nothing but the edge as a whole is full: by connections to its health listener, beside the
+    // one of Prometheus. Each is waited for: Envoy counts it after the system has let the client in.
+    players.pop();
+    let stat = |name: &str| stage.edge.stat(name);
+    wait_until("it is gone", LIMIT, || {
+        usize::try_from(stat("connection_limit.game-gateway.active_connections")) == Ok(players.len())
+    });
+    let mut others = Vec::new();
+    let active = || -> u64 {
+        let stats = stage.edge.stats("listener.");
+        stats.iter().filter(|(name, _)| is_total(name)).map(|(_, count)| count).sum()
+    };
+    while active() < MOST_CONNECTIONS {
+        let before = active();
+        others.push(TcpStream::connect(stage.net.at(port::HEALTH)).await.unwrap());
+        wait_until("the edge knows of it", LIMIT, || active() > before);
+    }
+    GameClient::connect(edge).await.unwrap().read_until_closed().await.unwrap();
+}
+
+/// Whether this is a listener's count of open connections.
+fn is_total(name: &str) -> bool {
+    name.ends_with(".downstream_cx_active") && !name.contains(".worker_") && !name.contains("admin")
 }
 
 /// The words of `promtool` about the files of a folder.

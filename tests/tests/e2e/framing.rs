@@ -12,10 +12,8 @@ use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Stage, TestNet};
 use realmgate_wire::ServerId;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
-use crate::cast::{game, route, servers_speaking, services, until_lands};
+use crate::cast::{answering, game, route, servers_speaking, services, until_lands};
 
 /// Worlds 1, 2 and 3 each have a server of another framing.
 const FRAMINGS: [(&str, Framing); 3] =
@@ -188,19 +186,6 @@ async fn a_change_of_framing_is_for_new_sessions() {
     }
     let all: BTreeSet<_> = sessions(&servers);
     assert!(all.len() >= 3);
-}
-
-/// Answers whatever comes first with these bytes.
-async fn answering(address: std::net::SocketAddr, answer: &'static [u8]) {
-    let listener = TcpListener::bind(address).await.unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            stream.read_u8().await.unwrap();
-            stream.write_all(answer).await.unwrap();
-            // Until it is closed.
-            let _ = stream.read_to_end(&mut Vec::new()).await;
-        }
-    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

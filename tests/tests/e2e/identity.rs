@@ -1,6 +1,7 @@
 //! Who may be a proxy: certificates and tokens between real Envoys and the xDS listener, and how it lets them go.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -158,6 +159,7 @@ fn certificates_that_are_missing_foreign_or_of_another_service_are_refused() {
          proxy's is spiffe://test.consul/ns/default/dc/aws/svc/shop",
     );
     wait_counted(&control_plane, r#"realmgate_xds_streams_refused_total{reason="identity"}"#);
+    wait_logged(&net, "realmgate", "stream ended: node.metadata.realmgate.service is `chat`");
     assert!(control_plane.get("/metrics").1.contains("realmgate_xds_connected_proxies 0"));
     let log = fs::read_to_string(net.dir().join("realmgate.log")).unwrap();
     assert!(!log.contains("PRIVATE KEY"), "{log}");
@@ -222,7 +224,19 @@ fn readiness_goes_first_and_a_proxy_that_is_stuck_is_not_waited_for() {
     signal(edge, Signal::STOP);
     let begin = Instant::now();
     signal(stage.control_plane.process().pid(), Signal::TERM);
-    wait_until("it is not ready any more", LIMIT, || stage.control_plane.readyz().0 == 503);
+    // Each look at the readiness comes after a look at the listener: one that is refused was preceded by a 503.
+    let refused = || TcpStream::connect(stage.control_plane.xds()).is_err();
+    let (mut is_ready, mut looks_while_unready) = (true, 0);
+    wait_until("no connection is taken any more", LIMIT, || {
+        if refused() {
+            return true;
+        }
+        looks_while_unready += usize::from(!is_ready);
+        is_ready = stage.control_plane.readyz().0 == 200;
+        false
+    });
+    assert!(looks_while_unready > 0, "connections are refused before anybody could know");
+    assert_eq!(stage.control_plane.readyz().0, 503);
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     wait_until("it has ended", LIMIT, || stage.control_plane.process().exit_status().is_some());
     signal(edge, Signal::CONT);

@@ -1,14 +1,16 @@
 //! The load tool for a second in each mode, through a real edge to game servers of both framings.
 
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use realmgate_filter::config::Framing;
-use realmgate_tests::load::{Identity, Servers};
+use realmgate_tests::game_server::Conduct;
+use realmgate_tests::load::{self, Identity, Mode, Plan, Servers};
 use realmgate_tests::stage::port;
-use realmgate_tests::{Stage, TestNet};
+use realmgate_tests::{Stage, TestNet, wait_until};
 use serde_json::{Value, json};
 
-use crate::cast::{game, route, until_lands};
+use crate::cast::{LIMIT, game, route, servers, until_lands};
 
 /// World 3 is served in the gateway's framing.
 const WORLDS: [(u16, Framing); 3] = [(1, Framing::Client), (2, Framing::Client), (3, Framing::Server)];
@@ -88,4 +90,22 @@ fn errors_are_counted_and_end_with_failure() {
     assert!(!output.status.success());
     assert_eq!(result["errors"]["players_missing"], 1, "{result}");
     assert!(result["errors"]["refused"].as_u64().unwrap() > 0, "nobody listens: {result}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stall_keeps_from_being_sent_is_an_error() {
+    let net = TestNet::new();
+    let server = servers(&net, 1, 2).await.remove(0);
+    let plan = Plan {
+        players: 1,
+        rate: Some(200_000.0),
+        patience: Duration::from_secs(1),
+        ..Plan::new(Mode::Echo, server.address(), Duration::from_secs(1))
+    };
+    let load = tokio::task::spawn_blocking(move || load::run(&plan, 1, &[], false));
+    // A second message is sent when the first is answered.
+    wait_until("it plays", LIMIT, || server.connections().iter().any(|one| one.frames.len() > 1));
+    server.set_conduct(Conduct::Silent);
+    let outcome = load.await.unwrap().unwrap();
+    assert!(outcome.errors.get("not_sent").is_some_and(|count| *count > 10_000), "{:?}", outcome.errors);
 }

@@ -124,6 +124,8 @@ async fn the_page_moves_a_fleet_there_and_back() {
     assert_eq!(lands(edge, game(8, 1)).await.unwrap(), "game-1");
     reader.reads_on();
     until_lands(edge, game(7, 1), Some("game-1"), Instant::now()).await;
+    reader.reads_on();
     let ready = Http::new(net.at(port::HEALTH)).get("/ready").unwrap().0;
     assert_eq!(ready, 503, "an edge that is to go says so");
+    assert!(lands(edge, game(7, 1)).await.is_err(), "a drained edge takes a player");
 }

@@ -3,7 +3,7 @@
 //! | defect | shown by |
 //! |---|---|
 //! | five failures in five thousand successes open the breaker | `resilience::five_failures_in_five_thousand_successes_eject_nobody` |
-//! | the map of client addresses grows without bound | `limits::a_flood_from_many_addresses_leaves_memory_as_it_was` |
+//! | the map of client addresses grows without bound | `limits::a_flood_from_many_addresses_leaves_memory_as_it_was`, and a million addresses in `filter/tests/limits.rs` |
 //! | all others | the tests below, by their names |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::cast::{LIMIT, game, lands, route, servers, services, until_lands};
+use crate::cast::{LIMIT, answering, game, lands, route, servers, services, until_lands};
 use crate::redis_rules::Fleet;
 
 /// A fleet with one rule, for all of type 200, to its first server or to all three.
@@ -53,19 +53,6 @@ async fn a_closed_players_backend_connection_is_not_handed_to_the_next() {
     }
 }
 
-/// Answers the first byte that comes with this.
-async fn answering(address: SocketAddr, answer: Vec<u8>) {
-    let listener = TcpListener::bind(address).await.unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let _ = stream.read_u8().await;
-            // A session that is refused ends before all is said.
-            let _ = stream.write_all(&answer).await;
-            let _ = stream.read_to_end(&mut Vec::new()).await;
-        }
-    });
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_over_64_kib_ends_its_session_and_corrupts_none() {
     let fleet = fleet_with_a_rule(&[0]).await;
@@ -74,7 +61,7 @@ async fn a_reply_over_64_kib_ends_its_session_and_corrupts_none() {
     // 9 + 65,536 behind the first 20 bytes. The old gateway's client would have read a length of 0, and then the body.
     let mut reply = vec![0; 29 + 65_536];
     reply[..4].copy_from_slice(&(9_i32 + 65_536).to_le_bytes());
-    answering(at, reply).await;
+    answering(at, &reply).await;
     let too_large = json!({"server_type": 200, "world_id": 7, "service_name": "large", "strategy": "round_robin",
         "endpoints": [at.to_string()]});
     fleet.publish(&[fleet.rule(200, None, "round_robin", &[0]), too_large]);

@@ -30,7 +30,7 @@ pub use split::{Leg, legs, weights};
 pub struct Locality {
     /// Their datacenter; empty = not known.
     pub datacenter: String,
-    /// What they are in Consul; of fixed endpoints the service's own name.
+    /// What they are in the mesh: in Consul, and of fixed endpoints what the service itself is.
     pub service: String,
     /// The subset of it; empty = all.
     pub subset: String,
@@ -100,7 +100,7 @@ fn locality(service: &Service, candidate: Candidate, catalog: &Catalog, placemen
     match place {
         Place::Fixed(endpoints) => Locality {
             datacenter,
-            service: service.name.clone(),
+            service: service.mesh_name().to_owned(),
             subset: String::new(),
             members: Members::Fixed(endpoints),
             share: 100,

@@ -1,5 +1,7 @@
 //! How a `service-splitter` shares a service's players between subsets and other services.
 
+use std::collections::BTreeMap;
+
 use super::super::catalog::{Catalog, ServiceSubset};
 use crate::model::Service;
 
@@ -25,20 +27,28 @@ pub fn legs(service: &Service, catalog: &Catalog) -> Vec<Leg> {
     if !is_split(&consul.service) {
         return Vec::new();
     }
-    let mut shares = vec![(1.0, ServiceSubset { service: consul.service.clone(), subset: String::new() })];
+    // What is to be split yet, and what is not: by name, so that no splitter is followed twice at a time, and there are never
+    // more shares than all splitters together have legs.
+    let mut open = BTreeMap::from([(consul.service.clone(), 1.0)]);
+    let mut shares: BTreeMap<ServiceSubset, f64> = BTreeMap::new();
     for _ in 0..DEEPEST {
-        shares = shares.into_iter().flat_map(|(share, to)| split(share, to, catalog)).collect();
-    }
-    let mut legs: Vec<Leg> = Vec::new();
-    for (share, to) in shares {
-        let weight = weight(share);
-        match legs.iter_mut().find(|leg| leg.to == to) {
-            Some(leg) => leg.weight = leg.weight.saturating_add(weight),
-            None => legs.push(Leg { weight, to }),
+        for (service, share) in std::mem::take(&mut open) {
+            for (part, to) in split(&service, catalog) {
+                let share = share * part;
+                // A leg to its own service is what remains of it; only another one may have a splitter of its own.
+                if to.service != service && to.subset.is_empty() && is_split(&to.service) {
+                    *open.entry(to.service).or_default() += share;
+                } else {
+                    *shares.entry(to).or_default() += share;
+                }
+            }
         }
     }
-    legs.retain(|leg| leg.weight > 0);
-    legs
+    for (service, share) in open {
+        *shares.entry(ServiceSubset { service, subset: String::new() }).or_default() += share;
+    }
+    let legs = shares.into_iter().map(|(to, share)| Leg { weight: weight(share), to });
+    legs.filter(|leg| leg.weight > 0).collect()
 }
 
 /// The whole of a split, so that hundredths of a percent of hundredths of a percent are still a number.
@@ -49,19 +59,15 @@ fn weight(share: f64) -> u32 {
     (share * WHOLE).round() as u32
 }
 
-fn split(share: f64, to: ServiceSubset, catalog: &Catalog) -> Vec<(f64, ServiceSubset)> {
-    let splitter = catalog.entries.get(&to.service).map(|entries| entries.splitter.as_slice());
-    let splitter = splitter.filter(|legs| !legs.is_empty() && to.subset.is_empty()).unwrap_or_default();
+/// The legs of a service's splitter, each with its part of the whole.
+fn split<'a>(service: &'a str, catalog: &'a Catalog) -> impl Iterator<Item = (f64, ServiceSubset)> + 'a {
+    let splitter = catalog.entries.get(service).map_or(&[][..], |entries| &entries.splitter);
     let whole: u32 = splitter.iter().map(|(weight, _)| weight).sum();
-    if whole == 0 {
-        return vec![(share, to)];
-    }
-    let leg = |(weight, leg): &(u32, ServiceSubset)| {
-        let service = if leg.service.is_empty() { &to.service } else { &leg.service };
-        let to = ServiceSubset { service: service.clone(), subset: leg.subset.clone() };
-        (share * f64::from(*weight) / f64::from(whole), to)
-    };
-    splitter.iter().map(leg).collect()
+    splitter.iter().map(move |(weight, leg)| {
+        let to = if leg.service.is_empty() { service } else { &leg.service };
+        let to = ServiceSubset { service: to.to_owned(), subset: leg.subset.clone() };
+        (f64::from(*weight) / f64::from(whole.max(1)), to)
+    })
 }
 
 /// The largest weight that comes out: as large as a policy may say one.

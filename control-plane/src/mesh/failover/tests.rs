@@ -92,6 +92,14 @@ fn fixed_targets_need_no_consul() {
     assert_eq!(wanted(&policy, &Catalog::default()), BTreeSet::new());
 }
 
+/// Their sidecars have its certificate and no other: a target of another name could prove nothing.
+#[test]
+fn fixed_targets_are_what_the_service_is_in_consul() {
+    let service =
+        "consul: {service: game}, failover: {targets: [{datacenter: azure, endpoints: ['10.1.0.1:1']}]}";
+    assert_eq!(choices(service, "", &[]), ["aws/game", "azure/game"]);
+}
+
 #[test]
 fn residency_outranks_everything() {
     let entries = [(
@@ -196,7 +204,7 @@ fn a_splitter_shares_between_subsets_and_services() {
     let catalog = catalog(&policy, &entries);
     let legs = legs(&policy.services[0], &catalog);
     let shares: Vec<_> = legs.iter().map(|leg| (leg.weight, name_of(&leg.to))).collect();
-    let expected = [(900_000, "game/v1"), (50_000, "canary/blue"), (50_000, "canary/green")];
+    let expected = [(50_000, "canary/blue"), (50_000, "canary/green"), (900_000, "game/v1")];
     assert_eq!(shares, expected.map(|(weight, name)| (weight, name.to_owned())));
     for leg in &legs {
         let found = localities(&policy.services[0], Some(leg), "", &catalog, &Placement::default());
@@ -205,12 +213,35 @@ fn a_splitter_shares_between_subsets_and_services() {
     }
     // A route's own weights stay in proportion to each other.
     let beside_another: Vec<_> = weights([(1, legs.as_slice()), (3, &[])].into_iter()).collect();
-    assert_eq!(beside_another, [300_000, 16_666, 16_666, 1_000_000]);
+    assert_eq!(beside_another, [16_666, 16_666, 300_000, 1_000_000]);
     assert_eq!(weights([(5, &[] as &[Leg]), (7, &[])].into_iter()).collect::<Vec<_>>(), [5, 7]);
     let mut circle = entries.to_vec();
     circle.push(("canary", split(&[(10_000, "game", "")])));
     let catalog = self::catalog(&policy, &circle);
     assert!(super::legs(&policy.services[0], &catalog).len() < 10);
+}
+
+#[test]
+fn a_share_is_split_once_by_each_splitter_however_long_the_chain() {
+    let split =
+        |legs: Vec<(u32, ServiceSubset)>| ServiceEntries { splitter: legs, ..ServiceEntries::default() };
+    let shares = |entries: &[(&str, ServiceEntries)]| -> Vec<_> {
+        let policy = policy("consul: {service: s0}");
+        let legs = legs(&policy.services[0], &catalog(&policy, entries));
+        legs.iter().map(|leg| (leg.weight, name_of(&leg.to))).collect()
+    };
+    // Consul splits a leg again only where it names another service.
+    for own in ["", "s0"] {
+        let entries = [("s0", split(vec![(9_000, to(own, "")), (1_000, to("next", ""))]))];
+        assert_eq!(shares(&entries), [(100_000, "next/".to_owned()), (900_000, "s0/".to_owned())]);
+    }
+    let hundred = |next: &str| {
+        split((0..100).map(|n| (100, to(next, if next == "end" || n % 2 == 0 { "v" } else { "" }))).collect())
+    };
+    let chain = ["s0", "s1", "s2", "s3"].into_iter().zip(["s1", "s2", "s3", "end"]);
+    let entries: Vec<_> = chain.map(|(name, next)| (name, hundred(next))).collect();
+    let expected = [(125_000, "end/v"), (500_000, "s1/v"), (250_000, "s2/v"), (125_000, "s3/v")];
+    assert_eq!(shares(&entries), expected.map(|(weight, name)| (weight, name.to_owned())));
 }
 
 fn name_of(to: &ServiceSubset) -> String {
@@ -238,7 +269,7 @@ fn entry() -> impl Strategy<Value = ServiceEntries> {
                 redirect: redirect.map(|(to, datacenter)| Redirect { to, datacenter }),
                 failover: [("*".to_owned(), failover)].into(),
             };
-            ServiceEntries { resolver: Some(resolver), splitter, protocol: None }
+            ServiceEntries { resolver: Some(resolver), splitter }
         },
     )
 }

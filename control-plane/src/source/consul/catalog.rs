@@ -30,6 +30,11 @@ impl Published {
         self.catalog.subscribe()
     }
 
+    /// What is known now.
+    pub(super) fn current(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.borrow())
+    }
+
     /// Changes a part; whoever reads sees the whole change or nothing of it. The lists of instances are shared.
     pub(super) fn change(&self, change: impl FnOnce(&mut Catalog)) {
         self.catalog.send_if_modified(|current| {
@@ -59,7 +64,7 @@ impl Published {
 
     /// Counts the instances of a datacenter, which just changed.
     pub(super) fn count(&self, datacenter: &str) {
-        let catalog = Arc::clone(&self.catalog.borrow());
+        let catalog = self.current();
         let of = catalog.instances.iter().filter(|(lookup, _)| lookup.datacenter == datacenter);
         self.metrics.instances(datacenter, of.map(|(_, instances)| instances.len()).sum());
     }
@@ -78,8 +83,9 @@ pub(super) async fn follow(
     let mut tasks = JoinSet::new();
     let mut running: BTreeMap<String, (watch::Sender<BTreeSet<Lookup>>, AbortHandle)> = BTreeMap::new();
     loop {
+        let lookups = wanted.borrow_and_update().lookups.clone();
         let mut by_datacenter = BTreeMap::from([(local.clone(), BTreeSet::new())]);
-        for lookup in &wanted.borrow_and_update().lookups {
+        for lookup in lookups.iter().flatten() {
             by_datacenter.entry(lookup.datacenter.clone()).or_default().insert(lookup.clone());
         }
         let ended: Vec<_> =
@@ -92,8 +98,9 @@ pub(super) async fn follow(
             tasks.join_next().await;
         }
         published.change(|catalog| {
-            let of = |lookup: &Lookup| by_datacenter.get(&lookup.datacenter);
-            catalog.instances.retain(|lookup, _| of(lookup).is_some_and(|lookups| lookups.contains(lookup)));
+            if let Some(lookups) = &lookups {
+                catalog.instances.retain(|lookup, _| lookups.contains(lookup));
+            }
             catalog.unheard.retain(|datacenter| by_datacenter.contains_key(datacenter));
         });
         for (datacenter, _) in ended {

@@ -21,10 +21,10 @@ use crate::mesh::Wanted;
 use crate::mesh::identity::{Identities, Leaf};
 use crate::source::backoff::Backoff;
 
-/// Most leaves that are asked for at a time, however many there are. A leaf is asked for when its time has come, so a
-/// connection each is not needed.
+/// Most leaves whose successors are waited for at a time, however many there are. A leaf is asked for when its time has
+/// come, so a connection each is not needed.
 const AT_ONCE: usize = 16;
-/// How long such a question waits. The agent replaces a leaf up to 30 s after its root was replaced.
+/// How long such a question waits; a first one does not. The agent replaces a leaf up to 30 s after its root was replaced.
 const LEAF_WAIT: Duration = Duration::from_mins(1);
 
 /// Where roots and leaves are published together.
@@ -57,7 +57,7 @@ impl Keyring {
             });
             Ok(())
         };
-        self.context.follow(Part::Roots, "/v1/connect/ca/roots", take).await;
+        self.context.follow(Part::Roots, "/v1/connect/ca/roots", |_| Ok(Vec::new()), take).await;
     }
 
     /// Keeps a leaf of every service that is wanted, for ever.
@@ -95,9 +95,11 @@ impl Keyring {
         let path = format!("/v1/agent/connect/ca/leaf/{}", utf8_percent_encode(&service, NON_ALPHANUMERIC));
         let mut backoff = Backoff::new();
         let mut index = Index::default();
+        let mut identities = self.identities.subscribe();
         loop {
-            let mut identities = self.identities.subscribe();
-            let roots = Arc::clone(&identities.borrow_and_update().roots);
+            // Of no use without a root; and the first root is no other one.
+            let known = identities.wait_for(|identities| identities.is_known()).await;
+            let Ok(roots) = known.map(|identities| Arc::clone(&identities.roots)) else { return };
             match self.ask(&path, &service, &mut index).await {
                 Ok(leaf) => {
                     backoff.reset();
@@ -131,9 +133,13 @@ impl Keyring {
     }
 
     async fn ask(&self, path: &str, service: &str, index: &mut Index) -> Result<Leaf, ConsulError> {
-        // Never closed.
-        let _permit = self.at_once.acquire().await;
-        let answer = self.context.client.wait(path, *index, LEAF_WAIT).await?;
+        let answer = if *index == Index::default() {
+            self.context.client.get(path).await?
+        } else {
+            // Never closed.
+            let _permit = self.at_once.acquire().await;
+            self.context.client.wait(path, *index, LEAF_WAIT).await?
+        };
         index.take(answer.index());
         let trust_domain = self.identities.borrow().trust_domain.clone();
         certificates::leaf(&answer, &trust_domain, service, SystemTime::now())

@@ -19,6 +19,7 @@ use super::credentials::{self, Followed};
 use super::error::ConsulError;
 use super::index::Index;
 use super::metrics::Requests;
+use super::rights;
 use super::start::ConsulConfig;
 
 /// Most answers of a moment that are asked for together.
@@ -31,6 +32,9 @@ pub(super) const MAX_ANSWER: usize = 64 << 20;
 /// As much of a refusal as a log line bears.
 const MAX_WORDS: usize = 200;
 
+/// Tells that something is left out of a list.
+const FILTERED: &str = "x-consul-results-filtered-by-acls";
+
 type Connections = Pool<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// One Consul agent.
@@ -42,7 +46,7 @@ pub(in crate::source) struct Client {
     authorities: Followed<ClientConfig>,
     connections: Mutex<Option<(Option<Arc<ClientConfig>>, Connections)>>,
     at_once: Semaphore,
-    requests: Requests,
+    pub(super) requests: Requests,
 }
 
 /// What Consul answered.
@@ -51,7 +55,7 @@ pub(in crate::source) struct Answer {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
-    /// False only of a key of the KV store that is not there.
+    /// False only of a key of the KV store that is not there, and of rights where ACLs are off.
     pub(in crate::source) found: bool,
     /// What it took after Consul began to answer.
     pub(super) took: Duration,
@@ -88,13 +92,19 @@ impl Client {
     pub(in crate::source) async fn get(&self, path: &str) -> Result<Answer, ConsulError> {
         // Never closed.
         let _permit = self.at_once.acquire().await;
-        self.counted(self.ask(path.to_owned(), None, STEP).await)
+        self.counted(self.ask(Method::GET, path.to_owned(), Bytes::new(), STEP).await)
     }
 
     /// A change. Without an answer it may have been made or not.
     pub(in crate::source) async fn put(&self, path: &str, body: Bytes) -> Result<Answer, ConsulError> {
         let _permit = self.at_once.acquire().await;
-        self.counted(self.ask(path.to_owned(), Some(body), STEP).await)
+        self.counted(self.ask(Method::PUT, path.to_owned(), body, STEP).await)
+    }
+
+    /// A question that is too long for a path.
+    pub(super) async fn post(&self, path: &str, body: Bytes) -> Result<Answer, ConsulError> {
+        let _permit = self.at_once.acquire().await;
+        self.counted(self.ask(Method::POST, path.to_owned(), body, STEP).await)
     }
 
     /// An answer as soon as it is another than that of `index`, at the latest after `wait`.
@@ -102,7 +112,7 @@ impl Client {
         let sign = if path.contains('?') { '&' } else { '?' };
         let question = format!("{path}{sign}index={}&wait={}s", index.get(), wait.as_secs());
         // Consul adds up to a sixteenth, lest all come back at once.
-        self.counted(self.ask(question, None, wait + wait / 16 + STEP).await)
+        self.counted(self.ask(Method::GET, question, Bytes::new(), wait + wait / 16 + STEP).await)
     }
 
     fn counted(&self, result: Result<Answer, ConsulError>) -> Result<Answer, ConsulError> {
@@ -110,23 +120,27 @@ impl Client {
         result
     }
 
-    async fn ask(&self, path: String, body: Option<Bytes>, limit: Duration) -> Result<Answer, ConsulError> {
-        let answer = timeout(limit, self.exchange(&path, body)).await;
+    async fn ask(
+        &self,
+        method: Method,
+        path: String,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Answer, ConsulError> {
+        let answer = timeout(limit, self.exchange(method, &path, body)).await;
         answer.unwrap_or_else(|_elapsed| Err(ConsulError::Silent { path, limit }))
     }
 
-    async fn exchange(&self, path: &str, body: Option<Bytes>) -> Result<Answer, ConsulError> {
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ConsulError> {
         let malformed = |problem: String| ConsulError::Malformed { path: path.to_owned(), problem };
         let uri: Uri = format!("{}{path}", self.address)
             .parse()
             .map_err(|e: http::uri::InvalidUri| malformed(e.to_string()))?;
-        let method = if body.is_some() { Method::PUT } else { Method::GET };
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(token) = self.token.get()? {
             request = request.header("x-consul-token", &*token);
         }
-        let request =
-            request.body(Full::new(body.unwrap_or_default())).map_err(|e| malformed(e.to_string()))?;
+        let request = request.body(Full::new(body)).map_err(|e| malformed(e.to_string()))?;
         let response = self.connections()?.request(request).await.map_err(|e| unreachable(&e))?;
         let began = Instant::now();
         let (head, mut incoming) = response.into_parts();
@@ -141,8 +155,16 @@ impl Client {
         }
         let text = || String::from_utf8_lossy(&body).trim().chars().take(MAX_WORDS).collect::<String>();
         // A key that is not there has an index to wait on, as others have.
-        let missing = head.status == StatusCode::NOT_FOUND && path.starts_with("/v1/kv/");
+        let missing = head.status == StatusCode::NOT_FOUND && path.starts_with("/v1/kv/")
+            || path.starts_with(rights::PATH) && text() == "ACL support disabled";
         match head.status {
+            // Since 1.11. What is left is not the truth.
+            _ if head.headers.get(FILTERED).is_some_and(|filtered| filtered == "true") => {
+                Err(ConsulError::Denied {
+                    path: path.to_owned(),
+                    text: "the token may not read all of it".to_owned(),
+                })
+            }
             status if status == StatusCode::OK || missing => Ok(Answer {
                 path: path.to_owned(),
                 headers: head.headers,

@@ -1,4 +1,4 @@
-//! Configuration entries of services, three kinds, joined by name.
+//! Configuration entries of services, two kinds, joined by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,24 +12,27 @@ use super::error::ConsulError;
 use super::follow::Context;
 use super::metrics::Metrics;
 use super::parts::Part;
+use super::rights;
 use crate::mesh::catalog::{Resolver, ServiceEntries, ServiceSubset};
 
 /// The kinds that are followed.
-pub(super) const KINDS: [&str; 3] = ["service-resolver", "service-splitter", "service-defaults"];
+pub(super) const KINDS: [&str; 2] = ["service-resolver", "service-splitter"];
 
 #[derive(Debug, Default)]
 struct State {
     resolvers: BTreeMap<String, Resolver>,
     splitters: BTreeMap<String, Vec<(u32, ServiceSubset)>>,
-    protocols: BTreeMap<String, String>,
     refused: BTreeMap<&'static str, BTreeSet<Refused>>,
 }
+
+/// Takes the entries of one kind; gives those that it refuses.
+type Take = fn(&mut State, &Answer) -> Result<Vec<Refused>, ConsulError>;
 
 /// Follows all kinds for ever.
 pub(super) async fn follow(context: Context, published: Arc<Published>, metrics: Arc<Metrics>) {
     let known = Arc::clone(&published.subscribe().borrow().entries);
     let state = Mutex::new(State::of(&known));
-    let kind = |kind: &'static str, take: fn(&mut State, &Answer) -> Result<Vec<Refused>, ConsulError>| {
+    let kind = |kind: &'static str, is_in: fn(&ServiceEntries) -> bool, take: Take| {
         let (state, published, metrics) = (&state, &published, &metrics);
         let taken = move |answer: &Answer| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,16 +43,28 @@ pub(super) async fn follow(context: Context, published: Arc<Published>, metrics:
             Ok(())
         };
         let context = &context;
+        let rights = move |answer: &Answer| {
+            let known = published.current();
+            let known = known.entries.iter().filter(|(_, entries)| is_in(entries)).map(|(name, _)| name);
+            Ok(rights::of_entries(known, &entries::names(answer)?))
+        };
         async move {
             let path = format!("/v1/config/{kind}");
-            context.follow(Part::Entries(kind), &path, taken).await;
+            context.follow(Part::Entries(kind), &path, rights, taken).await;
         }
     };
-    let [resolver, splitter, defaults] = KINDS;
+    let [resolver, splitter] = KINDS;
     tokio::join!(
-        kind(resolver, |state, answer| take(answer, &mut state.resolvers, entries::resolver)),
-        kind(splitter, |state, answer| take(answer, &mut state.splitters, entries::splitter)),
-        kind(defaults, |state, answer| take(answer, &mut state.protocols, entries::protocol)),
+        kind(
+            resolver,
+            |known| known.resolver.is_some(),
+            |state, answer| take(answer, &mut state.resolvers, entries::resolver)
+        ),
+        kind(
+            splitter,
+            |known| !known.splitter.is_empty(),
+            |state, answer| take(answer, &mut state.splitters, entries::splitter)
+        ),
     );
 }
 
@@ -68,7 +83,6 @@ impl State {
         let mut state = Self::default();
         for (name, entry) in entries {
             state.resolvers.extend(entry.resolver.clone().map(|resolver| (name.clone(), resolver)));
-            state.protocols.extend(entry.protocol.clone().map(|protocol| (name.clone(), protocol)));
             if !entry.splitter.is_empty() {
                 state.splitters.insert(name.clone(), entry.splitter.clone());
             }
@@ -83,9 +97,6 @@ impl State {
         }
         for (name, splits) in &self.splitters {
             entries.entry(name.clone()).or_default().splitter.clone_from(splits);
-        }
-        for (name, protocol) in &self.protocols {
-            entries.entry(name.clone()).or_default().protocol = Some(protocol.clone());
         }
         entries
     }
@@ -114,17 +125,10 @@ mod tests {
     #[test]
     fn what_is_known_is_taken_apart_and_put_together_again() {
         let entries = BTreeMap::from([
-            (
-                "a".to_owned(),
-                ServiceEntries { resolver: Some(Resolver::default()), ..ServiceEntries::default() },
-            ),
+            ("a".to_owned(), ServiceEntries { resolver: Some(Resolver::default()), splitter: Vec::new() }),
             (
                 "b".to_owned(),
-                ServiceEntries {
-                    resolver: None,
-                    splitter: vec![(10_000, ServiceSubset::default())],
-                    protocol: Some("tcp".to_owned()),
-                },
+                ServiceEntries { resolver: None, splitter: vec![(10_000, ServiceSubset::default())] },
             ),
         ]);
         assert_eq!(State::of(&entries).joined(), entries);

@@ -9,6 +9,7 @@ use super::client::{Answer, Client};
 use super::error::ConsulError;
 use super::index::{self, Index};
 use super::parts::{Part, Parts};
+use super::rights::Right;
 use crate::source::backoff::Backoff;
 
 /// How long a question to our own datacenter waits for a change.
@@ -55,18 +56,23 @@ impl Query {
 }
 
 impl Context {
-    /// Gives every new answer to `take` for ever; what it refuses is kept back as a loss is.
+    /// Gives every new answer to `take` for ever; what it refuses is kept back as a loss is, and so is an answer for which the
+    /// token lacks what `rights` tells of it.
     pub(super) async fn follow(
         &self,
         part: Part,
         path: &str,
+        rights: impl Fn(&Answer) -> Result<Vec<Right>, ConsulError> + Send,
         mut take: impl FnMut(&Answer) -> Result<(), ConsulError> + Send,
     ) {
         let mut query = Query::new(path.to_owned(), WAIT);
         let mut backoff = Backoff::new();
         loop {
             let taken = match query.next(&self.client).await {
-                Ok((answer, true)) => take(&answer),
+                Ok((answer, true)) => match rights(&answer) {
+                    Ok(rights) => self.client.may_read(path, "", &rights).await.and_then(|()| take(&answer)),
+                    Err(error) => Err(error),
+                },
                 Ok((_, false)) => Ok(()),
                 Err(error) => Err(error),
             };

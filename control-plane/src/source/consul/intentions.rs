@@ -11,6 +11,7 @@ use super::error::ConsulError;
 use super::follow::{Context, Query, WAIT};
 use super::metrics::Metrics;
 use super::parts::Part;
+use super::rights;
 use crate::model::{Action, Intention};
 use crate::source::backoff::Backoff;
 
@@ -46,7 +47,8 @@ pub(super) async fn follow(context: Context, publish: watch::Sender<Arc<Intentio
     let mut query = new();
     let mut backoff = Backoff::new();
     loop {
-        match read(&context, &mut query, &metrics).await {
+        let known = Arc::clone(&publish.borrow());
+        match read(&context, &mut query, &known, &metrics).await {
             Ok(read) => {
                 backoff.reset();
                 if let Some(read) = read {
@@ -74,6 +76,7 @@ pub(super) async fn follow(context: Context, publish: watch::Sender<Arc<Intentio
 async fn read(
     context: &Context,
     query: &mut Query,
+    known: &Intentions,
     metrics: &Metrics,
 ) -> Result<Option<Intentions>, ConsulError> {
     let (answer, changed) = query.next(&context.client).await?;
@@ -81,6 +84,7 @@ async fn read(
         return Ok(None);
     }
     let (list, refused) = intentions::read(&answer)?;
+    context.client.may_read_either(&answer.path, &rights::of_intentions(&known.list, &list)).await?;
     for refused in refused {
         metrics.refusal("intention");
         tracing::warn!(refused, "an intention cannot be used");

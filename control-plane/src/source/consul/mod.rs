@@ -26,6 +26,7 @@ mod metrics;
 mod parts;
 mod renewal;
 mod resolve;
+mod rights;
 mod snapshot;
 mod start;
 mod topology;

@@ -30,10 +30,6 @@ use super::reload::Reloading;
 use super::tls;
 use crate::telemetry::seldom::Seldom;
 
-/// A stream that is silent for hours is normal, so a vanished host shows only by pings: it is noticed
-/// within 40 s, and the load balancers between (AWS 350 s, Azure 240 s) never see an idle connection.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Envoy opens one stream a connection, or one a type; a few more leave room for a reconnect that overlaps.
 const STREAMS: u32 = 16;
 /// What a proxy may send before we read it, HTTP/2's own default and least for a connection: it bounds what a
@@ -59,12 +55,12 @@ pub(super) struct Shared {
 }
 
 /// HTTP/2 with little memory for each connection, since there are many that mostly say nothing.
-pub(super) fn http() -> http2::Builder<TokioExecutor> {
+pub(super) fn http(keepalive: Duration) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_interval(keepalive)
+        .keep_alive_timeout(keepalive / 3)
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(RECEIVE_WINDOW)
         .initial_connection_window_size(RECEIVE_WINDOW)
@@ -86,6 +82,15 @@ impl Shared {
     pub(super) fn refused(&self, reason: &'static str, why: &str, address: SocketAddr) {
         self.metrics.refused(reason);
         self.warn(reason, why, address);
+    }
+
+    /// Takes note of the end of a connection that could be served.
+    fn ended(&self, address: SocketAddr, end: &hyper::Result<()>) {
+        if end.as_ref().is_err_and(hyper::Error::is_timeout) {
+            self.metrics.lost.inc();
+        }
+        // Proxies break connections off when they stop: nothing an operator should look at.
+        tracing::debug!(%address, ?end, "connection ended");
     }
 
     fn warn(&self, reason: &'static str, why: &str, address: SocketAddr) {
@@ -157,7 +162,7 @@ where
     let shared = Arc::clone(&guarded.shared);
     let mut connection = pin!(shared.http.serve_connection(TokioIo::new(io), guarded));
     tokio::select! {
-        end = connection.as_mut() => return ended(address, &end),
+        end = connection.as_mut() => return shared.ended(address, &end),
         () = cut.asked() => return,
         () = turn.come() => {}
         () = sleep_until(until) => {
@@ -165,7 +170,7 @@ where
                 return shared.refused("silent", "nothing in time that could be let in", address);
             }
             tokio::select! {
-                end = connection.as_mut() => return ended(address, &end),
+                end = connection.as_mut() => return shared.ended(address, &end),
                 () = cut.asked() => return,
                 () = turn.come() => {}
             }
@@ -175,15 +180,10 @@ where
     // last message whole; then so does the connection.
     connection.as_mut().graceful_shutdown();
     tokio::select! {
-        end = connection => ended(address, &end),
+        end = connection => shared.ended(address, &end),
         () = cut.asked() => {}
         () = turn.over() => {}
     }
-}
-
-fn ended(address: SocketAddr, end: &hyper::Result<()>) {
-    // Proxies break connections off when they stop: nothing an operator should look at.
-    tracing::debug!(%address, ?end, "connection ended");
 }
 
 /// The service behind a look at the credentials; each request learns whom it comes from.

@@ -8,6 +8,7 @@ pub(crate) struct ListenerMetrics {
     pub(crate) connections: IntGauge,
     refused: IntCounterVec,
     unauthenticated: IntCounterVec,
+    pub(crate) lost: IntCounter,
     pub(crate) accept_errors: IntCounter,
     tls_reloads: IntCounterVec,
     token_reloads: IntCounterVec,
@@ -24,6 +25,11 @@ impl ListenerMetrics {
         let connections =
             IntGauge::new("realmgate_xds_connections", "Open connections to the xDS listener.")?;
         registry.register(Box::new(connections.clone()))?;
+        let lost = IntCounter::new(
+            "realmgate_xds_connections_lost_total",
+            "Connections closed because nobody answered at the other end.",
+        )?;
+        registry.register(Box::new(lost.clone()))?;
         let accept_errors = IntCounter::new(
             "realmgate_xds_accept_errors_total",
             "Times the system would not hand over a connection, mostly for want of file descriptors.",
@@ -41,6 +47,7 @@ impl ListenerMetrics {
                 "Connections and streams whose credentials were missing or wrong.",
                 "reason",
             )?,
+            lost,
             accept_errors,
             tls_reloads: counters(
                 "realmgate_xds_tls_reloads_total",

@@ -36,6 +36,7 @@ use tonic::codegen::{Service, StdError};
 use access::Access;
 use connection::Shared;
 pub(crate) use drain::LAST_WORD;
+pub(super) use identity::Mismatch;
 pub(super) use peer::{Cut, Peer};
 use reload::{Files, Following, LoadError};
 use tokens::Tokens;
@@ -51,6 +52,8 @@ pub struct ListenerConfig {
     pub drain: Duration,
     /// Longest time from a connection to the first stream that is let in.
     pub admission: Duration,
+    /// Longest quiet of a connection before its other end is asked for a sign of life, for which it has a third of this.
+    pub keepalive: Duration,
     /// The certificate it shows; without, it speaks plain HTTP/2.
     pub tls: Option<TlsFiles>,
     /// Tokens that proxies may show, one a line.
@@ -78,6 +81,9 @@ impl Default for ListenerConfig {
             drain: Duration::from_secs(2),
             // A proxy opens its stream with the connection's first bytes; who takes longer only holds a place.
             admission: Duration::from_secs(10),
+            // A stream that is silent for hours is normal, so a vanished host shows only by pings: it is noticed within
+            // 40 s, and the load balancers between (AWS 350 s, Azure 240 s) never see an idle connection.
+            keepalive: Duration::from_secs(30),
             tls: None,
             token_file: None,
             edge_service: "realmgate-edge".to_owned(),
@@ -130,7 +136,7 @@ impl Listener {
             metrics,
             log: Seldom::default(),
             admission: config.admission,
-            http: connection::http(),
+            http: connection::http(config.keepalive),
         };
         let (max_connections, drain) = (config.max_connections, config.drain);
         Ok(Self { max_connections, drain, tls, tokens, shared: Arc::new(shared) })

@@ -194,6 +194,38 @@ async fn a_connection_that_is_cut_off_is_gone() {
 }
 
 #[tokio::test]
+async fn a_host_that_vanished_is_noticed_and_counted() {
+    let config = ListenerConfig { keepalive: Duration::from_millis(150), ..ListenerConfig::default() };
+    let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;
+    let between = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", between.local_addr().unwrap());
+    let at = address(&fixture).to_owned();
+    let (vanish, vanished) = tokio::sync::oneshot::channel::<()>();
+    let forwarding = tokio::spawn(async move {
+        let (mut client, _) = between.accept().await.unwrap();
+        let mut server = TcpStream::connect(at).await.unwrap();
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+            _ = vanished => {}
+        }
+        // Both stay open, and nothing goes through.
+        pending::<()>().await;
+    });
+    let client = Client::connect(url).await.unwrap();
+    let (_requests, mut responses) = open(&client, None).await.unwrap();
+    next(&mut responses).await;
+    vanish.send(()).unwrap();
+    let lost = async {
+        while !fixture.metric("realmgate_xds_connections_lost_total 1") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, lost).await.expect("it was not noticed");
+    assert_eq!(fixture.registry.connected(), 0);
+    forwarding.abort();
+}
+
+#[tokio::test]
 async fn who_does_not_finish_a_handshake_does_not_keep_a_place() {
     let dir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

@@ -1,25 +1,26 @@
 //! The server over a real gRPC connection: what the pure core cannot show.
 
+use std::sync::Mutex;
+
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::status::v3 as pb_status;
-use envoy_types::pb::envoy::r#type::matcher::v3::{
-    NodeMatcher, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
-};
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-use pb_status::ConfigStatus::{Error, Synced};
-
 use super::*;
 use crate::xds::{
     AdsServer, Listener, ListenerConfig, ProxyStatus, Registry, Scope, SnapshotSource, SyncState,
+    TooManyScopes,
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(5);
@@ -27,8 +28,8 @@ pub(super) const SOON: Duration = Duration::from_secs(5);
 pub(super) struct Source(pub(super) watch::Sender<Arc<Snapshot>>);
 
 impl SnapshotSource for Source {
-    fn subscribe(&self, _: &Scope) -> watch::Receiver<Arc<Snapshot>> {
-        self.0.subscribe()
+    fn subscribe(&self, scope: &Scope) -> Result<watch::Receiver<Arc<Snapshot>>, TooManyScopes> {
+        if scope.cell == "one too many" { Err(TooManyScopes { most: 1 }) } else { Ok(self.0.subscribe()) }
     }
 }
 
@@ -43,21 +44,31 @@ pub(super) struct Fixture {
 }
 
 impl Fixture {
-    async fn new(wanted: Arc<Snapshot>) -> Self {
+    pub(super) async fn new(wanted: Arc<Snapshot>) -> Self {
         Self::with(ListenerConfig::default(), wanted).await
     }
 
     pub(super) async fn with(config: ListenerConfig, wanted: Arc<Snapshot>) -> Self {
+        Self::with_stalled(config, wanted, SOON).await
+    }
+
+    /// One in which `stalled` is how long answers about clients may be left.
+    pub(super) async fn with_stalled(
+        config: ListenerConfig,
+        wanted: Arc<Snapshot>,
+        stalled: Duration,
+    ) -> Self {
         let source = Arc::new(Source(watch::Sender::new(wanted)));
         let metrics = prometheus::Registry::new();
         let registry = Arc::new(Registry::new(&metrics).unwrap());
-        let server = AdsServer::new(Arc::clone(&source) as Arc<dyn SnapshotSource>, Arc::clone(&registry));
+        let snapshots = Arc::clone(&source) as Arc<dyn SnapshotSource>;
+        let server = AdsServer::with_stalled(snapshots, Arc::clone(&registry), stalled);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (shutdown, stopped) = oneshot::channel();
         let serving = tokio::spawn({
             let door = Listener::open(config, &metrics).unwrap();
-            door.serve(listener, server.into_routes(), async { drop(stopped.await) })
+            door.serve(listener, server, async { drop(stopped.await) })
         });
         let client = AggregatedDiscoveryServiceClient::connect(url.clone()).await.unwrap();
         Self { source, registry, metrics, url, client, shutdown: Some(shutdown), serving }
@@ -121,6 +132,17 @@ pub(super) async fn end<T>(stream: &mut Streaming<T>) -> Status {
 
 pub(super) fn first(node: Option<Node>) -> pb::DeltaDiscoveryRequest {
     pb::DeltaDiscoveryRequest { node, type_url: Cluster.url().to_owned(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_scope_for_which_there_is_no_room_is_refused_with_words() {
+    let fixture = Fixture::new(snapshot(&["a@1"], &[], &[], &[])).await;
+    let (requests, mut responses) = fixture.delta().await;
+    requests.send(first(Some(node(&[("cell", "one too many")])))).await.unwrap();
+    let end = end(&mut responses).await;
+    assert_eq!(end.code(), Code::ResourceExhausted);
+    assert!(end.message().starts_with("1 scopes of this role are served"), "{end}");
+    assert!(fixture.metric(r#"realmgate_xds_streams_refused_total{reason="too_many_scopes"} 1"#));
 }
 
 #[tokio::test]
@@ -240,57 +262,6 @@ async fn shutdown_ends_streams_and_the_server() {
 }
 
 #[tokio::test]
-async fn s27_client_status_tells_each_resource_of_each_proxy() {
-    use pb_status::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
-    let with_secret =
-        |clusters: &[&str]| super::secrets::with(&snapshot(clusters, &[], &["l@1"], &[]), &["leaf@1"]);
-    let fixture = Fixture::new(with_secret(&["a@1", "b@1"])).await;
-    let (requests, mut responses) = fixture.delta().await;
-    requests.send(first(Some(node(&[])))).await.unwrap();
-    let response = next(&mut responses).await;
-    let leaf = pb::DeltaDiscoveryRequest {
-        type_url: Secret.url().to_owned(),
-        resource_names_subscribe: vec!["leaf".to_owned()],
-        ..Default::default()
-    };
-    requests.send(leaf.clone()).await.unwrap();
-    let secret = next(&mut responses).await;
-    let acknowledged =
-        pb::DeltaDiscoveryRequest { response_nonce: secret.nonce, resource_names_subscribe: vec![], ..leaf };
-    requests.send(acknowledged).await.unwrap();
-    requests.send(pb::DeltaDiscoveryRequest { response_nonce: response.nonce, ..first(None) }).await.unwrap();
-    fixture.until(|proxy| proxy.sync == SyncState::Synced).await;
-    fixture.source.0.send_replace(with_secret(&["a@2", "b@1"]));
-    let response = next(&mut responses).await;
-    let error_detail = Some(RpcStatus { code: 3, message: "a: bad".to_owned(), ..Default::default() });
-    let nack = pb::DeltaDiscoveryRequest { response_nonce: response.nonce, error_detail, ..first(None) };
-    requests.send(nack).await.unwrap();
-    fixture.until(|proxy| proxy.sync == SyncState::Rejecting).await;
-
-    let mut client = ClientStatusDiscoveryServiceClient::connect(fixture.url.clone()).await.unwrap();
-    let mut ask = async |pattern| {
-        let node_id = Some(StringMatcher { match_pattern: Some(pattern), ignore_case: false });
-        let node_matchers = vec![NodeMatcher { node_id, node_metadatas: vec![] }];
-        let request = pb_status::ClientStatusRequest { node_matchers, ..Default::default() };
-        client.fetch_client_status(request).await
-    };
-    let answer = ask(MatchPattern::Prefix("edge".to_owned())).await.unwrap().into_inner();
-    let [client] = answer.config.as_slice() else { panic!("one proxy") };
-    assert_eq!(client.node.as_ref().unwrap().id, "edge-1");
-    // Of its listeners it never asked.
-    let [leaf, a, b] = client.generic_xds_configs.as_slice() else { panic!("a secret and two clusters") };
-    assert_eq!((leaf.name.as_str(), leaf.version_info.as_str(), leaf.config_status()), ("leaf", "1", Synced));
-    assert_eq!(leaf.xds_config, None, "a secret is shown");
-    assert_eq!((a.name.as_str(), a.version_info.as_str(), a.config_status()), ("a", "2", Error));
-    assert_eq!(a.error_state.as_ref().unwrap().details, "a: bad");
-    assert_eq!((b.name.as_str(), b.config_status()), ("b", Synced));
-    assert_eq!(b.xds_config.as_ref().unwrap().value, b"b@1");
-    assert!(ask(MatchPattern::Exact("other".to_owned())).await.unwrap().into_inner().config.is_empty());
-    let regex = MatchPattern::SafeRegex(RegexMatcher::default());
-    assert_eq!(ask(regex).await.unwrap_err().code(), Code::InvalidArgument);
-}
-
-#[tokio::test]
 async fn a_proxy_that_reads_nothing_is_cut_off_and_one_that_reads_is_not() {
     // More than a proxy's window and all buffers between take.
     let large: Vec<String> =
@@ -319,4 +290,112 @@ async fn a_proxy_that_reads_nothing_is_cut_off_and_one_that_reads_is_not() {
     assert_eq!(fixture.registry.proxies()[0].id, "edge-2");
     assert!(fixture.metric(r#"realmgate_xds_streams_refused_total{reason="stalled"} 1"#));
     drop((deaf, unread));
+}
+
+/// Everything that the log says on this thread while it is alive.
+struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn taken() -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || Lines(Arc::clone(&writer)))
+            .finish();
+        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    fn lines_with(&self, words: &str) -> usize {
+        String::from_utf8_lossy(&self.text.lock().unwrap())
+            .lines()
+            .filter(|line| line.contains(words))
+            .count()
+    }
+}
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_again_and_again_fills_no_log() {
+    let log = Log::taken();
+    let fixture = Fixture::new(snapshot(&["a@1"], &[], &[], &[])).await;
+    let (requests, mut responses) = fixture.delta().await;
+    requests.send(first(Some(node(&[])))).await.unwrap();
+    for round in 0..20 {
+        let message = format!("a: bad {round}");
+        let nack = pb::DeltaDiscoveryRequest {
+            response_nonce: next(&mut responses).await.nonce,
+            error_detail: Some(RpcStatus { code: 3, message, ..Default::default() }),
+            resource_names_subscribe: vec!["a".to_owned()],
+            ..first(None)
+        };
+        requests.send(nack).await.unwrap();
+    }
+    next(&mut responses).await;
+    assert!(fixture.metric(r#"realmgate_xds_rejects_total{type="cds"} 20"#));
+    assert_eq!(log.lines_with("proxy refuses"), 1);
+}
+
+#[tokio::test]
+async fn what_ends_a_stream_is_counted_and_logged() {
+    let log = Log::taken();
+    let fixture = Fixture::new(snapshot(&[], &[], &[], &[])).await;
+    let mut raw = Raw::connect(&fixture.url).await;
+    let too_large = [&[0][..], &(5_u32 << 20).to_be_bytes()].concat();
+    for (bytes, reason) in [
+        (too_large, "request_too_large"),
+        (vec![1, 0, 0, 0, 0], "compressed"),
+        (vec![0, 0, 0, 0, 9], "cut_short"),
+        // A field of four bytes, of which one is there.
+        (vec![0, 0, 0, 0, 3, 0x0a, 4, 0], "malformed"),
+    ] {
+        for _ in 0..2 {
+            raw.stream(bytes.clone()).await;
+        }
+        let line = format!("realmgate_xds_streams_refused_total{{reason=\"{reason}\"}} 2");
+        assert!(fixture.metric(&line), "{line}");
+        assert_eq!(log.lines_with(&format!("reason=\"{reason}\"")), 1, "{reason}");
+    }
+    let (requests, mut responses) = fixture.delta().await;
+    let resource_names_subscribe = vec!["x".repeat(1025)];
+    let request = pb::DeltaDiscoveryRequest { resource_names_subscribe, ..first(Some(node(&[]))) };
+    requests.send(request).await.unwrap();
+    assert_eq!(end(&mut responses).await.code(), Code::ResourceExhausted);
+    assert!(fixture.metric(r#"realmgate_xds_streams_refused_total{reason="name_too_long"} 1"#));
+}
+
+/// A client that sends whatever bytes it likes.
+struct Raw(hyper::client::conn::http2::SendRequest<Full<Bytes>>, http::Uri);
+
+impl Raw {
+    async fn connect(url: &str) -> Self {
+        let stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+        Self(sender, format!("{url}{path}").parse().unwrap())
+    }
+
+    /// Opens a stream, sends these bytes and waits for its end.
+    async fn stream(&mut self, body: Vec<u8>) {
+        let request = http::Request::post(self.1.clone()).body(Full::from(body)).unwrap();
+        let response = timeout(SOON, self.0.send_request(request)).await.expect("no response").unwrap();
+        // The server may reset what it does not read.
+        let _ = timeout(SOON, response.into_body().collect()).await.expect("no end");
+    }
 }

@@ -10,6 +10,7 @@ mod random;
 mod refusal;
 mod secrets;
 mod sotw;
+mod status;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -190,6 +191,24 @@ fn names_are_bounded() {
     assert_eq!(ask(names(40_000, 8)), Ok(()));
     assert_eq!(ask(names(65_537, 9)), Err(StreamError::TooManyNames));
     assert_eq!(ask(names(40_000, 9)), Err(StreamError::TooManyNames));
+}
+
+#[test]
+fn names_that_come_and_go_unanswered_are_bounded() {
+    let wanted = snapshot(&["a@1"], &[], &[], &[]);
+    let mut stream = Stream::new(Variant::Delta, true, wanted, Arc::default(), Instant::now());
+    let mut ask = |subscribe: &[String], unsubscribe: &[String]| {
+        let (subscribe, unsubscribe) = (subscribe.iter().collect(), unsubscribe.iter().collect());
+        let asks = Asks::Change { subscribe, unsubscribe, initial: Texts::default() };
+        let request = Request { kind: Cluster, nonce: String::new(), error: None, asks };
+        stream.on_request(request, Instant::now(), SystemTime::now()).map(|_| ())
+    };
+    assert_eq!(ask(&[], &[]), Ok(()));
+    let end = (0..100).find_map(|round| {
+        let names: Vec<_> = (0..1_000).map(|i| format!("{round}-{i}")).collect();
+        ask(&names, &names).err()
+    });
+    assert_eq!(end, Some(StreamError::TooManyNames));
 }
 
 #[test]

@@ -36,6 +36,25 @@ fn s22_filters_follow_the_clusters_and_endpoints_they_may_name() {
 }
 
 #[test]
+fn s22_filters_wait_for_all_parts_of_endpoints_that_are_too_large_for_one_response() {
+    let endpoints = |version: &'static str| {
+        let names = ["a", "b", "c", "d", "e", "f"].into_iter();
+        let large = move |name: &str| {
+            Arc::new(Resource::encoded(Endpoints.url(), name.into(), version.into(), &vec![0; (4 << 20) / 3]))
+        };
+        ResourceSet::new(names.map(large))
+    };
+    let wanted = |version: &'static str| {
+        let filter = format!("x@{version}");
+        Arc::new(Snapshot::new(set(&[]), endpoints(version), set(&[]), set(&[&filter])))
+    };
+    let mut proxy = Proxy::started(Variant::Delta, &wanted("1"));
+    let came = proxy.want(&wanted("2"));
+    assert_eq!(trace(&came), ["eds: a@2 b@2"]);
+    assert_eq!(trace(&proxy.settle(came)[1..]), ["eds: c@2 d@2", "eds: e@2 f@2", "ecds: x@2"]);
+}
+
+#[test]
 fn s22_filters_follow_changed_endpoints_of_the_same_snapshot() {
     for variant in BOTH {
         let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@1"]));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::xds::SyncState;
+use crate::xds::subscription::PATIENCE;
 
 #[test]
 fn s17_s19_a_refusal_is_noted_and_not_answered_with_the_same() {
@@ -63,6 +64,62 @@ fn s18_one_bad_among_many_is_found_when_the_refusal_names_none() {
         assert_eq!(clusters.rejected.keys().map(|name| &**name).collect::<Vec<_>>(), ["w0321"]);
         assert_eq!(clusters.pending(proxy.stream.wanted().of(Cluster)), 0);
     }
+}
+
+#[test]
+fn s19_many_bad_are_found_when_the_refusal_is_cut() {
+    for variant in BOTH {
+        let names: Vec<String> = (0..1000).map(|i| format!("w{i:04}@1")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut proxy = Proxy::new(variant, &snapshot(&names, &[], &[], &[]));
+        let mut queue = proxy.ask(Cluster, &[]);
+        let (mut resources, mut refused) = (0, Vec::new());
+        while let Some(response) = queue.pop() {
+            let bad: Vec<_> = response.resources.iter().filter(|r| r.name().ends_with('7')).collect();
+            resources += bad.len();
+            // It names thirty, and half of another.
+            let mut words: Vec<_> = bad.iter().take(30).map(|r| format!("{}: bad", r.name())).collect();
+            if let Some(next) = bad.get(30) {
+                words.push(format!("{}...(truncated)", &next.name()[..4]));
+            }
+            if !bad.is_empty() {
+                let payload: Vec<_> = response.resources.iter().map(|r| Arc::clone(r.name())).collect();
+                assert!(!refused.contains(&payload), "the same again");
+                refused.push(payload);
+            }
+            queue.extend(proxy.answer(&response, (!bad.is_empty()).then(|| words.join(", ")).as_deref()));
+        }
+        let clusters = proxy.stream.of(Cluster);
+        assert_eq!(clusters.rejected.len(), 100);
+        assert!(clusters.rejected.keys().all(|name| name.ends_with('7')));
+        assert_eq!(clusters.pending(proxy.stream.wanted().of(Cluster)), 0);
+        // All of them, then at most half of what is left, and so on: not all the rest each time.
+        assert!(resources <= 100 + 70 + 35 + 35, "{resources}");
+    }
+}
+
+#[test]
+fn s19_what_is_refused_late_is_nothing_to_fall_back_to() {
+    let wanted = |version: &str| snapshot(&[&format!("a@{version}"), "b@1"], &[], &[], &[]);
+    let mut proxy = Proxy::started(Variant::Sotw, &wanted("1"));
+    let second = proxy.want(&wanted("2"));
+    proxy.want(&wanted("3"));
+    let third = proxy.wait(PATIENCE);
+    assert_eq!(trace(&third), ["cds: a@3 b@1"]);
+    proxy.answer(&second[0], Some("a: bad"));
+    proxy.answer(&third[0], Some("a: bad"));
+    let came = proxy.want(&snapshot(&["a@3", "b@2"], &[], &[], &[]));
+    assert_eq!(trace(&came), ["cds: a@1 b@2"]);
+}
+
+#[test]
+fn groups_that_are_refused_again_while_they_wait_do_not_pile_up() {
+    let mut proxy = Proxy::new(Variant::Delta, &snapshot(&["a@1", "b@1", "c@1", "d@1"], &[], &[], &[]));
+    for _ in 0..100 {
+        let came = proxy.ask(Cluster, &["a", "b", "c", "d"]);
+        proxy.answer(&came[0], Some("no"));
+    }
+    assert!(proxy.stream.of(Cluster).suspended.len() <= 4);
 }
 
 #[test]

@@ -1,45 +1,50 @@
 //! What is saved by letting changes that storm go out together.
 
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::super::ms;
-use super::Rows;
-use super::realmgate::{BY_POLICY, Realmgate};
+use super::realmgate::{BY_RULE, Realmgate};
 use super::server::{Server, Way, cpu_seconds, quiet};
-use crate::stage::port;
-use crate::{Envoy, Failure, wait_until};
+use super::{CLUSTERS, Rows};
+use crate::fleet::Kind;
+use crate::{Failure, Fleet};
 
-const CLUSTERS: u32 = 100;
+const PROXIES: u32 = 1000;
+/// The storm: so many changes of one endpoint, one each so often.
 const CHANGES: u32 = 200;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PACE: Duration = Duration::from_millis(2);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) fn run(rows: &mut Rows) -> Result<(), Failure> {
-    for debounce in ["0s", "10ms", "100ms"] {
+    for debounce in ["0s", "10ms", "50ms", "100ms"] {
         let mut server = Realmgate::with_settings(CLUSTERS, 1, &json!({"xds": {"debounce": debounce}}))?;
-        let admin = server.net.at(port::ADMIN);
-        let bootstrap = server.control_plane.edge_bootstrap("edge-1", admin)?;
-        let mut envoy = Envoy::with(server.net.dir(), bootstrap, admin).name("edge").start()?;
-        let updates = format!("cluster.{BY_POLICY}.update_success");
-        wait_until("the Envoy has its clusters", PATIENCE, || envoy.stat(&updates) > 0);
+        let mut fleet = Fleet::start(server.xds())?;
+        fleet.connect(PROXIES as usize, PROXIES as usize)?;
+        fleet.synced(PATIENCE)?;
         quiet(server.pid())?;
-        let before = (envoy.stat(&updates), cpu_seconds(server.pid())?, cpu_seconds(envoy.process().pid())?);
+        let before = cpu_seconds(server.pid())?;
+        fleet.watch(Kind::Eds, Some(BY_RULE))?;
         let start = Instant::now();
-        for _ in 0..CHANGES {
-            server.change(Way::Api)?.finish()?;
+        for number in 0..CHANGES {
+            sleep((PACE * number).saturating_sub(start.elapsed()));
+            server.change(Way::Redis)?;
         }
-        let took = start.elapsed();
         quiet(server.pid())?;
-        let pushes = envoy.stat(&updates) - before.0;
-        let of_server = 1000.0 * (cpu_seconds(server.pid())? - before.1);
-        let of_envoy = 1000.0 * (cpu_seconds(envoy.process().pid())? - before.2);
+        let worked = 1000.0 * (cpu_seconds(server.pid())? - before);
+        let traffic = fleet.traffic()?;
+        let each = |sum: u64| sum as f64 / f64::from(PROXIES);
         let value = format!(
-            "{pushes} pushes; processor ms: {of_server:.0} here, {of_envoy:.0} in the Envoy; requests took {:.0} ms",
-            ms(took)
+            "{:.1} responses and {:.1} kB for each proxy; {worked:.0} ms of processor",
+            each(traffic.messages),
+            each(traffic.bytes) / 1000.0
         );
-        println!("debounce {debounce}: {CHANGES} changes of a policy in a row: {value}");
-        rows.add(format!("{CHANGES} policies in a row, `xds.debounce: {debounce}`, a real Envoy"), value);
+        println!("debounce {debounce}: a storm of {CHANGES} changes: {value}");
+        rows.add(
+            format!("{CHANGES} changes, one each {PACE:?}, {PROXIES} proxies, `xds.debounce: {debounce}`"),
+            value,
+        );
     }
     Ok(())
 }

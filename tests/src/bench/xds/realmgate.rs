@@ -16,7 +16,7 @@ use crate::{ControlPlane, Failure, Redis, Stage, TestNet, wait_until};
 
 const READY: Duration = Duration::from_secs(30);
 /// The clusters whose endpoints change.
-pub(super) const BY_POLICY: &str = "game-1";
+const BY_POLICY: &str = "game-1";
 pub(super) const BY_RULE: &str = "game-gateway/rule/200/any";
 
 /// The control plane; stops before its Redis, and its address goes last.

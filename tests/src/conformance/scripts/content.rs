@@ -78,6 +78,30 @@ pub async fn s23_nothing_is_sent_when_nothing_changed(suite: &Suite<'_>) {
     }
 }
 
+/// (24) Only a heartbeat may come without a body: what is new, has changed or is asked for again has one.
+pub async fn s24_what_is_no_heartbeat_has_a_body(suite: &Suite<'_>) {
+    for run in suite.runs(&Variant::BOTH, &Kind::ALL) {
+        let mut world = run.begin_with(&["a", "b"]);
+        let mut client = run.subscribed(&["a"]).await;
+        let bodies = client.held(run.kind);
+        assert!(bodies.values().all(|new| !new.body.is_empty()));
+        run.change(&mut world, "a");
+        let changed = client.take(run.kind).await.payload("a").clone();
+        // Who asks again may have lost it, in the very version that it was sent.
+        match run.channel.variant {
+            Variant::Delta => client.subscribe(run.kind, &["a"]).await,
+            Variant::Sotw => {
+                client.change(run.kind, &["b"], &["a"]).await;
+                client.take(run.kind).await;
+                client.subscribe(run.kind, &["a"]).await;
+            }
+        }
+        let again = client.take(run.kind).await.payload("a").clone();
+        assert!(!changed.body.is_empty());
+        assert_eq!(again.body, changed.body);
+    }
+}
+
 /// (25) A change of a filter is a filter's alone: no listener, which would drain, and no cluster.
 pub async fn s25_a_filter_changes_by_itself(suite: &Suite<'_>) {
     for run in suite.aggregated(&Variant::BOTH) {

@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
     Json(Value),
+    /// With a further header.
+    Headed(&'static str, Value),
     /// Any body.
     Text(&'static str),
     /// A body without an end.
@@ -27,6 +29,7 @@ pub(super) enum Reply {
 struct State {
     replies: BTreeMap<String, Reply>,
     asked: BTreeMap<String, usize>,
+    held: Option<&'static str>,
 }
 
 /// A running server. Ends on drop.
@@ -64,6 +67,11 @@ impl Script {
         before
     }
 
+    /// Answers no more blocking queries of paths that begin so.
+    pub(super) fn hold(&self, path: &'static str) {
+        self.state.lock().unwrap().held = Some(path);
+    }
+
     /// How often a path was asked for.
     pub(super) fn asked(&self, path: &str) -> usize {
         self.state.lock().unwrap().asked.get(path).copied().unwrap_or_default()
@@ -76,6 +84,15 @@ impl Drop for Script {
     }
 }
 
+/// Whether this is a request with the whole of its body, of which clients send one at a time.
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length =
+        head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    body.len() >= length.unwrap_or(0)
+}
+
 async fn serve(
     mut client: TcpStream,
     state: Arc<Mutex<State>>,
@@ -83,7 +100,7 @@ async fn serve(
 ) -> io::Result<()> {
     let mut head = Vec::new();
     loop {
-        while !head.ends_with(b"\r\n\r\n") {
+        while !is_whole(&head) {
             if client.read_buf(&mut head).await? == 0 {
                 return Ok(());
             }
@@ -93,6 +110,12 @@ async fn serve(
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let known = query.split('&').find_map(|part| part.strip_prefix("index=")?.parse::<u64>().ok());
         *state.lock().unwrap().asked.entry(path.to_owned()).or_default() += 1;
+        let holds = state.lock().unwrap().held;
+        if known.is_some_and(|known| known > 0) && holds.is_some_and(|prefix| path.starts_with(prefix)) {
+            // Until the client goes.
+            let _ = client.read_buf(&mut head).await?;
+            return Ok(());
+        }
         if let Some(known) = known {
             // An error means that the test is over.
             let _ = index.wait_for(|index| *index > known).await.map(drop);
@@ -103,9 +126,10 @@ async fn serve(
             let of = state.replies.iter().filter(|(prefix, _)| path.starts_with(prefix.as_str()));
             of.max_by_key(|(prefix, _)| prefix.len()).map(|(_, reply)| reply.clone())
         };
-        let body = match reply {
-            Some(Reply::Json(value)) => value.to_string(),
-            Some(Reply::Text(text)) => text.to_owned(),
+        let (header, body) = match reply {
+            Some(Reply::Json(value)) => ("X-Nothing: said", value.to_string()),
+            Some(Reply::Headed(header, value)) => (header, value.to_string()),
+            Some(Reply::Text(text)) => ("X-Nothing: said", text.to_owned()),
             Some(Reply::Raw(bytes)) => {
                 client.write_all(bytes).await?;
                 return Ok(());
@@ -122,8 +146,10 @@ async fn serve(
                 continue;
             }
         };
-        let head =
-            format!("HTTP/1.1 200 OK\r\nX-Consul-Index: {now}\r\nContent-Length: {}\r\n\r\n", body.len());
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\n{header}\r\nX-Consul-Index: {now}\r\nContent-Length: {length}\r\n\r\n"
+        );
         client.write_all([head, body].concat().as_bytes()).await?;
     }
 }

@@ -112,6 +112,7 @@ conformance! {
         s20_no_name_is_twice_in_a_response
         s21_names_are_those_inside
         s23_nothing_is_sent_when_nothing_changed
+        s24_what_is_no_heartbeat_has_a_body
         s25_a_filter_changes_by_itself
         s25_the_filter_of_a_new_listener_is_sent_when_asked_for
         s26_other_types_do_not_end_the_stream

@@ -4,6 +4,7 @@
 mod closing;
 mod oracle;
 mod peers;
+mod unexpected;
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! `/v1/config/:kind`: what operators say of services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -40,6 +40,18 @@ pub(in super::super) fn read<T: Clone>(
         }
     }
     Ok((named, refused))
+}
+
+/// The names of all entries.
+pub(in super::super) fn names(answer: &Answer) -> Result<BTreeSet<String>, ConsulError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Named {
+        #[serde(default)]
+        name: String,
+    }
+    let entries: Option<Vec<Named>> = answer.json()?;
+    Ok(entries.unwrap_or_default().into_iter().map(|entry| entry.name).collect())
 }
 
 fn typed<T: DeserializeOwned>(entry: Value) -> Result<T, String> {
@@ -185,17 +197,6 @@ fn hundredths(percent: f64) -> Result<u32, String> {
     Ok((0..=10_000).find(|n| f64::from(*n) >= hundredths).unwrap_or(10_000))
 }
 
-/// `service-defaults`: the protocol.
-pub(in super::super) fn protocol(entry: Value) -> Result<String, String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Defaults {
-        #[serde(default)]
-        protocol: String,
-    }
-    Ok(typed::<Defaults>(entry)?.protocol)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -255,12 +256,13 @@ mod tests {
 
     #[test]
     fn one_bad_entry_keeps_its_last_good_value_and_harms_no_other() {
-        let first = answer(r#"[{"Name":"a","Protocol":"tcp"},{"Name":"b","Protocol":"tcp"}]"#);
-        let (good, refused) = read(&first, &BTreeMap::new(), protocol).unwrap();
+        let first = answer(r#"[{"Name":"a","Redirect":{"Service":"x"}},{"Name":"b"}]"#);
+        let (good, refused) = read(&first, &BTreeMap::new(), resolver).unwrap();
         assert!(refused.is_empty());
-        let second = answer(r#"[{"Name":"a","Protocol":7},{"Name":"c","Protocol":7},{"Name":"d"}]"#);
-        let (kept, refused) = read(&second, &good, protocol).unwrap();
+        let second = answer(r#"[{"Name":"a","Redirect":7},{"Name":"c","Redirect":7},{"Name":"d"}]"#);
+        let (kept, refused) = read(&second, &good, resolver).unwrap();
         assert_eq!(refused.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["a", "c"]);
-        assert_eq!(kept, [("a", "tcp"), ("d", "")].map(|(a, b)| (a.to_owned(), b.to_owned())).into());
+        assert_eq!(kept.keys().collect::<Vec<_>>(), ["a", "d"]);
+        assert_eq!(kept["a"], good["a"]);
     }
 }

@@ -1,0 +1,202 @@
+//! What each proxy has of what it should have, resource by resource (27).
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::status::v3 as pb;
+use envoy_types::pb::envoy::service::status::v3::client_config::GenericXdsConfig;
+use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::google::protobuf::{Any, Timestamp};
+
+use crate::xds::grpc::framed;
+use crate::xds::stream::Stream;
+use crate::xds::{MAX_NODE_NAME_BYTES, Registry, ResourceType};
+
+/// Resources in one answer, and their bytes: a thousand proxies of a hundred clusters.
+const MAX_RESOURCES: usize = 200_000;
+const MAX_BYTES: usize = 256 << 20;
+/// Each is held against every proxy. Who wants to see more than this many proxies of ten thousand names none.
+const MAX_MATCHERS: usize = 100;
+
+/// Why a question is not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StatusError {
+    /// Proxies are chosen in a way that there is not.
+    #[error("node_matchers: {0}")]
+    Matcher(&'static str),
+    /// Too much to say.
+    #[error("more than {MAX_RESOURCES} resources or 256 MiB: name proxies with node_matchers")]
+    TooLarge,
+}
+
+impl StatusError {
+    /// A short name for metrics and logs.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::Matcher(_) => "status_matchers",
+            Self::TooLarge => "status_too_large",
+        }
+    }
+}
+
+/// A question: of which proxies, and whether with the contents of their resources.
+#[derive(Debug)]
+pub(super) struct Inquiry {
+    /// None = all proxies.
+    of: Vec<Matcher>,
+    contents: bool,
+}
+
+#[derive(Debug)]
+struct Matcher {
+    pattern: MatchPattern,
+    ignore_case: bool,
+}
+
+impl Inquiry {
+    pub(super) fn new(request: pb::ClientStatusRequest) -> Result<Self, StatusError> {
+        if request.node_matchers.len() > MAX_MATCHERS {
+            return Err(StatusError::Matcher("more than 100"));
+        }
+        let of = request.node_matchers.into_iter().map(Matcher::new).collect::<Result<_, _>>()?;
+        Ok(Self { of, contents: !request.exclude_resource_contents })
+    }
+
+    /// The answer as it goes over the wire.
+    pub(super) fn answer(&self, registry: &Registry) -> Result<Bytes, StatusError> {
+        let (mut config, mut count, mut bytes) = (Vec::new(), 0, 0);
+        let of = |id: &str| self.of.is_empty() || self.of.iter().any(|matcher| matcher.matches(id));
+        registry.for_each(of, |peer, stream| {
+            let resources = resources(stream, self.contents);
+            count += resources.len();
+            bytes +=
+                resources.iter().filter_map(|r| r.xds_config.as_ref()).map(|c| c.value.len()).sum::<usize>();
+            config.push(pb::ClientConfig {
+                node: Some(Node { id: peer.id.to_string(), ..Node::default() }),
+                generic_xds_configs: resources,
+                ..pb::ClientConfig::default()
+            });
+            if count > MAX_RESOURCES || bytes > MAX_BYTES { Err(StatusError::TooLarge) } else { Ok(()) }
+        })?;
+        Ok(framed(&pb::ClientStatusResponse { config }))
+    }
+}
+
+impl Matcher {
+    fn new(matcher: NodeMatcher) -> Result<Self, StatusError> {
+        let by_id = matcher.node_id.filter(|_| matcher.node_metadatas.is_empty());
+        let by_id = by_id.ok_or(StatusError::Matcher("can only match node_id"))?;
+        let fold = |text: String| if by_id.ignore_case { text.to_lowercase() } else { text };
+        let (text, pattern): (_, fn(String) -> MatchPattern) = match by_id.match_pattern {
+            Some(MatchPattern::Exact(text)) => (text, MatchPattern::Exact),
+            Some(MatchPattern::Prefix(text)) => (text, MatchPattern::Prefix),
+            Some(MatchPattern::Suffix(text)) => (text, MatchPattern::Suffix),
+            Some(MatchPattern::Contains(text)) => (text, MatchPattern::Contains),
+            _ => return Err(StatusError::Matcher("node_id must be exact, prefix, suffix or contains")),
+        };
+        if text.len() > MAX_NODE_NAME_BYTES {
+            return Err(StatusError::Matcher("longer than any node_id"));
+        }
+        Ok(Self { pattern: pattern(fold(text)), ignore_case: by_id.ignore_case })
+    }
+
+    fn matches(&self, id: &str) -> bool {
+        let folded = self.ignore_case.then(|| id.to_lowercase());
+        let id = folded.as_deref().unwrap_or(id);
+        match &self.pattern {
+            MatchPattern::Exact(text) => id == text,
+            MatchPattern::Prefix(text) => id.starts_with(text),
+            MatchPattern::Suffix(text) => id.ends_with(text),
+            MatchPattern::Contains(text) => id.contains(text),
+            MatchPattern::SafeRegex(_) | MatchPattern::Custom(_) => false,
+        }
+    }
+}
+
+/// Every wanted resource that the proxy asks for; of a secret no more than its name and version.
+fn resources(stream: &Stream, contents: bool) -> Vec<GenericXdsConfig> {
+    let mut resources = Vec::new();
+    for kind in ResourceType::ALL {
+        let contents = contents && kind != ResourceType::Secret;
+        let (wanted, subscription) = (stream.wanted().of(kind), stream.of(kind));
+        let waiting = subscription.unacknowledged();
+        for resource in wanted.iter().filter(|resource| subscription.interest.covers(resource)) {
+            let name = resource.name();
+            let refused = subscription.rejected.get(name);
+            let (config, client) = if refused.is_some() {
+                (pb::ConfigStatus::Error, ClientResourceStatus::Nacked)
+            } else if waiting.contains(name) {
+                (pb::ConfigStatus::Stale, ClientResourceStatus::Requested)
+            } else if subscription.behind.contains(name) {
+                (pb::ConfigStatus::NotSent, ClientResourceStatus::Requested)
+            } else {
+                (pb::ConfigStatus::Synced, ClientResourceStatus::Acked)
+            };
+            resources.push(GenericXdsConfig {
+                type_url: kind.url().to_owned(),
+                name: name.to_string(),
+                version_info: resource.version().to_owned(),
+                xds_config: contents
+                    .then(|| Any { type_url: kind.url().to_owned(), value: resource.body().to_vec() }),
+                config_status: config.into(),
+                client_status: client.into(),
+                error_state: refused.map(|refused| UpdateFailureState {
+                    last_update_attempt: Some(timestamp(refused.why.at)),
+                    details: refused.why.message.clone(),
+                    version_info: refused.version.to_string(),
+                    ..UpdateFailureState::default()
+                }),
+                ..GenericXdsConfig::default()
+            });
+        }
+    }
+    resources
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Nanoseconds are below a billion, and seconds fit until the sun has gone.
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
+
+    use super::*;
+
+    fn matchers(patterns: Vec<MatchPattern>, ignore_case: bool) -> Result<Inquiry, StatusError> {
+        let matcher = |pattern| {
+            let node_id = Some(StringMatcher { match_pattern: Some(pattern), ignore_case });
+            NodeMatcher { node_id, node_metadatas: vec![] }
+        };
+        let node_matchers = patterns.into_iter().map(matcher).collect();
+        Inquiry::new(pb::ClientStatusRequest { node_matchers, ..pb::ClientStatusRequest::default() })
+    }
+
+    #[test]
+    fn matchers_are_few_and_short() {
+        let of =
+            |count, length| matchers(vec![MatchPattern::Contains("x".repeat(length)); count], true).err();
+        assert_eq!(of(100, 256), None);
+        assert_eq!(of(101, 1), Some(StatusError::Matcher("more than 100")));
+        assert_eq!(of(1, 257), Some(StatusError::Matcher("longer than any node_id")));
+    }
+
+    #[test]
+    fn proxies_are_chosen_by_their_id() {
+        let chosen = |pattern, ignore_case| {
+            let inquiry = matchers(vec![pattern], ignore_case).unwrap();
+            ["Edge-1", "edge-12"].map(|id| inquiry.of[0].matches(id))
+        };
+        assert_eq!(chosen(MatchPattern::Exact("EDGE-1".to_owned()), true), [true, false]);
+        assert_eq!(chosen(MatchPattern::Prefix("edge".to_owned()), false), [false, true]);
+        assert_eq!(chosen(MatchPattern::Suffix("-1".to_owned()), false), [true, false]);
+        assert_eq!(chosen(MatchPattern::Contains("-1".to_owned()), false), [true, true]);
+    }
+}
