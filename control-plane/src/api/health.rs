@@ -11,7 +11,6 @@ use prometheus::{Encoder, TextEncoder};
 use serde::Serialize;
 
 use super::Context;
-use crate::mesh::catalog::Datacenter;
 use crate::mesh::{ConsulStatus, GatewayStatus, Identities};
 use crate::source::Health;
 use crate::source::gateway_rules::Refusal;
@@ -89,7 +88,7 @@ struct ConsulState {
     health: Health,
     /// Our datacenter; empty until it is known.
     datacenter: String,
-    /// Every datacenter, and whether its servers answer.
+    /// Every datacenter, and whether the last question about it was answered.
     datacenters: BTreeMap<String, bool>,
     instances: usize,
     intentions: usize,
@@ -157,11 +156,11 @@ fn mesh_state(identities: &Identities) -> MeshState {
 
 fn consul_state(status: &ConsulStatus) -> ConsulState {
     let catalog = status.catalog.borrow().clone();
-    let reachable = |(name, datacenter): (&String, &Datacenter)| (name.clone(), datacenter.reachable);
+    let heard = |name: &String| (name.clone(), !catalog.unheard.contains(name));
     ConsulState {
         health: status.health.borrow().clone(),
         datacenter: catalog.local.clone(),
-        datacenters: catalog.datacenters.iter().map(reachable).collect(),
+        datacenters: catalog.datacenters.keys().chain(&catalog.unheard).map(heard).collect(),
         instances: catalog.instances.values().map(|instances| instances.len()).sum(),
         intentions: status.intentions.borrow().list.len(),
         leaves: status.identities.borrow().leaves.len(),

@@ -1,6 +1,6 @@
 //! Where the instances of services are, in every datacenter, and what else a service mesh says of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 pub struct Catalog {
     /// The datacenter that we are in.
     pub local: String,
-    /// Every datacenter by name, the local one among them.
+    /// Every datacenter that Consul lists, by name, the local one among them.
     pub datacenters: BTreeMap<String, Datacenter>,
+    /// Datacenters, listed or not, about which the last question to Consul failed. What is known of them is the last that
+    /// was told; players may reach them all the same.
+    pub unheard: BTreeSet<String>,
     /// The instances of all that was asked for and answered; what is not in it is not known yet, which is not the same as
     /// none.
     pub instances: BTreeMap<Lookup, Arc<[Instance]>>,
@@ -26,8 +29,6 @@ pub struct Catalog {
 pub struct Datacenter {
     /// Median time to it and back; `None` = not known.
     pub rtt: Option<Duration>,
-    /// Whether its servers answer. While they do not, its instances are the last that they told.
-    pub reachable: bool,
 }
 
 /// One question to the catalog.

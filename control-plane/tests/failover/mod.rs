@@ -30,7 +30,7 @@ fn documented() -> Vec<String> {
 
 /// Two instances of everything that the policy asks for: one well, one in warning; a critical one in azure.
 fn with_catalog(mut mesh: Mesh) -> Mesh {
-    let datacenter = |rtt| Datacenter { rtt: Some(Duration::from_millis(rtt)), reachable: true };
+    let datacenter = |rtt| Datacenter { rtt: Some(Duration::from_millis(rtt)) };
     let subset =
         |name: &str| (name.to_owned(), Subset { filter: format!("Meta.v == {name}"), only_passing: true });
     let resolver = |name: &str| Resolver { subsets: [subset(name)].into(), ..Resolver::default() };

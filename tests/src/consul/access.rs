@@ -74,7 +74,7 @@ impl Consul {
     fn new_key(&self) -> Result<String, Failure> {
         let doing = "consul tls ca create";
         let folder = tempfile::tempdir_in(&self.dir).map_err(Failure::because(doing))?;
-        let mut command = consul(&[])?;
+        let mut command = consul(None)?;
         let output = command.args(["tls", "ca", "create"]).current_dir(folder.path()).output();
         let output = output.map_err(Failure::because(doing))?;
         fs::read_to_string(folder.path().join("consul-agent-ca-key.pem"))

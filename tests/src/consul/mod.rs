@@ -22,7 +22,7 @@ use crate::control_plane::merge_settings;
 use crate::http::{Answer, Http};
 use crate::process::Process;
 use crate::wait::poll;
-use crate::{Failure, parts};
+use crate::{Failure, netns, parts};
 
 /// Electing itself takes two seconds, twice that where the machine is busy.
 const READY: Duration = Duration::from_secs(30);
@@ -40,8 +40,8 @@ pub struct Config {
     pub primary: Option<(String, IpAddr)>,
     /// With a token: ACLs are on, deny by default, and this is the token that may do everything.
     pub token: Option<String>,
-    /// What to put before the command, such as `ip netns exec NAME`.
-    pub within: Vec<String>,
+    /// The network namespace that it runs in.
+    pub namespace: Option<String>,
     /// Further settings of Consul's own, merged over ours.
     pub settings: Value,
 }
@@ -55,7 +55,7 @@ impl Config {
             ip: None,
             primary: None,
             token: None,
-            within: Vec::new(),
+            namespace: None,
             settings: json!({}),
         }
     }
@@ -84,11 +84,14 @@ pub struct TwoDatacenters {
 impl TwoDatacenters {
     /// Starts both with their files below `dir`; ACLs as [`Config::token`] says.
     pub fn start(dir: &Path, token: Option<&str>) -> Result<Self, Failure> {
-        let mut aws = Config::new("aws");
-        aws.token = token.map(str::to_owned);
-        let mut azure = Config { datacenter: "azure".to_owned(), ..aws.clone() };
+        let config = |name: &str| Config { token: token.map(str::to_owned), ..Config::new(name) };
+        Self::with(dir, config("aws"), config("azure"))
+    }
+
+    /// Starts these; the first is the primary of the second, unless that says where it finds its primary.
+    pub fn with(dir: &Path, aws: Config, mut azure: Config) -> Result<Self, Failure> {
         let mut aws = Consul::launch(dir, aws)?;
-        azure.primary = Some((aws.config.datacenter.clone(), aws.ip));
+        azure.primary.get_or_insert_with(|| (aws.config.datacenter.clone(), aws.ip));
         // Both elect themselves at the same time.
         let mut azure = Consul::launch(dir, azure)?;
         aws.wait_ready()?;
@@ -231,22 +234,14 @@ fn json_of((_, body): Answer) -> Option<Value> {
 }
 
 fn run(config: &Config, dir: &Path) -> Result<Process, Failure> {
-    let mut command = consul(&config.within)?;
+    let mut command = consul(config.namespace.as_deref())?;
     command.arg("agent").arg("-config-file").arg(dir.join("consul.json"));
     Process::start("consul", &mut command, dir)
 }
 
-/// The program, with what goes before it.
-fn consul(within: &[String]) -> Result<Command, Failure> {
-    let binary = parts::CONSUL.find()?;
-    Ok(match within {
-        [first, rest @ ..] => {
-            let mut command = Command::new(first);
-            command.args(rest).arg(binary);
-            command
-        }
-        [] => Command::new(binary),
-    })
+/// The program, in the namespace of this name.
+fn consul(namespace: Option<&str>) -> Result<Command, Failure> {
+    Ok(netns::command(namespace, &parts::CONSUL.find()?))
 }
 
 /// A server that is quick to notice, as in one rack: gossip every 20 ms, and an election as soon as Consul allows.

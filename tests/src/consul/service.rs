@@ -105,6 +105,18 @@ impl Consul {
         self.put("/v1/agent/service/register", &service.0);
     }
 
+    /// Registers an instance at a node of its own and without an agent, so that a restart of this server tells nothing of
+    /// it.
+    #[track_caller]
+    pub fn register_afar(&self, name: &str, id: &str, address: SocketAddr) {
+        let ip = address.ip().to_string();
+        let service = json!({"ID": id, "Service": name, "Address": ip, "Port": address.port()});
+        let check =
+            json!({"CheckID": format!("service:{id}"), "Name": id, "ServiceID": id, "Status": "passing"});
+        let all = json!({"Node": format!("node-of-{id}"), "Address": ip, "Service": service, "Check": check});
+        self.put("/v1/catalog/register", &all);
+    }
+
     /// Takes an instance or a sidecar out.
     #[track_caller]
     pub fn deregister(&self, id: &str) {
@@ -121,7 +133,7 @@ impl Consul {
     /// Consul's own sidecar for the registered sidecar of the instance `id`: a peer that we did not write. It checks
     /// certificates and intentions itself and passes on to the app.
     pub fn connect_proxy(&self, id: &str) -> Result<Process, Failure> {
-        let mut command = consul(&self.config.within)?;
+        let mut command = consul(self.config.namespace.as_deref())?;
         command.args(["connect", "proxy", "-sidecar-for", id, "-http-addr", &self.url()]);
         if let Some(token) = &self.config.token {
             command.env("CONSUL_HTTP_TOKEN", token);

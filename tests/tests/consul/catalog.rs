@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use realmgate_control_plane::mesh::catalog::{InstanceHealth, Lookup};
-use realmgate_tests::TestNet;
 use realmgate_tests::consul::{Health, Service};
+use realmgate_tests::{TestNet, wait_until};
 use serde_json::json;
 
-use super::stage::{Following, lookup, lookups, shared};
+use super::stage::{Following, SOON, lookup, lookups, shared};
 use InstanceHealth::{Critical, Passing, Warning};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,11 +75,29 @@ async fn another_datacenter_is_reached_by_its_wan_addresses() {
         })
         .await;
     assert_eq!(catalog.local, "aws");
-    assert!(catalog.datacenters["azure"].reachable);
+    assert!(catalog.unheard.is_empty(), "{catalog:?}");
     assert!(catalog.datacenters["azure"].rtt < Some(Duration::from_millis(100)), "{catalog:?}");
     // From the other side they are at home.
     let following = Following::start(&both.azure, &dir.path().join("azure"), lookups([there.clone()]));
     following.instances(&there, &[("a1", 9001, 1, Critical), ("a2", 9002, 1, Passing)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datacenter_that_does_not_exist_is_unheard_until_nobody_asks_about_it() {
+    let shared = shared();
+    let dir = tempfile::tempdir().unwrap();
+    let (typo, real) = (lookup("azrue", "afar"), lookup("azure", "consul"));
+    let following = Following::start(&shared.both.aws, dir.path(), lookups([typo, real]));
+    let catalog = following
+        .catalog("both answers are there", |c| c.unheard.contains("azrue") && c.datacenters.len() == 2)
+        .await;
+    assert!(!catalog.datacenters.contains_key("azrue"), "{catalog:?}");
+    let instances = || following.metric("realmgate_consul_instances{datacenter=\"azure\"}");
+    wait_until("the other is read", SOON, || instances() > 0.5);
+    following.wanted.send_replace(lookups([]));
+    following.catalog("it is forgotten", |catalog| catalog.unheard.is_empty()).await;
+    wait_until("the other is no longer shown", SOON, || instances() < 0.5);
+    following.ok().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

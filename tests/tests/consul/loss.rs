@@ -35,7 +35,7 @@ async fn what_is_known_outlives_consul_and_us() {
 
     consul.kill9();
     following.health("it says so", degraded("cannot be reached")).await;
-    let catalog = following.catalog("we know that it is gone", |c| !c.datacenters["aws"].reachable).await;
+    let catalog = following.catalog("we know that it is gone", |c| c.unheard.contains("aws")).await;
     assert_eq!(catalog.instances, known.instances);
     assert_eq!(following.source.intentions().borrow().list.len(), 1);
     // Each part finds out by itself.
@@ -87,12 +87,12 @@ async fn a_datacenter_that_goes_keeps_its_instances_and_ours_go_on() {
     following.catalog("it is known", |c| c.instances.get(&there).is_some_and(|i| i.len() == 1)).await;
     both.azure.kill9();
     following.health("it says which", degraded("catalog azure")).await;
-    let catalog = following.catalog("it is gone", |c| !c.datacenters["azure"].reachable).await;
+    let catalog = following.catalog("it is gone", |c| c.unheard.contains("azure")).await;
     assert_eq!(catalog.instances[&there].len(), 1);
     both.aws.register(&Service::new("near", "n1", net.at(9002)));
     following.catalog("ours goes on", |c| c.instances.get(&here).is_some_and(|i| i.len() == 1)).await;
     both.azure.restart().unwrap();
-    following.catalog("it is back", |c| c.datacenters["azure"].reachable).await;
+    following.catalog("it is back", |c| !c.unheard.contains("azure")).await;
     following.ok().await;
 }
 

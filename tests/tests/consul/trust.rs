@@ -3,8 +3,9 @@
 use std::time::SystemTime;
 
 use realmgate_control_plane::model::{Action, Intention};
+use realmgate_tests::wait_until;
 
-use super::stage::{Following, leaves, lookups, shared, until};
+use super::stage::{Following, SOON, leaves, lookups, shared, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn intentions_and_what_holds_without_one_are_followed() {
@@ -48,6 +49,13 @@ async fn leaves_are_had_for_what_is_wanted_and_let_go_of() {
     following.wanted.send_replace(leaves(&["edge"]));
     let only = until(following.source.identities(), "one is let go of", |all| all.leaves.len() == 1).await;
     assert_eq!(&only.leaves["edge"], edge, "the other is the same");
+    let gauges = || {
+        let gauge = |name: &str| following.metric(&format!("realmgate_consul_leaf_{name}"));
+        [gauge("certificates"), gauge("expiry_timestamp_seconds")]
+    };
+    wait_until("it shows", SOON, || gauges().iter().all(|gauge| *gauge > 0.5));
+    following.wanted.send_replace(leaves(&[]));
+    wait_until("nothing is left to renew", SOON, || gauges().iter().all(|gauge| *gauge < 0.5));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,13 +26,19 @@ const INBOUND: u16 = 20_500;
 /// Where Consul's proxy of a client listens for it.
 const UPSTREAM: u16 = 20_600;
 
-fn control_plane(net: &TestNet, consul: &Consul) -> ControlPlane {
+pub(crate) fn control_plane(net: &TestNet, consul: &Consul) -> ControlPlane {
     let settings = json!({"consul": {"address": consul.url()}, "mesh": {"ca": "consul"}});
     Stage::control_plane(net, &settings).unwrap()
 }
 
+/// Whether all that is taken from Consul is up to date.
+fn is_ok(control_plane: &ControlPlane) -> bool {
+    let ready: Value = serde_json::from_str(&control_plane.readyz().1).unwrap();
+    ready["consul"]["state"] == "ok"
+}
+
 /// A policy of one service with all players, which is called otherwise here than in Consul.
-fn policy(net: &TestNet, service: &Value) -> String {
+pub(crate) fn policy(net: &TestNet, service: &Value) -> String {
     let mut all = json!({"name": "game"});
     realmgate_tests::control_plane::merge_settings(&mut all, service);
     let listener =
@@ -61,10 +67,7 @@ async fn players_follow_what_consul_says_of_instances_and_stay_when_it_dies() {
     let _edge = Stage::edge(&net, &control_plane).unwrap();
     let players = net.at(port::PLAYERS);
     until_all_land(players, "game-1").await;
-    wait_until("it is ready", LIMIT, || {
-        let ready: Value = serde_json::from_str(&control_plane.readyz().1).unwrap();
-        ready["consul"]["state"] == "ok"
-    });
+    wait_until("it is ready", LIMIT, || is_ok(&control_plane));
 
     let start = Instant::now();
     register(1);
@@ -146,13 +149,14 @@ impl Mesh {
         });
     }
 
-    /// Denies or allows, and waits until that holds for connections to `at`.
+    /// Denies or allows, which has to hold for connections to `at` within a second.
     async fn intend(&self, source: &str, action: &str, at: SocketAddr) {
         let start = Instant::now();
         self.consul.intention(source, "api", action);
         let expected = (action == "allow").then_some("game-1");
         let took = until_lands(at, game(1, 1), expected, start).await;
         println!("{action} {source} holds after {took:?}");
+        assert!(took < Duration::from_secs(1), "{action} {source} holds after {took:?}");
     }
 
     /// That nobody who comes to `at` is heard of by the game server.
@@ -196,7 +200,7 @@ async fn an_edge_and_a_sidecar_know_each_other_by_consuls_certificates_and_heed_
     for id in ["api-1", "api-1-sidecar-proxy"] {
         mesh.consul.set_health(id, Health::Passing);
     }
-    wait_until("it serves again", LIMIT, || mesh.control_plane.readyz().0 == 200);
+    wait_until("it serves again", LIMIT, || is_ok(&mesh.control_plane));
     mesh.intend("realmgate-edge", "deny", players).await;
     mesh.intend("realmgate-edge", "allow", players).await;
     assert_eq!(session.who_are_you(game(1, 1)).await.unwrap(), "game-1");
@@ -349,6 +353,12 @@ async fn players_go_to_the_other_datacenter_by_what_consul_says_and_come_back() 
     let edge = Stage::edge(&net, &control_plane).unwrap();
     let players = net.at(port::PLAYERS);
     wait_until("both are well", LIMIT, || edge.stat("cluster.game.membership_healthy") == 2);
+    // One that Consul did not think well of at first has to come back like any other.
+    wait_until("both have all of their players", LIMIT, || {
+        let metrics = control_plane.get("/metrics").1;
+        let mut returning = metrics.lines().filter(|l| l.starts_with("realmgate_failover_target_returning{"));
+        returning.all(|line| line.ends_with(" 0"))
+    });
     until_all_land(players, "aws").await;
     // The server there proves to be of its own datacenter.
     let proxy = "aws-1-sidecar-proxy";

@@ -68,8 +68,7 @@ mod tests {
     use super::*;
 
     fn measured(rtts: &[(&str, f64)]) -> BTreeMap<String, Datacenter> {
-        let datacenter =
-            |ms: f64| Datacenter { rtt: Some(Duration::from_secs_f64(ms / 1e3)), reachable: true };
+        let datacenter = |ms: f64| Datacenter { rtt: Some(Duration::from_secs_f64(ms / 1e3)) };
         rtts.iter().map(|&(name, ms)| (name.to_owned(), datacenter(ms))).collect()
     }
 

@@ -1,6 +1,6 @@
 //! What the past has to say of where players go: which datacenters are near, and what has just come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ impl Placement {
 #[derive(Debug, Default)]
 pub struct Tracker {
     targets: BTreeMap<Lookup, State>,
+    /// Other datacenters that are not heard though our own Consul is, and since when.
+    unheard: BTreeMap<String, Instant>,
     latest: Arc<Placement>,
 }
 
@@ -43,24 +45,30 @@ enum State {
     Back(Instant),
 }
 
+/// A datacenter of which Consul tells nothing for so long counts as down. Until then its servers may just be electing a
+/// leader, which takes up to twenty seconds, or have started again: servers look for each other over WAN every thirty. And
+/// we take up to five to ask again.
+const GRACE: Duration = Duration::from_mins(1);
+
 /// Shares grow by a tenth at a time.
 const STEPS: u32 = 10;
 
 impl Tracker {
     /// What holds at `now`, and when it will be another even if nothing else changes.
     ///
-    /// A target is down while none of its instances serves, or its datacenter does not answer: what is told of one that
-    /// does not answer is old. What is well when it is seen for the first time was never down.
+    /// A target is down while none of its instances serves, or its datacenter has been lost: what was told of one that is
+    /// lost is old. What is well when it is seen for the first time was never down.
     pub fn advance(
         &mut self,
         now: Instant,
         policy: &Policy,
         catalog: &Catalog,
     ) -> (Arc<Placement>, Option<Instant>) {
+        let (lost, next_lost) = self.lost(now, catalog);
         self.targets.retain(|target, _| catalog.instances.contains_key(target));
         for (target, instances) in &catalog.instances {
-            let reachable = catalog.datacenters.get(&target.datacenter).is_none_or(|dc| dc.reachable);
-            let up = reachable && instances.iter().any(|instance| instance.serves(false));
+            let up =
+                !lost.contains(&target.datacenter) && instances.iter().any(|instance| instance.serves(false));
             let state = match (self.targets.get(target), up) {
                 (Some(State::Down), true) => State::Back(now),
                 (Some(&state @ State::Back(_)), true) => state,
@@ -90,7 +98,22 @@ impl Tracker {
         if *self.latest != placement {
             self.latest = Arc::new(placement);
         }
-        (Arc::clone(&self.latest), next)
+        (Arc::clone(&self.latest), next.into_iter().chain(next_lost).min())
+    }
+
+    /// Datacenters that have been unheard for too long, and when the next one will have been. Our own never is: players here
+    /// need no Consul. While it does not answer nothing is heard of others either, which says nothing of them: those that
+    /// were lost before still are.
+    fn lost(&mut self, now: Instant, catalog: &Catalog) -> (BTreeSet<String>, Option<Instant>) {
+        let is_lost = |since: &Instant| now.duration_since(*since) >= GRACE;
+        let ours = !catalog.unheard.contains(&catalog.local);
+        self.unheard.retain(|name, since| catalog.unheard.contains(name) && (ours || is_lost(since)));
+        for name in catalog.unheard.iter().filter(|_| ours) {
+            self.unheard.entry(name.clone()).or_insert(now);
+        }
+        let lost = self.unheard.iter().filter(|(_, since)| is_lost(since)).map(|(name, _)| name.clone());
+        let waiting = self.unheard.values().filter(|since| !is_lost(since));
+        (lost.collect(), waiting.min().map(|since| *since + GRACE))
     }
 
     /// How every target is doing, as [`Self::advance`] found it.
@@ -151,7 +174,7 @@ fn share(fail_back: &FailBack, since: Duration) -> (u32, Option<Duration>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mesh::catalog::{Datacenter, Instance, InstanceHealth};
+    use crate::mesh::catalog::{Instance, InstanceHealth};
     use crate::model::parse;
 
     fn at(start: Instant, secs: f64) -> Instant {
@@ -162,7 +185,7 @@ mod tests {
         Lookup { datacenter: "aws".into(), service: "game".into(), sidecars: false, filter: String::new() }
     }
 
-    fn catalog(health: InstanceHealth, reachable: bool) -> Catalog {
+    fn catalog(health: InstanceHealth, heard: bool) -> Catalog {
         let instance = Instance {
             id: "game-1".into(),
             node: "node".into(),
@@ -171,10 +194,9 @@ mod tests {
             weight: 1,
             health,
         };
-        let datacenter = |reachable| Datacenter { rtt: None, reachable };
         Catalog {
             local: "azure".into(),
-            datacenters: [("aws".into(), datacenter(reachable)), ("azure".into(), datacenter(true))].into(),
+            unheard: (!heard).then(|| "aws".to_owned()).into_iter().collect(),
             instances: [(target(), [instance].into())].into(),
             ..Catalog::default()
         }
@@ -232,29 +254,59 @@ mod tests {
         let values = |up: &str, returning: &str| (Some(up.to_owned()), Some(returning.to_owned()));
         assert_eq!(shown(0.0, &catalog(InstanceHealth::Passing, true)), values("1", "0"));
         assert_eq!(shown(1.0, &catalog(InstanceHealth::Critical, true)), values("0", "0"));
-        assert_eq!(shown(2.0, &catalog(InstanceHealth::Passing, false)), values("0", "0"));
         assert_eq!(shown(3.0, &catalog(InstanceHealth::Passing, true)), values("1", "1"));
         assert_eq!(shown(50.0, &catalog(InstanceHealth::Passing, true)), values("1", "0"));
-        assert_eq!(shown(51.0, &Catalog::default()), (None, None));
+        assert_eq!(shown(51.0, &catalog(InstanceHealth::Passing, false)), values("1", "0"));
+        assert_eq!(shown(111.0, &catalog(InstanceHealth::Passing, false)), values("0", "0"));
+        assert_eq!(shown(112.0, &Catalog::default()), (None, None));
     }
 
     #[test]
-    fn at_once_is_at_once_and_a_datacenter_that_is_not_heard_is_down() {
+    fn at_once_is_at_once() {
         let policy = policy("{after: 0, over: 0}");
         let mut tracker = Tracker::default();
         let start = Instant::now();
-        for (secs, health, reachable) in [
-            (0.0, InstanceHealth::Passing, true),
-            (1.0, InstanceHealth::Critical, true),
-            (2.0, InstanceHealth::Warning, true),
-        ] {
-            let (placement, next) = tracker.advance(at(start, secs), &policy, &catalog(health, reachable));
+        for (secs, health) in
+            [(0.0, InstanceHealth::Passing), (1.0, InstanceHealth::Critical), (2.0, InstanceHealth::Warning)]
+        {
+            let (placement, next) = tracker.advance(at(start, secs), &policy, &catalog(health, true));
             assert_eq!((placement.share("s", &target()), next), (100, None));
         }
-        let policy = self::policy("{after: 5s, over: 0}");
-        tracker.advance(at(start, 3.0), &policy, &catalog(InstanceHealth::Passing, false));
-        let (placement, next) =
-            tracker.advance(at(start, 4.0), &policy, &catalog(InstanceHealth::Passing, true));
-        assert_eq!((placement.share("s", &target()), next), (0, Some(at(start, 9.0))));
+    }
+
+    #[test]
+    fn a_datacenter_is_lost_by_long_silence_of_its_own_and_by_nothing_less() {
+        let policy = policy("{after: 5s, over: 0}");
+        let start = Instant::now();
+        let mut tracker = Tracker::default();
+        // The share of the target in aws while these are not heard, from where `local` is.
+        let mut share = |secs: u32, local: &str, unheard: &[&str]| {
+            let mut catalog = catalog(InstanceHealth::Passing, true);
+            catalog.local = local.to_owned();
+            catalog.unheard = unheard.iter().map(|name| (*name).to_owned()).collect();
+            let (placement, next) = tracker.advance(at(start, secs.into()), &policy, &catalog);
+            let next = next.map(|next| next.duration_since(start).as_secs());
+            (placement.share("s", &target()), next)
+        };
+        assert_eq!(share(0, "azure", &[]), (100, None));
+        // A question that fails, an election.
+        assert_eq!(share(1, "azure", &["aws"]), (100, Some(61)));
+        assert_eq!(share(20, "azure", &[]), (100, None), "nobody moves");
+        // Our own agent is away: others are heard of a little later than it.
+        assert_eq!(share(30, "azure", &["aws"]), (100, Some(90)));
+        assert_eq!(share(31, "azure", &["aws", "azure"]), (100, None));
+        assert_eq!(share(99, "azure", &["aws"]), (100, Some(159)));
+        assert_eq!(share(104, "azure", &[]), (100, None), "nobody moves");
+        // Lost, and back: also when our own agent was away meanwhile.
+        assert_eq!(share(200, "azure", &["aws"]), (100, Some(260)));
+        assert_eq!(share(260, "azure", &["aws"]), (100, None), "who is down has no way back yet");
+        assert_eq!(share(270, "azure", &["aws", "azure"]), (100, None));
+        assert_eq!(share(280, "azure", &["aws"]), (100, None), "it is still down");
+        assert_eq!(share(290, "azure", &[]), (0, Some(295)));
+        assert_eq!(share(295, "azure", &[]), (100, None));
+        // Our own is never lost.
+        assert_eq!(share(300, "aws", &["aws"]), (100, None));
+        assert_eq!(share(900, "aws", &["aws"]), (100, None));
+        assert_eq!(share(901, "aws", &[]), (100, None), "nobody moves");
     }
 }

@@ -16,7 +16,7 @@ const DATACENTERS: [(&str, Option<u64>); 4] =
 
 /// A catalog in aws with an instance of everything that is wanted.
 fn catalog(policy: &Policy, entries: &[(&str, ServiceEntries)]) -> Catalog {
-    let datacenter = |rtt: Option<u64>| Datacenter { rtt: rtt.map(Duration::from_millis), reachable: true };
+    let datacenter = |rtt: Option<u64>| Datacenter { rtt: rtt.map(Duration::from_millis) };
     let mut catalog = Catalog {
         local: "aws".to_owned(),
         datacenters: DATACENTERS.iter().map(|&(name, rtt)| (name.to_owned(), datacenter(rtt))).collect(),

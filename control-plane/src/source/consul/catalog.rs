@@ -48,14 +48,17 @@ impl Published {
         });
     }
 
-    /// Whether the servers of a datacenter answer.
-    pub(super) fn reachable(&self, datacenter: &str, reachable: bool) {
-        let known = self.catalog.borrow().datacenters.get(datacenter).map(|datacenter| datacenter.reachable);
-        if known == Some(reachable) {
+    /// Whether the last question about a datacenter was answered. Said by whoever follows it, and by nobody else.
+    pub(super) fn heard(&self, datacenter: &str, heard: bool) {
+        if self.catalog.borrow().unheard.contains(datacenter) != heard {
             return;
         }
         self.change(|catalog| {
-            catalog.datacenters.entry(datacenter.to_owned()).or_default().reachable = reachable;
+            if heard {
+                catalog.unheard.remove(datacenter);
+            } else {
+                catalog.unheard.insert(datacenter.to_owned());
+            }
         });
     }
 
@@ -81,21 +84,29 @@ pub(super) async fn follow(
     let mut running: BTreeMap<String, (watch::Sender<BTreeSet<Lookup>>, AbortHandle)> = BTreeMap::new();
     loop {
         let lookups = wanted.borrow_and_update().lookups.clone();
-        if let Some(lookups) = &lookups {
-            published.change(|catalog| catalog.instances.retain(|lookup, _| lookups.contains(lookup)));
-        }
         let mut by_datacenter = BTreeMap::from([(local.clone(), BTreeSet::new())]);
-        for lookup in lookups.into_iter().flatten() {
-            by_datacenter.entry(lookup.datacenter.clone()).or_default().insert(lookup);
+        for lookup in lookups.iter().flatten() {
+            by_datacenter.entry(lookup.datacenter.clone()).or_default().insert(lookup.clone());
         }
-        running.retain(|datacenter, (_, task)| {
-            let keep = by_datacenter.contains_key(datacenter);
-            if !keep {
-                task.abort();
-                context.parts.forget(&Part::Catalog { datacenter: datacenter.clone(), local: false });
+        let ended: Vec<_> =
+            running.extract_if(.., |datacenter, _| !by_datacenter.contains_key(datacenter)).collect();
+        for (_, (_, task)) in &ended {
+            task.abort();
+        }
+        // No others end; until they have, they may still publish.
+        for _ in &ended {
+            tasks.join_next().await;
+        }
+        published.change(|catalog| {
+            if let Some(lookups) = &lookups {
+                catalog.instances.retain(|lookup, _| lookups.contains(lookup));
             }
-            keep
+            catalog.unheard.retain(|datacenter| by_datacenter.contains_key(datacenter));
         });
+        for (datacenter, _) in ended {
+            metrics.forget(&datacenter);
+            context.parts.forget(&Part::Catalog { datacenter, local: false });
+        }
         for (datacenter, lookups) in by_datacenter {
             if let Some((sender, _)) = running.get(&datacenter) {
                 sender.send_if_modified(|current| {
@@ -116,8 +127,6 @@ pub(super) async fn follow(
             );
             running.insert(datacenter, (sender, tasks.spawn(follower.run())));
         }
-        // Those that were ended are let go of.
-        while tasks.try_join_next().is_some() {}
         if wanted.changed().await.is_err() {
             return std::future::pending().await;
         }

@@ -75,6 +75,7 @@ impl Keyring {
                 keep
             });
             self.change(|identities| identities.leaves.retain(|service, _| leaves.contains(service)));
+            self.count(false);
             for service in leaves {
                 if let Entry::Vacant(new) = running.entry(service) {
                     self.context.parts.expect(Part::Leaf(new.key().clone()));
@@ -153,11 +154,16 @@ impl Keyring {
                 identities.leaves.insert(service.to_owned(), Arc::new(leaf));
             }
         });
+        self.count(replaced);
+        replaced
+    }
+
+    /// Shows in metrics what is held.
+    fn count(&self, replaced: bool) {
         let identities = Arc::clone(&self.identities.borrow());
         let first = identities.leaves.values().map(|leaf| leaf.not_after).min();
         let first = first.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
         self.metrics.leaves(identities.leaves.len(), first.as_secs(), replaced);
-        replaced
     }
 
     fn change(&self, change: impl FnOnce(&mut Identities)) {

@@ -96,7 +96,7 @@ impl Datacenter {
         let mut backoff = Backoff::new();
         loop {
             let Err(error) = self.follow(&mut backoff).await;
-            self.published.reachable(&self.name, false);
+            self.published.heard(&self.name, false);
             self.context.parts.lost(&self.part, &error);
             sleep(backoff.wait()).await;
         }
@@ -127,7 +127,7 @@ impl Datacenter {
             }
             // Only now: a datacenter without a leader answers some questions too.
             backoff.reset();
-            self.published.reachable(&self.name, true);
+            self.published.heard(&self.name, true);
             match self.refused.values().next() {
                 None => self.context.parts.ok(&self.part),
                 Some(error) => self.context.parts.partly(&self.part, error),

@@ -132,6 +132,12 @@ impl Metrics {
         set(&self.instances, datacenter, count);
     }
 
+    /// Nothing is wanted of a datacenter any more.
+    pub(super) fn forget(&self, datacenter: &str) {
+        // An error means that nothing was read of it.
+        let _ = self.instances.remove_label_values(&[datacenter]);
+    }
+
     /// So many entries are refused, of which some appeared.
     pub(super) fn entries(&self, refused: usize, appeared: usize) {
         self.refused.set(number(refused));

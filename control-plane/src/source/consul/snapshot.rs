@@ -154,6 +154,7 @@ impl From<Document> for Left {
                 datacenters: document.datacenters,
                 instances: instances.collect(),
                 entries: Arc::new(document.entries),
+                ..Catalog::default()
             },
             intentions: document.intentions,
             identities: Identities {
@@ -197,6 +198,7 @@ mod tests {
             datacenters: [("aws".to_owned(), Datacenter::default())].into(),
             instances: [(lookup, Arc::from([instance]))].into(),
             entries: Arc::new([("battle".to_owned(), ServiceEntries::default())].into()),
+            ..Catalog::default()
         };
         let leaf = Leaf {
             uri: "spiffe://x".to_owned(),

@@ -25,9 +25,7 @@ pub(super) async fn follow(context: Context, published: Arc<Published>, local: S
     loop {
         match ask(&context, &local).await {
             Ok((names, trips)) => {
-                published.change(|catalog| {
-                    catalog.datacenters = datacenters(&catalog.datacenters, names, &trips, &local);
-                });
+                publish(&published, names, &trips, &local);
                 backoff.reset();
                 context.parts.ok(&Part::Datacenters);
                 sleep(EVERY).await;
@@ -49,7 +47,13 @@ async fn ask(
     Ok((names, topology::round_trips(&coordinates, local)?))
 }
 
-/// The datacenters now. Those that something is wanted of say themselves whether they answer.
+fn publish(published: &Published, names: Vec<String>, trips: &BTreeMap<String, Duration>, local: &str) {
+    published.change(|catalog| {
+        catalog.datacenters = datacenters(&catalog.datacenters, names, trips, local);
+    });
+}
+
+/// The datacenters now.
 fn datacenters(
     before: &BTreeMap<String, Datacenter>,
     names: Vec<String>,
@@ -57,11 +61,9 @@ fn datacenters(
     local: &str,
 ) -> BTreeMap<String, Datacenter> {
     let datacenter = |name: String| {
-        let known = before.get(&name);
         let trip = if name == local { Some(Duration::ZERO) } else { trips.get(&name).copied() };
-        let rtt = settled(known.and_then(|known| known.rtt), trip);
-        let reachable = known.is_none_or(|known| known.reachable);
-        (name, Datacenter { rtt, reachable })
+        let rtt = settled(before.get(&name).and_then(|known| known.rtt), trip);
+        (name, Datacenter { rtt })
     };
     names.into_iter().map(datacenter).collect()
 }
@@ -75,7 +77,9 @@ fn settled(before: Option<Duration>, now: Option<Duration>) -> Option<Duration> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::metrics::Metrics;
     use super::*;
+    use crate::mesh::catalog::Catalog;
 
     #[test]
     fn a_trembling_round_trip_is_no_change() {
@@ -88,14 +92,31 @@ mod tests {
     }
 
     #[test]
-    fn datacenters_come_and_go_and_keep_whether_they_answer() {
-        let cut = Datacenter { rtt: Some(Duration::from_millis(9)), reachable: false };
-        let before = BTreeMap::from([("azure".to_owned(), cut.clone()), ("gone".to_owned(), cut.clone())]);
+    fn datacenters_come_and_go() {
+        let far = Datacenter { rtt: Some(Duration::from_millis(9)) };
+        let before = BTreeMap::from([("azure".to_owned(), far.clone()), ("gone".to_owned(), far.clone())]);
         let names = ["aws", "azure", "new"].map(str::to_owned).to_vec();
         let now = datacenters(&before, names, &BTreeMap::new(), "aws");
         assert_eq!(now.keys().collect::<Vec<_>>(), ["aws", "azure", "new"]);
         assert_eq!(now["aws"].rtt, Some(Duration::ZERO));
-        assert_eq!(now["azure"], cut);
-        assert!(now["new"].reachable);
+        assert_eq!(now["azure"], far);
+    }
+
+    #[test]
+    fn one_that_is_asked_about_and_not_listed_is_a_change_only_once() {
+        let metrics = Arc::new(Metrics::register(&prometheus::Registry::new()).unwrap());
+        let published = Published::new(Catalog::default(), metrics);
+        let mut catalogs = published.subscribe();
+        let round = || {
+            published.heard("left", false);
+            publish(&published, vec!["aws".to_owned()], &BTreeMap::new(), "aws");
+        };
+        round();
+        let catalog = catalogs.borrow_and_update().clone();
+        assert!(catalog.unheard.contains("left") && !catalog.datacenters.contains_key("left"));
+        round();
+        assert!(!catalogs.has_changed().unwrap());
+        published.heard("left", true);
+        assert!(catalogs.borrow().unheard.is_empty());
     }
 }

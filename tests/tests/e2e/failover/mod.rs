@@ -1,13 +1,20 @@
-//! Where players go when instances, targets and whole datacenters fail, and how they come back. Without Consul: what
+//! Where players go when instances, targets and whole datacenters fail, and how they come back. Here without Consul: what
 //! edges find out by themselves.
 
+mod consul;
 mod datacenters;
+mod networks;
+mod sidecars;
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use realmgate_tests::stage::port;
 use realmgate_tests::{Frame, GameClient, GameProcess, Stage, TestNet, wait_until};
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::cast::{LIMIT, game, lands, route};
 
@@ -75,7 +82,7 @@ impl Scene {
 }
 
 /// Waits until ten players in a row land on servers whose names begin so.
-pub(crate) async fn until_all_land(edge: std::net::SocketAddr, place: &str) {
+pub(crate) async fn until_all_land(edge: SocketAddr, place: &str) {
     let start = Instant::now();
     let mut row = 0;
     while row < 10 {
@@ -83,6 +90,17 @@ pub(crate) async fn until_all_land(edge: std::net::SocketAddr, place: &str) {
         row = if on.starts_with(place) { row + 1 } else { 0 };
         assert!(start.elapsed() < LIMIT, "players land on {on:?} instead of {place}");
     }
+}
+
+/// Players who come one after the other until they are told to stop; gives where they landed.
+async fn come(edge: SocketAddr, stop: watch::Receiver<bool>) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    while !*stop.borrow() {
+        seen.insert(lands(edge, game(1, 1)).await.unwrap());
+        // Their pace; as fast as they can they would only take the processor.
+        sleep(Duration::from_millis(2)).await;
+    }
+    seen
 }
 
 #[tokio::test(flavor = "multi_thread")]
