@@ -98,11 +98,11 @@ async fn players_follow_what_consul_says_of_instances_and_stay_when_it_dies() {
 }
 
 /// A game server `game-1` behind a sidecar of ours, registered in Consul as the instance `api-1` of `api`.
-struct Mesh {
+pub(crate) struct Mesh {
     sidecar: Envoy,
     control_plane: ControlPlane,
     server: GameServer,
-    consul: Consul,
+    pub(crate) consul: Consul,
     net: TestNet,
 }
 
@@ -114,7 +114,7 @@ impl Mesh {
     }
 
     /// The same with further settings of the control plane.
-    async fn on(net: TestNet, consul: Consul, settings: &Value) -> Self {
+    pub(crate) async fn on(net: TestNet, consul: Consul, settings: &Value) -> Self {
         let server = GameServer::start("game-1", net.at(port::GAME)).await.unwrap();
         let inbound = net.at(INBOUND);
         consul.register(&Service::new("api", "api-1", server.address()));
@@ -129,6 +129,11 @@ impl Mesh {
         let bootstrap = control_plane.bootstrap("sidecar", "api-1", admin, &more).unwrap();
         let sidecar = Envoy::with(net.dir(), bootstrap, admin).name("sidecar").start().unwrap();
         Self { sidecar, control_plane, server, consul, net }
+    }
+
+    /// Where the sidecar listens.
+    pub(crate) fn inbound(&self) -> SocketAddr {
+        self.net.at(INBOUND)
     }
 
     fn id(&self, service: &str) -> Value {

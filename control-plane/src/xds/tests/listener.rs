@@ -95,10 +95,10 @@ async fn proxies_are_moved_on_one_by_one_with_whole_messages() {
         assert_eq!(status.code(), Code::Unavailable, "{status}");
         assert!(status.message().contains("shutting down"), "{status}");
     }
-    let mut after: Vec<_> = ends.iter().map(|(at, _)| *at - begin).collect();
-    after.sort();
-    // The window is 1 ms a proxy here. Twice 150 moments miss half of it once in 2^149 runs.
-    assert!(after[PROXIES - 1] >= after[0] + Duration::from_millis(75), "{after:?}");
+    // The window is 1 ms a proxy here: all 150 moments miss its later half once in 2^150 runs. Counted from the beginning and not
+    // from the first, which a busy machine may bring late.
+    let last = ends.iter().map(|(at, _)| *at - begin).max().unwrap();
+    assert!(last >= Duration::from_millis(75), "{last:?}");
     let at = address(&fixture).to_owned();
     timeout(SOON, fixture.serving).await.expect("still serving").unwrap();
     assert!(TcpStream::connect(&at).await.is_err());

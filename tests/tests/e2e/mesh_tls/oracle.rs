@@ -1,9 +1,13 @@
 //! A real Consul's word on intentions, against what a sidecar does.
 
+use std::fs;
+use std::time::Instant;
+
 use realmgate_tests::consul::{Config, Consul};
-use realmgate_tests::wait_until;
+use realmgate_tests::{TestNet, wait_until};
 use serde_json::{Value, json};
 
+use super::peers::Peer;
 use super::{Mesh, id, intention};
 use crate::cast::LIMIT;
 
@@ -19,6 +23,24 @@ impl Dice {
             self.0 ^= if shift > 0 { self.0 << shift } else { self.0 >> -shift };
         }
         self.0 % sides
+    }
+
+    /// Writes a set of intentions in Consul, in the place of the last, and gives it as a policy has it.
+    fn intend(&mut self, consul: &Consul) -> Vec<Value> {
+        let mut intentions = Vec::new();
+        for (source, destination) in
+            ["web", "cron", "*"].iter().flat_map(|s| ["api", "shop", "*"].map(|d| (*s, d)))
+        {
+            match self.throw(4) {
+                action @ (0 | 1) => {
+                    let action = ["allow", "deny"][action as usize];
+                    consul.intention(source, destination, action);
+                    intentions.push(intention(source, destination, action));
+                }
+                _ => consul.delete_intention(source, destination),
+            }
+        }
+        intentions
     }
 }
 
@@ -40,19 +62,7 @@ async fn a_sidecar_lets_in_whom_consul_would() {
     let mut dice = Dice(0x9e37_79b9);
     let mut seen = [0, 0];
     for _ in 0..SETS {
-        let mut intentions = Vec::new();
-        for (source, destination) in
-            ["web", "cron", "*"].iter().flat_map(|s| ["api", "shop", "*"].map(|d| (*s, d)))
-        {
-            match dice.throw(4) {
-                action @ (0 | 1) => {
-                    let action = ["allow", "deny"][action as usize];
-                    consul.intention(source, destination, action);
-                    intentions.push(intention(source, destination, action));
-                }
-                _ => consul.delete_intention(source, destination),
-            }
-        }
+        let intentions = dice.intend(&consul);
         // Without ACLs Consul's default is to allow.
         mesh.intend(&json!(intentions), "allow");
         for (name, peer) in &peers {
@@ -65,4 +75,37 @@ async fn a_sidecar_lets_in_whom_consul_would() {
         }
     }
     assert!(seen.iter().all(|count| *count > 3), "the sets are too much alike: {seen:?}");
+}
+
+/// By what is written in Consul alone, and its own certificates; with ACLs its default is to deny.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_does_what_consul_says_whatever_holds_without_an_intention() {
+    const MASTER: &str = "5a2e3f5c-0000-4000-8000-000000000007";
+    for token in [None, Some(MASTER.to_owned())] {
+        let net = TestNet::new();
+        let settings = token.as_ref().map_or_else(
+            || json!({}),
+            |token| {
+                let file = net.dir().join("token");
+                fs::write(&file, token).unwrap();
+                json!({"consul": {"token_file": file}})
+            },
+        );
+        let consul = Consul::start(net.dir(), Config { token, ..Config::new("aws") }).unwrap();
+        let mesh = crate::consul::Mesh::on(net, consul, &settings).await;
+        let (consul, inbound) = (&mesh.consul, mesh.inbound());
+        let peers = ["web", "cron", "other"].map(|name| (name, Peer::of_consul(consul, name)));
+        let (mut dice, mut seen) = (Dice(0x5bd1_e995), [0, 0]);
+        for _ in 0..SETS {
+            let intentions = dice.intend(consul);
+            for (name, peer) in &peers {
+                let (start, expected) = (Instant::now(), consul.allows(name, "api"));
+                while peer.is_let_in(inbound).await != expected {
+                    assert!(start.elapsed() < LIMIT, "not {expected} for {name} by {intentions:?}");
+                }
+                seen[usize::from(expected)] += 1;
+            }
+        }
+        assert!(seen.iter().all(|count| *count > 3), "the sets are too much alike: {seen:?}");
+    }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, KeyUsagePurpose, SanType};
-use realmgate_tests::Frame;
+use realmgate_tests::{Consul, Frame};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -76,6 +76,14 @@ impl Peer {
     /// One that shows no certificate.
     pub(super) fn nameless() -> Self {
         Self::with(None)
+    }
+
+    /// One that shows a service's certificate of this Consul.
+    pub(super) fn of_consul(consul: &Consul, service: &str) -> Self {
+        let leaf = consul.get(&format!("/v1/agent/connect/ca/leaf/{service}"));
+        let [chain, key] =
+            ["CertPEM", "PrivateKeyPEM"].map(|field| leaf[field].as_str().expect(field).to_owned());
+        Self::with(Some((chain, key)))
     }
 
     fn with(identity: Option<(String, String)>) -> Self {
