@@ -76,7 +76,7 @@ pub(super) async fn by_rules(report: &mut Report) -> Result<(), Failure> {
     let mut stage = Stage::start(net, &settings)?;
     let before = resident_kib(stage.edge.process().pid())?;
 
-    redis.set(RULES_KEY, &rules(&servers, RULES));
+    redis.set(RULES_KEY, &rules(&servers, RULES, |world| format!("world-{world}")));
     let start = Instant::now();
     redis.publish(RULES_NOTIFY, "reload");
     let took = until_lands(stage.game_gateway(), game(RULES, 1), Some("game-4"), start).await;
@@ -99,7 +99,7 @@ pub(super) async fn on_demand(report: &mut Report) -> Result<(), Failure> {
     let mut stage = Stage::start(net, &json!({"redis": {"url": redis.url()}, "game_gateway": gateway}))?;
     let edge = stage.game_gateway();
     let before = resident_kib(stage.edge.process().pid())?;
-    redis.set(RULES_KEY, &rules(&servers, ON_DEMAND));
+    redis.set(RULES_KEY, &rules(&servers, ON_DEMAND, |_| "world".to_owned()));
     let start = Instant::now();
     redis.publish(RULES_NOTIFY, "reload");
     let took = until_lands(edge, game(ON_DEMAND, 1), Some("game-4"), start).await;
@@ -119,10 +119,10 @@ pub(super) async fn on_demand(report: &mut Report) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Rules of so many worlds, each served by one of the servers in turn.
-fn rules(servers: &[GameServer], worlds: u16) -> String {
+/// Rules of so many worlds, each served by one of the servers in turn, with services of these names.
+fn rules(servers: &[GameServer], worlds: u16, service: impl Fn(u16) -> String) -> String {
     let rules = (1..=worlds).zip(servers.iter().cycle()).map(|(world, server)| {
-        let rule = json!({"server_type": 200, "service_name": format!("world-{world}"), "world_id": world,
+        let rule = json!({"server_type": 200, "service_name": service(world), "world_id": world,
             "strategy": "round_robin", "endpoints": [server.address().to_string()]});
         (world.to_string(), rule)
     });

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 
+use realmgate_filter::capabilities::{CALLS, EVENTS};
 use serde_json::{Map, Value, json};
 
 use super::Proxy;
 use super::host::STEPS;
+use crate::cast::GAME;
+use crate::control_plane::merge_settings;
 use crate::load::Mode;
-use crate::{Envoy, Failure, Stage, TestNet};
+use crate::{Envoy, Failure, Stage, TestNet, parts};
 
 /// What stands in front of `tcp_proxy`, and when that connects.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,6 +23,8 @@ enum Kind<'a> {
     Delayed,
     /// A module: its name, and its text.
     Module(&'a str, &'a str),
+    /// Our filter, and nothing else that an edge has.
+    Filter,
 }
 
 /// A module that does no more than has to be done to route.
@@ -41,6 +47,7 @@ impl Beside {
             ("plain Envoy", Kind::Plain, servers),
             ("plain, connects with the first data", Kind::Delayed, servers),
             ("minimal module", MINIMAL, servers),
+            ("our filter in its place", Kind::Filter, servers),
             ("minimal module, server framing", FRAMED, framed),
         ];
         Self::of(net, edge, &kinds, 0)
@@ -110,8 +117,10 @@ fn start(
     proxy.retain(|key, _| kind != Kind::Plain || !delay(key));
     proxy.insert("cluster".to_owned(), "game".into());
     let mut filters = vec![json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy})];
-    if let Kind::Module(name, text) = kind {
-        filters.insert(0, module(net, name, text)?);
+    match kind {
+        Kind::Plain | Kind::Delayed => {}
+        Kind::Module(name, text) => filters.insert(0, module(net, name, text)?),
+        Kind::Filter => filters.insert(0, ours()?),
     }
     let address = |a: SocketAddr| json!({"socket_address": {"address": a.ip(), "port_value": a.port()}});
     let endpoints: Vec<_> = servers.iter().map(|s| json!({"endpoint": {"address": address(*s)}})).collect();
@@ -125,6 +134,7 @@ fn start(
         Kind::Plain => "plain",
         Kind::Delayed => "delayed",
         Kind::Module(name, _) => name,
+        Kind::Filter => "filter",
     };
     Envoy::with(net.dir(), bootstrap.to_string(), admin).name(name).start()
 }
@@ -133,10 +143,27 @@ fn module(net: &TestNet, name: &str, text: &str) -> Result<Value, Failure> {
     let module = wat::parse_str(text).map_err(Failure::because(name))?;
     let path = net.dir().join(format!("{name}.wasm"));
     fs::write(&path, module).map_err(Failure::because(name))?;
-    Ok(json!({"name": name, "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm",
-        "config": {"name": name, "vm_config": {
-            "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": path}}}}}}))
+    Ok(wasm(&path, &json!({}), &json!({})))
+}
+
+/// Our filter with a route for all, and with what a control plane lets it do.
+fn ours() -> Result<Value, Failure> {
+    let config = json!({"access_log": false, "routes": [{"server_type": GAME, "to": [{"cluster": "game"}]}]});
+    let text =
+        json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": config.to_string()});
+    let allowed: Map<_, _> =
+        EVENTS.iter().chain(&CALLS).map(|name| ((*name).to_owned(), json!({}))).collect();
+    let restriction = json!({"capability_restriction_config": {"allowed_capabilities": allowed}});
+    Ok(wasm(&parts::FILTER.find()?, &json!({"configuration": text}), &restriction))
+}
+
+fn wasm(path: &Path, plugin: &Value, vm: &Value) -> Value {
+    let mut config = json!({"vm_config": {
+        "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": path}}}});
+    merge_settings(&mut config, plugin);
+    merge_settings(&mut config, &json!({"vm_config": vm}));
+    json!({"name": "wasm", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm", "config": config}})
 }
 
 fn tcp_proxy(dump: &Value) -> Option<Map<String, Value>> {
