@@ -119,6 +119,13 @@ impl Envoy {
         serde_json::from_str(&text).expect("Envoy's configuration dump is JSON")
     }
 
+    /// The filter's configuration as Envoy shows it: the longest text with routes that it holds.
+    #[track_caller]
+    #[must_use]
+    pub fn filter_config(&self) -> String {
+        longest_with_routes(&self.config_dump())
+    }
+
     /// Clusters with their hosts.
     #[track_caller]
     #[must_use]
@@ -126,6 +133,20 @@ impl Envoy {
         let text = self.get("/clusters?format=json");
         serde_json::from_str(&text).expect("Envoy's cluster list is JSON")
     }
+}
+
+fn longest_with_routes(dump: &Value) -> String {
+    let inner: Vec<_> = match dump {
+        Value::String(text) if text.contains("\"routes\"") => return text.clone(),
+        Value::Array(items) => items.iter().map(longest_with_routes).collect(),
+        // The same configuration, should it be shown as an object instead of as text.
+        Value::Object(map) if map.contains_key("routes") && map.contains_key("header_timeout_ms") => {
+            return dump.to_string();
+        }
+        Value::Object(map) => map.values().map(longest_with_routes).collect(),
+        _ => Vec::new(),
+    };
+    inner.into_iter().max_by_key(String::len).unwrap_or_default()
 }
 
 impl Builder {

@@ -59,7 +59,7 @@ pub(super) async fn by_ranges(report: &mut Report) -> Result<(), Failure> {
     stop.send_replace(true);
     let longest = playing.await.map_err(Failure::because("the player"))?;
     let longest = longest.map_err(Failure::because("the player"))?;
-    let size = filter_config(&stage.edge.config_dump()).len();
+    let size = stage.edge.filter_config().len();
     report.row("32,767 worlds by ranges: in force after", format!("{:.0} ms", ms(took)));
     report.row("its filter configuration", format!("{size} bytes"));
     report.row("longest echo of a live session meanwhile", format!("{:.1} ms", ms(longest)));
@@ -142,15 +142,4 @@ async fn longest_exchange(mut client: GameClient, stop: watch::Receiver<bool>) -
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(longest)
-}
-
-/// The filter's configuration as Envoy shows it: the longest text with routes that it holds.
-fn filter_config(dump: &Value) -> String {
-    let inner: Vec<_> = match dump {
-        Value::String(text) if text.contains("\"routes\"") => return text.clone(),
-        Value::Array(items) => items.iter().map(filter_config).collect(),
-        Value::Object(map) => map.values().map(filter_config).collect(),
-        _ => return String::new(),
-    };
-    inner.into_iter().max_by_key(String::len).unwrap_or_default()
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use realmgate_tests::envoy::Builder;
+use realmgate_tests::load::watch::resident_kib;
 use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Redis, Stage, TestNet, wait_until};
 use serde_json::{Map, Value, json};
@@ -122,12 +123,6 @@ async fn probe(edge: SocketAddr, world: u16, server: String, stop: watch::Receiv
     (probes, slowest)
 }
 
-pub(crate) fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
@@ -229,14 +224,14 @@ async fn idle_edges_pay_nothing_for_thirty_thousand_worlds() {
         .to_string()
     };
     stage.control_plane.put_policy(&policy(10, "5s"));
-    let few = resident_kib(stage.edge.process().pid());
+    let few = resident_kib(stage.edge.process().pid()).unwrap();
     let mut took = [("5s", WORLDS), ("4s", WORLDS)].map(|(timeout, worlds)| {
         let start = Instant::now();
         stage.control_plane.put_policy(&policy(worlds, timeout));
         start.elapsed()
     });
     took.sort();
-    let many = resident_kib(stage.edge.process().pid());
+    let many = resident_kib(stage.edge.process().pid()).unwrap();
     println!(
         "{WORLDS} worlds by template: in force after {took:?}, an idle edge had {few} KiB and has {many} KiB"
     );

@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use realmgate_tests::address::Address;
+use realmgate_tests::load::watch::resident_kib;
 use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Envoy, Frame, GameClient, GameServer, Stage, TestNet, parts, wait_until};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::cast::{LIMIT, game, route, servers, services};
-use crate::lazy_worlds::resident_kib;
 use crate::live_sessions::replace_module;
 
 const WORKERS: u32 = 4;
@@ -219,7 +219,7 @@ async fn a_flood_from_many_addresses_leaves_memory_as_it_was() {
             });
         }
         attackers.join_all().await;
-        memory.insert(wave, resident_kib(cast.stage.edge.process().pid()));
+        memory.insert(wave, resident_kib(cast.stage.edge.process().pid()).unwrap());
     }
     println!("resident after each {EACH} addresses: {memory:?} KiB");
     // The first waves fill Envoy's own pools and the table's keys.

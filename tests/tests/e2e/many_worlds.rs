@@ -11,21 +11,6 @@ use tokio::sync::watch;
 
 use crate::cast::{game, lands, route, servers, servers_speaking, services, until_lands};
 
-/// The filter's configuration as Envoy shows it: the longest text with routes that it holds.
-fn filter_config(dump: &Value) -> String {
-    let inner = match dump {
-        Value::String(text) if text.contains("\"routes\"") => vec![text.clone()],
-        Value::Array(items) => items.iter().map(filter_config).collect(),
-        // The same configuration, should it be shown as an object instead of as text.
-        Value::Object(map) if map.contains_key("routes") && map.contains_key("header_timeout_ms") => {
-            vec![dump.to_string()]
-        }
-        Value::Object(map) => map.values().map(filter_config).collect(),
-        _ => Vec::new(),
-    };
-    inner.into_iter().max_by_key(String::len).unwrap_or_default()
-}
-
 /// Exchanges frames without a break until told to stop, and gives the longest time that one took.
 async fn longest_exchange(mut client: GameClient, world: u16, stop: watch::Receiver<bool>) -> Duration {
     let frame = Frame::to_world(world, 1, "tick");
@@ -76,7 +61,7 @@ async fn all_worlds_by_ranges_are_a_small_configuration_that_pauses_nobody() {
         stop.send_replace(true);
         longest = longest.min(playing.await.unwrap());
     }
-    let size = filter_config(&stage.edge.config_dump()).len();
+    let size = stage.edge.filter_config().len();
     println!("{last} worlds: in force after {took:?}, {size} bytes, longest exchange meanwhile {longest:?}");
     assert!((1..4096).contains(&size), "{size} bytes");
     assert!(longest < Duration::from_millis(50), "{longest:?}");
