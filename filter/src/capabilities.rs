@@ -5,17 +5,18 @@
 //! against the built module.
 
 /// Events that the filter cannot do without. `proxy_on_delete` is the one that comes at every end of a connection:
-/// its close, `done` and `log` would be three more calls.
-pub const EVENTS: [&str; 8] = [
+/// its `done` and `log` would be two more calls.
+pub const EVENTS: [&str; 6] = [
     "proxy_on_configure",
     "proxy_on_context_create",
     "proxy_on_delete",
-    "proxy_on_downstream_connection_close",
     "proxy_on_downstream_data",
     "proxy_on_new_connection",
     "proxy_on_tick",
-    "proxy_on_upstream_connection_close",
 ];
+
+/// Events that tell who ended a connection: only where its end is [told](crate::config::FilterConfig::access_log).
+pub const ENDS: [&str; 2] = ["proxy_on_downstream_connection_close", "proxy_on_upstream_connection_close"];
 
 /// The event that only a listener with translated framing needs.
 pub const SERVER_DATA: &str = "proxy_on_upstream_data";

@@ -66,7 +66,7 @@ impl Gateway {
         self.router.is_logged()
     }
 
-    /// How often [`Self::tick`] is to be called; `None` = never.
+    /// How often [`Self::tick`] is to be called at least; `None` = now and then, to forget what is over.
     #[must_use]
     pub fn tick_period_ms(&self) -> Option<u32> {
         [tick_period_ms(self.router.header_timeout_ms()), self.gate.beat_ms()].into_iter().flatten().min()
@@ -92,14 +92,7 @@ impl Gateway {
         end_of_stream: bool,
         host: &mut impl Host,
     ) -> Verdict {
-        if let Some(verdict) = session.settled() {
-            return verdict;
-        }
-        let verdict = session.on_data(input, end_of_stream, &self.router, &mut self.decision, host);
-        if verdict != Verdict::Wait {
-            self.deadlines.left();
-        }
-        verdict
+        session.on_data(input, end_of_stream, &self.router, &mut self.decision, host)
     }
 
     /// Data of a connection that [translates](Session::translates), `size` bytes; see [`Session::translate`].
@@ -107,19 +100,15 @@ impl Gateway {
         session.translate(way, size, &mut self.out, host)
     }
 
-    /// A connection ended, by its client or by somebody on this side.
+    /// A connection ended, by its client or by somebody on this side. Where nobody reads the access log the host need
+    /// not know by whom: of those that wait, it was the client.
     pub fn end(&mut self, session: &Session, by_client: bool, host: &mut impl Host) {
         self.gate.release(session, host);
-        if !session.is_waiting() {
-            session.on_end(by_client, host);
-            return;
+        match (session.is_waiting(), self.is_logged()) {
+            (true, is_logged) if by_client || !is_logged => session.on_gone(host),
+            (_, true) => session.on_end(by_client, host),
+            (_, false) => session.on_lost(host),
         }
-        if by_client {
-            session.on_gone(host);
-        } else {
-            session.on_end(by_client, host);
-        }
-        self.deadlines.left();
     }
 
     /// Lets `elapsed_ms` pass and closes those whose header took too long.

@@ -172,8 +172,11 @@ impl Session {
         }
     }
 
-    /// Names the session, and makes the translation that the destination needs, if any.
+    /// Names the session where anybody will see it, and makes the translation that the destination needs, if any.
     fn begin(&self, router: &Router, decision: &Decision, host: &mut impl Host) -> Result<(), HostError> {
+        if decision.framing.is_client() && !router.is_logged() {
+            return Ok(());
+        }
         let session_id = match host.session_id() {
             Ok(id) => id,
             // Only the access log would have shown it.
@@ -255,7 +258,7 @@ impl Session {
         self.finish(ending, host);
     }
 
-    /// Notes the end of a connection that the host no longer knows.
+    /// Leaves the counts of a connection that ended, and tells nobody.
     pub fn on_lost(&self, host: &mut impl Host) {
         self.leave(host);
     }

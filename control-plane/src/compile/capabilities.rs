@@ -10,26 +10,49 @@ use std::collections::BTreeMap;
 use envoy_types::pb::envoy::extensions::wasm::v3::SanitizationConfig;
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
-use realmgate_filter::capabilities::{CALLS, EVENTS, GUARD_EVENTS, SERVER_DATA};
+use realmgate_filter::FilterConfig;
+use realmgate_filter::capabilities::{CALLS, ENDS, EVENTS, GUARD_EVENTS, SERVER_DATA};
 
-/// Whose bytes the filter sees.
+/// What a plugin of the module is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sees {
-    /// What clients send.
-    Clients,
-    /// What game servers send, too.
-    BothWays,
-    /// Nobody's: a guard.
-    Nothing,
+pub(super) enum Told {
+    /// A listener's filter: what clients send, and perhaps more.
+    Gateway {
+        /// What game servers send, because it has to be translated.
+        replies: bool,
+        /// Who ended a connection, because it is logged.
+        ends: bool,
+    },
+    /// A sidecar's guard: that there are connections.
+    Guard,
 }
 
-impl Sees {
+impl Told {
+    /// What a listener's filter with this configuration has to know.
+    pub(super) fn of(config: &FilterConfig) -> Self {
+        Self::Gateway { replies: config.translates(), ends: config.access_log }
+    }
+
     /// A part of the VM's configuration: VMs that agree in that, in id and code are one.
     pub(super) const fn suffix(self) -> &'static str {
         match self {
-            Self::Clients => "-clients",
-            Self::BothWays => "",
-            Self::Nothing => "-guard",
+            Self::Gateway { replies: true, ends: true } => "",
+            Self::Gateway { replies: true, ends: false } => "-unlogged",
+            Self::Gateway { replies: false, ends: true } => "-clients",
+            Self::Gateway { replies: false, ends: false } => "-clients-unlogged",
+            Self::Guard => "-guard",
+        }
+    }
+
+    fn events(self) -> Vec<&'static str> {
+        match self {
+            Self::Gateway { replies, ends } => {
+                let mut events = EVENTS.to_vec();
+                events.extend(replies.then_some(SERVER_DATA));
+                events.extend(ends.then_some(ENDS).into_iter().flatten());
+                events
+            }
+            Self::Guard => GUARD_EVENTS.to_vec(),
         }
     }
 }
@@ -62,11 +85,9 @@ struct Restriction {
 }
 
 /// Adds the list to an encoded `Wasm`. What stands twice in an encoded message is merged by whoever reads it.
-pub(super) fn restrict(wasm: &mut Any, sees: Sees) {
-    let events = if sees == Sees::Nothing { &GUARD_EVENTS[..] } else { &EVENTS[..] };
-    let data = (sees == Sees::BothWays).then_some(SERVER_DATA);
-    let names = events.iter().copied().chain(CALLS).chain(data);
-    let allowed = names.map(|name| (name.to_owned(), SanitizationConfig {})).collect();
+pub(super) fn restrict(wasm: &mut Any, told: Told) {
+    let allowed =
+        told.events().into_iter().chain(CALLS).map(|name| (name.to_owned(), SanitizationConfig {})).collect();
     let vm_config = Some(VmPart { restriction: Some(Restriction { allowed }) });
     let part = WasmPart { config: Some(PluginPart { vm_config }) };
     wasm.value.extend_from_slice(&part.encode_to_vec());
@@ -86,15 +107,25 @@ mod tests {
         let vm = VmConfig { vm_id: "id".to_owned(), ..VmConfig::default() };
         let plugin =
             PluginConfig { name: "name".to_owned(), vm: Some(Vm::VmConfig(vm)), ..PluginConfig::default() };
-        for (sees, count) in [(Sees::Clients, 24), (Sees::BothWays, 25), (Sees::Nothing, 20)] {
+        let gateway = |replies, ends| Told::Gateway { replies, ends };
+        let cases = [
+            (gateway(false, false), 22),
+            (gateway(false, true), 24),
+            (gateway(true, false), 23),
+            (gateway(true, true), 25),
+            (Told::Guard, 20),
+        ];
+        for (told, count) in cases {
             let mut wasm = envoy::any(&Wasm { config: Some(plugin.clone()) });
-            restrict(&mut wasm, sees);
+            restrict(&mut wasm, told);
             let read = Wasm::decode(&*wasm.value).unwrap().config.unwrap();
             let Some(Vm::VmConfig(vm)) = read.vm else { panic!("no VM") };
             assert_eq!((&*read.name, &*vm.vm_id), ("name", "id"));
             let allowed = vm.capability_restriction_config.unwrap().allowed_capabilities;
             assert_eq!(allowed.len(), count);
-            assert_eq!(allowed.contains_key(SERVER_DATA), sees == Sees::BothWays);
+            let Told::Gateway { replies, ends } = told else { continue };
+            assert_eq!(allowed.contains_key(SERVER_DATA), replies);
+            assert!(ENDS.iter().all(|event| allowed.contains_key(*event) == ends));
         }
     }
 }

@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::extensions::wasm::v3::{
 use envoy_types::pb::google::protobuf::StringValue;
 use realmgate_filter::config::{FilterConfig, RouteConfig};
 
-use super::capabilities::{self, Sees};
+use super::capabilities::{self, Told};
 use super::{clusters, envoy, resource};
 use crate::mesh::{EdgeSettings, FilterModule, ModuleLocation};
 use crate::model::{Endpoint, Listener};
@@ -55,8 +55,7 @@ pub(super) fn extension(
 ) -> TypedExtensionConfig {
     // Numbers and strings alone: this cannot fail.
     let json = serde_json::to_string(config).unwrap_or_default();
-    let sees = if config.translates() { Sees::BothWays } else { Sees::Clients };
-    plugin(listener, "realmgate", json, sees, module)
+    plugin(listener, "realmgate", json, Told::of(config), module)
 }
 
 /// The ECDS resource of a plugin of the module, with its configuration.
@@ -64,16 +63,16 @@ pub(super) fn plugin(
     name: &str,
     root_id: &str,
     json: String,
-    sees: Sees,
+    told: Told,
     module: &FilterModule,
 ) -> TypedExtensionConfig {
     let vm = VmConfig {
         // What VMs share belongs to this id: a new module goes on counting where the old one is.
         vm_id: "realmgate".to_owned(),
         // VMs of one id, configuration and code are one. A new module is a new VM, even behind the same path: this makes
-        // it another resource, and Envoy reads the code again. What it may see is the VM's, too.
+        // it another resource, and Envoy reads the code again. What it is told of is the VM's, too.
         configuration: Some(envoy::any(&StringValue {
-            value: format!("{}{}", module.sha256, sees.suffix()),
+            value: format!("{}{}", module.sha256, told.suffix()),
         })),
         runtime: "envoy.wasm.runtime.v8".to_owned(),
         code: Some(AsyncDataSource { specifier: Some(code(module)) }),
@@ -89,7 +88,7 @@ pub(super) fn plugin(
         ..PluginConfig::default()
     };
     let mut wasm = envoy::any(&Wasm { config: Some(plugin) });
-    capabilities::restrict(&mut wasm, sees);
+    capabilities::restrict(&mut wasm, told);
     TypedExtensionConfig { name: extension_name(name), typed_config: Some(wasm) }
 }
 

@@ -10,7 +10,7 @@ use prost::Name;
 use realmgate_filter::guard::{GuardConfig, ROOT_ID, Services};
 
 use super::admission::Admission;
-use super::capabilities::Sees;
+use super::capabilities::Told;
 use super::{envoy, filter};
 use crate::mesh::FilterModule;
 
@@ -37,5 +37,5 @@ pub(super) fn extension(
     let config = GuardConfig { trust_domain: trust_domain.to_owned(), services };
     // Strings alone: this cannot fail.
     let json = serde_json::to_string(&config).unwrap_or_default();
-    filter::plugin(GUARD, ROOT_ID, json, Sees::Nothing, module)
+    filter::plugin(GUARD, ROOT_ID, json, Told::Guard, module)
 }

@@ -23,11 +23,12 @@ pub fn tick_period_ms(header_timeout_ms: u32) -> Option<u32> {
 }
 
 /// The connections whose header is not whole, oldest first.
+///
+/// A connection that waits no more says nothing here: its entry goes when time passes, so that there are never more than
+/// those that wait and those that came since.
 #[derive(Debug, Default)]
 pub struct Deadlines {
     waiting: VecDeque<Entry>,
-    /// Entries of `waiting` whose session waits no more.
-    dead: usize,
     now_ms: u64,
     /// The last step of time, which is how far `now_ms` may lag behind.
     step_ms: u64,
@@ -46,19 +47,11 @@ impl Deadlines {
         self.waiting.push_back(Entry { since_ms: self.now_ms, connection, session });
     }
 
-    /// To be called once for each entered session that stopped waiting by other means than [`Self::expired`].
-    ///
-    /// Its entry goes at once when it is the oldest, otherwise when more than half of the entries are dead:
-    /// memory stays within twice the waiting connections, at a constant price each.
-    pub fn left(&mut self) {
-        self.dead = self.dead.saturating_add(1);
-        self.drop_dead();
-    }
-
     /// Lets time pass.
     pub fn advance(&mut self, by_ms: u32) {
         self.step_ms = u64::from(by_ms);
         self.now_ms = self.now_ms.saturating_add(self.step_ms);
+        self.waiting.retain(|entry| entry.session.is_waiting());
     }
 
     /// Takes out the next connection that has surely waited for `timeout_ms`; 0 = no limit.
@@ -69,8 +62,6 @@ impl Deadlines {
         if timeout_ms == 0 {
             return None;
         }
-        // Those taken out before were alive: the dead may have become more than half.
-        self.drop_dead();
         let first = self.waiting.front()?;
         if self.now_ms.saturating_sub(first.since_ms) < u64::from(timeout_ms).saturating_add(self.step_ms) {
             return None;
@@ -78,7 +69,7 @@ impl Deadlines {
         self.waiting.pop_front().map(|entry| (entry.connection, entry.session))
     }
 
-    /// Entries held, dead ones included.
+    /// Entries held, also of connections that wait no more.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.len()
@@ -88,17 +79,5 @@ impl Deadlines {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
-    }
-
-    /// Drops those in front, and all once they are more than half.
-    fn drop_dead(&mut self) {
-        while self.waiting.front().is_some_and(|entry| !entry.session.is_waiting()) {
-            self.waiting.pop_front();
-            self.dead = self.dead.saturating_sub(1);
-        }
-        if self.dead > self.waiting.len() / 2 {
-            self.waiting.retain(|entry| entry.session.is_waiting());
-            self.dead = 0;
-        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use realmgate_filter::config::Framing;
 use realmgate_tests::address::Address;
@@ -10,6 +11,7 @@ use realmgate_tests::game_server::Conduct;
 use realmgate_tests::stage::port;
 use realmgate_tests::{ControlPlane, Envoy, Frame, GameClient, GameServer, Stage, TestNet};
 use serde_json::{Value, json};
+use socket2::SockRef;
 
 use crate::cast::{game, route, servers, services};
 
@@ -261,4 +263,28 @@ async fn what_limits_refuse_has_a_line_and_a_server_that_ends_first_is_named() {
     assert_eq!(refused.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(), of_envoy());
     assert_eq!(line("one")["close_reason"], "server", "{}", line("one"));
     assert_eq!(line("first")["close_reason"], "client", "{}", line("first"));
+}
+
+/// Without a log the filter is not told of ends, and counts all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_log_ends_are_counted() {
+    let stage = Stage::start(TestNet::new(), &json!({"edge": {"access_log": ""}})).unwrap();
+    let server = servers(&stage.net, 1, 0).await.remove(0);
+    let policy = json!({"listeners": stage.listener(&json!({})), "services": services(std::slice::from_ref(&server)),
+        "routes": [route("all", &json!("any"), "game-1")]});
+    stage.control_plane.put_policy(&policy.to_string());
+    let mut client = GameClient::connect(stage.players()).await.unwrap();
+    client.who_are_you(game(1, 1)).await.unwrap();
+    stage.wait_filter_stat("sessions_active", |active| active == 1);
+    drop(client);
+    stage.wait_filter_stat("sessions_active", |active| active == 0);
+
+    let [closes, resets] = [(); 2].map(|()| TcpStream::connect(stage.players()).unwrap());
+    stage.wait_filter_stat("connections_awaiting_header", |waiting| waiting == 2);
+    drop(closes);
+    SockRef::from(&resets).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(resets);
+    stage.wait_filter_stat("connections_client_gone_total", |gone| gone == 2);
+    assert_eq!(stage.filter_stat("connections_awaiting_header"), 0);
+    assert_eq!(stage.filter_stat("connections_routed_total"), 1);
 }

@@ -258,7 +258,7 @@ fn a_new_configuration_takes_no_block_of_ids() {
 /// Envoy refuses what is not on the list, and the SDK panics when it does.
 #[test]
 fn the_module_calls_only_what_it_says() {
-    use realmgate_filter::capabilities::{CALLS, EVENTS, GUARD_EVENTS, SERVER_DATA, UNUSED_CALLS};
+    use realmgate_filter::capabilities::{CALLS, ENDS, EVENTS, GUARD_EVENTS, SERVER_DATA, UNUSED_CALLS};
 
     let module = wasm_host::load().unwrap();
     let imports: Vec<_> = module.imports().map(|import| import.name().to_owned()).collect();
@@ -269,7 +269,7 @@ fn the_module_calls_only_what_it_says() {
     for call in CALLS {
         assert!(imports.iter().any(|import| import == call), "{call} is not called any more");
     }
-    for event in EVENTS.iter().chain(&GUARD_EVENTS).chain([&SERVER_DATA]) {
+    for event in EVENTS.iter().chain(&ENDS).chain(&GUARD_EVENTS).chain([&SERVER_DATA]) {
         assert!(module.exports().any(|export| export.name() == *event), "{event} is not exported");
     }
 }
