@@ -333,7 +333,9 @@ impl<'a> Engine<'a> {
     }
 
     fn first_words(&mut self, key: usize) {
-        let Some(player) = self.players.get_mut(key) else { return };
+        let Some(player) = self.players.get_mut(key).filter(|_| self.plan.mode != Mode::Knock) else {
+            return;
+        };
         // A single message leaves at once anyway.
         if self.plan.mode != Mode::Connect {
             // What fails here fails again at once.
@@ -415,7 +417,7 @@ impl<'a> Engine<'a> {
                 self.leave(key);
             }
             Mode::Mixed if counts && idle && between && self.chance.u8(0..STAYS_FOR) == 0 => self.leave(key),
-            Mode::Echo | Mode::Pipelined | Mode::Mixed | Mode::Idle => {}
+            Mode::Echo | Mode::Pipelined | Mode::Mixed | Mode::Idle | Mode::Knock => {}
         }
     }
 
@@ -423,7 +425,8 @@ impl<'a> Engine<'a> {
     fn lost(&mut self, key: usize, label: &'static str) {
         let Some(player) = self.players.get(key) else { return };
         // What the gateway does with those who do not play by the rules is its own affair.
-        if player.connected && (self.plan.mode == Mode::Slow || !player.by_the_rules) {
+        let rude = matches!(self.plan.mode, Mode::Slow | Mode::Knock) || !player.by_the_rules;
+        if player.connected && rude {
             self.tally.end(label);
         } else {
             self.fail(label);

@@ -24,6 +24,8 @@ pub enum Mode {
     Slow,
     /// No message at all.
     Garbage,
+    /// Nothing, until the other side ends it.
+    Knock,
 }
 
 impl Mode {

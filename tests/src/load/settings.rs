@@ -45,6 +45,8 @@ pub enum Command {
     Slow(Players),
     /// Players send what is no message; every tenth plays by the rules and has to be served meanwhile.
     Garbage(Players),
+    /// Players connect, say nothing, and come again when they are turned away: an attack that limits hold off.
+    Knock(Players),
     /// Game servers: each sends messages back as they came, and says who it is to those who ask.
     Serve(ServeSettings),
 }
@@ -137,6 +139,7 @@ impl Command {
             Self::Mixed(players) => Some((Mode::Mixed, players)),
             Self::Slow(players) => Some((Mode::Slow, players)),
             Self::Garbage(players) => Some((Mode::Garbage, players)),
+            Self::Knock(players) => Some((Mode::Knock, players)),
             Self::Serve(_) => None,
         }
     }

@@ -1,12 +1,13 @@
 //! The load tool for a second in each mode, through a real edge to game servers of both framings.
 
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use realmgate_filter::config::Framing;
 use realmgate_tests::game_server::Conduct;
 use realmgate_tests::load::{self, Identity, Mode, Plan, Servers};
-use realmgate_tests::stage::port;
+use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Stage, TestNet, wait_until};
 use serde_json::{Value, json};
 
@@ -15,9 +16,9 @@ use crate::cast::{LIMIT, game, route, servers, until_lands};
 /// World 3 is served in the gateway's framing.
 const WORLDS: [(u16, Framing); 3] = [(1, Framing::Client), (2, Framing::Client), (3, Framing::Server)];
 
-fn begin(stage: &Stage, arguments: &str) -> Child {
+fn begin(to: SocketAddr, arguments: &str) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_realmgate-load"));
-    command.args(arguments.split(' ')).args(["--to", &stage.players().to_string()]);
+    command.args(arguments.split(' ')).args(["--to", &to.to_string()]);
     command.args(["--for", "1", "--players", "20", "--worlds", "1-3", "--json", "--quiet"]);
     command.stdout(Stdio::piped()).spawn().unwrap()
 }
@@ -33,7 +34,11 @@ async fn every_mode_of_the_load_tool_loads_and_measures() {
         services.push(json!({"name": name, "endpoints": [at.to_string()], "framing": framing}));
         routes.push(route(&name, &json!([world]), &name));
     }
-    let policy = json!({"listeners": stage.listener(&json!({})), "services": services, "routes": routes});
+    let narrow = stage.net.at(port::PLAYERS + 1);
+    let mut listeners = stage.listener(&json!({}));
+    let one = json!({"name": "narrow", "bind": narrow.to_string(), "limits": crowd(&json!({"connections_per_ip": 1}))});
+    listeners.as_array_mut().unwrap().push(one);
+    let policy = json!({"listeners": listeners, "services": services, "routes": routes});
     stage.control_plane.put_policy(&policy.to_string());
     until_lands(stage.players(), game(3, 1), Some("3/1"), std::time::Instant::now()).await;
 
@@ -46,8 +51,10 @@ async fn every_mode_of_the_load_tool_loads_and_measures() {
         "mixed",
         "slow --size 16 --gap 0.02",
         "garbage",
+        "knock",
     ];
-    let children = runs.map(|arguments| (arguments, begin(&stage, arguments)));
+    let to = |arguments| if arguments == "knock" { narrow } else { stage.players() };
+    let children = runs.map(|arguments| (arguments, begin(to(arguments), arguments)));
     for (arguments, child) in children {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
@@ -70,6 +77,9 @@ async fn every_mode_of_the_load_tool_loads_and_measures() {
             "idle" => assert_eq!(result["latency_us"]["count"], 20, "the last message of each: {text}"),
             "mixed" => assert_eq!(result["answered_by"].as_object().unwrap().len(), 3, "{text}"),
             "slow" => assert!(result["ends"]["answered"].as_u64().unwrap() >= 20, "{text}"),
+            "knock" => {
+                assert!(result["ends"]["closed"].as_u64().unwrap() >= 20, "all but the first: {text}");
+            }
             _ => assert!(!result["ends"].as_object().unwrap().is_empty() && count("messages") > 0, "{text}"),
         }
     }
