@@ -22,8 +22,8 @@ pub struct Namespace {
 /// A cable between two namespaces, or a namespace and the machine itself.
 #[derive(Debug)]
 pub struct Link {
-    /// The namespace and the device of one end.
-    device: (Option<String>, String),
+    /// The namespace and the device of each end.
+    devices: [(Option<String>, String); 2],
     /// Its addresses, in the order in which the ends were named.
     pub ends: [Ipv4Addr; 2],
 }
@@ -51,6 +51,15 @@ impl Namespace {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Sets a property of its network: its path below `/proc/sys/net`.
+    ///
+    /// # Errors
+    /// There is none of this name, or it cannot be this.
+    pub fn set(&self, property: &str, value: &str) -> Result<(), Failure> {
+        let set = format!("echo {value} > /proc/sys/net/{property}");
+        run(command(Some(&self.name), Path::new("sh")).args(["-c", &set]), &set)
     }
 
     /// A link from the machine itself to this one.
@@ -101,7 +110,8 @@ impl Link {
             ip_in(*namespace, &["address", "add", &format!("{address}/30"), "dev", device])?;
             ip_in(*namespace, &["link", "set", device, "up"])?;
         }
-        Ok(Self { device: (one, device.clone()), ends })
+        let [device, other] = devices;
+        Ok(Self { devices: [(one, device), (Some(two.name.clone()), other)], ends })
     }
 
     /// Cuts it: from now on, whatever is sent over it is lost, and nobody is told.
@@ -120,8 +130,21 @@ impl Link {
         self.set("up");
     }
 
+    /// Has what arrives at each end taken in by a processor of its own, by their numbers, as two machines would. The kernel
+    /// otherwise does the work of both ends on the processor of whoever sends.
+    ///
+    /// # Errors
+    /// The kernel does not let itself be told.
+    pub fn take_in_on(&self, processors: [usize; 2]) -> Result<(), Failure> {
+        for ((namespace, device), processor) in self.devices.iter().zip(processors) {
+            let set = format!("echo {:x} > /sys/class/net/{device}/queues/rx-0/rps_cpus", 1_u64 << processor);
+            run(command(namespace.as_deref(), Path::new("sh")).args(["-c", &set]), &set)?;
+        }
+        Ok(())
+    }
+
     fn set(&self, state: &str) {
-        let (namespace, device) = &self.device;
+        let [(namespace, device), _] = &self.devices;
         let done = ip_in(namespace.as_ref(), &["link", "set", device, state]);
         done.unwrap_or_else(|failure| panic!("{failure}"));
     }
@@ -133,9 +156,11 @@ fn ip_in(namespace: Option<&String>, arguments: &[&str]) -> Result<(), Failure> 
 }
 
 fn ip(arguments: &[&str]) -> Result<(), Failure> {
-    let doing = format!("ip {}", arguments.join(" "));
-    let Output { status, stderr, .. } =
-        Command::new("ip").args(arguments).output().map_err(Failure::because(&doing))?;
+    run(Command::new("ip").args(arguments), &format!("ip {}", arguments.join(" ")))
+}
+
+fn run(command: &mut Command, doing: &str) -> Result<(), Failure> {
+    let Output { status, stderr, .. } = command.output().map_err(Failure::because(doing))?;
     if status.success() {
         return Ok(());
     }

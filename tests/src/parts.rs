@@ -52,6 +52,13 @@ pub const FLEET: Part = Part {
     brought_by: "make build",
     place: Place::Built,
 };
+/// The load generator.
+pub const LOAD: Part = Part {
+    name: "realmgate-load",
+    variable: "REALMGATE_LOAD_BIN",
+    brought_by: "make build",
+    place: Place::Built,
+};
 /// A game server as a process.
 pub const GAME_SERVER: Part = Part {
     name: "realmgate-game-server",
@@ -64,6 +71,13 @@ pub const FILTER: Part = Part {
     name: "realmgate_filter.wasm",
     variable: "REALMGATE_FILTER_WASM",
     brought_by: "make build",
+    place: Place::Wasm,
+};
+/// The least filter that can be made with the SDK, for benchmarks.
+pub const LEAST: Part = Part {
+    name: "realmgate_least_filter.wasm",
+    variable: "REALMGATE_LEAST_FILTER_WASM",
+    brought_by: "make bench",
     place: Place::Wasm,
 };
 

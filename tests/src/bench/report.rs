@@ -24,12 +24,10 @@ impl Samples {
         sorted.get(count.saturating_sub(1)).copied().unwrap_or(f64::NAN)
     }
 
-    /// The mean of the least quarter: of costs, what is left when others disturb as little as they ever did.
-    pub(super) fn least_quarter(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        let least = sorted.get(..sorted.len().div_ceil(4)).unwrap_or_default();
-        least.iter().sum::<f64>() / least.len() as f64
+    /// `median (first quartile-third quartile)` with this many decimals.
+    pub(super) fn middle(&self, decimals: usize) -> String {
+        let [low, median, high] = [0.25, 0.5, 0.75].map(|part| self.quantile(part));
+        format!("{median:.decimals$} ({low:.decimals$}-{high:.decimals$})")
     }
 
     /// `median (min-max)` with this many decimals.
@@ -146,10 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn the_least_quarter_is_at_least_one() {
-        let of = |samples: &[f64]| format!("{}", Samples(samples.to_vec()).least_quarter());
-        assert_eq!(of(&[4.0, 1.0, 3.0, 2.0, 5.0]), "1.5");
-        assert_eq!(of(&[3.0, 2.0]), "2");
+    fn the_middle_half_is_around_the_median() {
+        assert_eq!(Samples((1..=8).rev().map(f64::from).collect()).middle(1), "4.0 (2.0-6.0)");
     }
 
     #[test]

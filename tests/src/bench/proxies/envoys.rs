@@ -7,8 +7,9 @@ use std::path::Path;
 use realmgate_filter::capabilities::{CALLS, EVENTS};
 use serde_json::{Map, Value, json};
 
-use super::Proxy;
+use super::compare::Proxy;
 use super::host::STEPS;
+use crate::bench::processors;
 use crate::cast::GAME;
 use crate::control_plane::merge_settings;
 use crate::load::Mode;
@@ -23,6 +24,8 @@ enum Kind<'a> {
     Delayed,
     /// A module: its name, and its text.
     Module(&'a str, &'a str),
+    /// The same made with the Rust SDK (`tests/peers/sdk`).
+    Sdk,
     /// Our filter, and nothing else that an edge has.
     Filter,
 }
@@ -47,6 +50,7 @@ impl Beside {
             ("plain Envoy", Kind::Plain, servers),
             ("plain, connects with the first data", Kind::Delayed, servers),
             ("minimal module", MINIMAL, servers),
+            ("minimal module with the Rust SDK", Kind::Sdk, servers),
             ("our filter in its place", Kind::Filter, servers),
             ("minimal module, server framing", FRAMED, framed),
         ];
@@ -120,6 +124,7 @@ fn start(
     match kind {
         Kind::Plain | Kind::Delayed => {}
         Kind::Module(name, text) => filters.insert(0, module(net, name, text)?),
+        Kind::Sdk => filters.insert(0, restricted(&parts::LEAST.find()?, &json!({}))),
         Kind::Filter => filters.insert(0, ours()?),
     }
     let address = |a: SocketAddr| json!({"socket_address": {"address": a.ip(), "port_value": a.port()}});
@@ -134,34 +139,43 @@ fn start(
         Kind::Plain => "plain",
         Kind::Delayed => "delayed",
         Kind::Module(name, _) => name,
+        Kind::Sdk => "sdk",
         Kind::Filter => "filter",
     };
-    Envoy::with(net.dir(), bootstrap.to_string(), admin).name(name).start()
+    let mut envoy = Envoy::with(net.dir(), bootstrap.to_string(), admin).name(name).start()?;
+    processors::keep(envoy.process().pid(), processors::PROXY)?;
+    Ok(envoy)
 }
 
 fn module(net: &TestNet, name: &str, text: &str) -> Result<Value, Failure> {
     let module = wat::parse_str(text).map_err(Failure::because(name))?;
     let path = net.dir().join(format!("{name}.wasm"));
     fs::write(&path, module).map_err(Failure::because(name))?;
-    Ok(wasm(&path, &json!({}), &json!({})))
+    Ok(wasm(&path, &json!({})))
 }
 
-/// Our filter with a route for all, and with what a control plane lets it do.
+/// Our filter with a route for all.
 fn ours() -> Result<Value, Failure> {
     let config = json!({"access_log": false, "routes": [{"server_type": GAME, "to": [{"cluster": "game"}]}]});
     let text =
         json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": config.to_string()});
+    Ok(restricted(&parts::FILTER.find()?, &json!({"configuration": text})))
+}
+
+/// With no more than what our filter has to be told and may ask.
+fn restricted(path: &Path, plugin: &Value) -> Value {
     let allowed: Map<_, _> =
         EVENTS.iter().chain(&CALLS).map(|name| ((*name).to_owned(), json!({}))).collect();
     let restriction = json!({"capability_restriction_config": {"allowed_capabilities": allowed}});
-    Ok(wasm(&parts::FILTER.find()?, &json!({"configuration": text}), &restriction))
+    let mut config = json!({"vm_config": restriction});
+    merge_settings(&mut config, plugin);
+    wasm(path, &config)
 }
 
-fn wasm(path: &Path, plugin: &Value, vm: &Value) -> Value {
+fn wasm(path: &Path, plugin: &Value) -> Value {
     let mut config = json!({"vm_config": {
         "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": path}}}});
     merge_settings(&mut config, plugin);
-    merge_settings(&mut config, &json!({"vm_config": vm}));
     json!({"name": "wasm", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm", "config": config}})
 }

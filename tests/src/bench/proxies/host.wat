@@ -1,4 +1,5 @@
-;; Routes as minimal.wat does, and does $each with every chunk. host.rs adds $each, further events, and the end.
+;; Waits for 8 bytes, does $first with them, and $each with every chunk that follows. host.rs adds both, further events, and
+;; the end.
 (module
   (import "env" "proxy_get_buffer_bytes"
     (func $get_buffer (param i32 i32 i32 i32 i32) (result i32)))
@@ -26,9 +27,6 @@
       (call $each (i32.const 2))
       (return (i32.const 0))))
     (if (i32.lt_u (local.get $size) (i32.const 8)) (then (return (i32.const 1))))
-    (if (call $read (i32.const 2)) (then (return (i32.const 1))))
-    (if (call $call_foreign
-          (i32.const 1024) (i32.const 22) (i32.const 1088) (i32.const 31) (i32.const 8) (i32.const 12))
-      (then (return (i32.const 1))))
+    (call $first)
     (i32.store8 (call $place (local.get $id)) (i32.const 1))
     (i32.const 0))

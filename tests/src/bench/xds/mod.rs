@@ -21,7 +21,6 @@ use crate::{Failure, Fleet};
 use peer::Peer;
 use realmgate::Realmgate;
 use server::Server;
-pub(super) use server::cpu_seconds;
 
 /// The heading of the section that [`run`] gives.
 pub(super) const HEADING: &str = "## The xDS server";

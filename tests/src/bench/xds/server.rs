@@ -71,7 +71,7 @@ pub(super) fn quiet(pid: u32) -> Result<(), Failure> {
 }
 
 /// Processor time of the process so far.
-pub(in crate::bench) fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
+pub(super) fn cpu_seconds(pid: u32) -> Result<f64, Failure> {
     let file = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&file).map_err(Failure::because(&file))?;
     // Behind the name, which may hold anything, come the state and from the twelfth on the times.
