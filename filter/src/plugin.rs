@@ -191,6 +191,7 @@ impl StreamContext for Connection {
         }
     }
 
+    // This and the next come only where an access log wants to know.
     fn on_downstream_close(&mut self, peer: PeerType) {
         self.end(peer != PeerType::Local);
     }
