@@ -85,7 +85,7 @@ impl Report {
 
 Written by `make bench`; do not edit. Measured on {cores} cores with {memory_gib} GiB of memory, Envoy {envoy} \
 with one worker, release builds.
-Numbers are medians with (least-most) behind them. Where nothing else is said, clients, Envoys, control plane, Redis and game servers share \
+Where nothing else is said, numbers are medians with (least-most) behind them, and clients, Envoys, control plane, Redis and game servers share \
 the cores, so absolute numbers are those of the whole machine, client included: they say what to compare, not \
 what an Envoy of its own can do.
 
