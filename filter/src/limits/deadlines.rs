@@ -25,7 +25,7 @@ pub fn tick_period_ms(header_timeout_ms: u32) -> Option<u32> {
 /// The connections whose header is not whole, oldest first.
 ///
 /// A connection that waits no more says nothing here: its entry goes when time passes, so that there are never more than
-/// those that wait and those that came since.
+/// those that waited then and those that came since.
 #[derive(Debug, Default)]
 pub struct Deadlines {
     waiting: VecDeque<Entry>,

@@ -58,9 +58,8 @@ pub(super) fn busy_us() -> Result<Vec<f64>, Failure> {
     let text = fs::read_to_string("/proc/stat").map_err(Failure::because("/proc/stat"))?;
     // `cpu0 user nice system idle iowait irq softirq ...`
     let line = |line: &str| {
-        let mut fields = line.strip_prefix("cpu")?.split_whitespace();
-        fields.next().filter(|number| !number.is_empty() && !line.starts_with("cpu "))?;
-        let ticks: Vec<f64> = fields.filter_map(|field| field.parse().ok()).collect();
+        let one = line.strip_prefix("cpu").filter(|rest| !rest.starts_with(' '))?;
+        let ticks: Vec<f64> = one.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
         let [user, nice, system, _, _, irq, softirq, ..] = *ticks else { return None };
         Some((user + nice + system + irq + softirq) * TICK_US)
     };
