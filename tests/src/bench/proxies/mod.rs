@@ -141,7 +141,8 @@ is told only where an access log wants to know. The filter's own code takes unde
 the kernel's and Envoy's it runs from cold caches, and so does the SDK's.
 
 Tried on plain Envoy with one worker, and without effect beyond noise: buffers of 32 KiB instead of 1 MiB, `enable_reuse_port` off, \
-`connection_limit` in front, no access log. So the first two are left as Envoy has them.
+`connection_limit` in front, no access log. With two workers and our filter, exact connection balance: 200 connections in equal halves instead of \
+90 to 110, at the same cost of a connection and a message. So all of that is left as Envoy has it.
 "
     )
 }
