@@ -20,7 +20,8 @@ use envoys::Beside;
 /// The heading of the report's section.
 pub(super) const HEADING: &str = "## The edge beside its peers";
 
-/// How often all proxies are started anew: where its memory happens to lie makes a percent or two for a process.
+/// Parts of the rounds, each with all proxies started anew: where its memory happens to lie makes a percent or two for a
+/// process.
 const CASTS: u32 = 4;
 
 /// How long and how often.
@@ -108,7 +109,7 @@ fn words(effort: Effort) -> String {
     let Effort { seconds, rounds, .. } = effort;
     format!(
         "{place} All run at once and are loaded in turn, {rounds} rounds of {seconds} s each, every other round in reverse. \
-After each of {CASTS} parts of them all proxies are started anew. Numbers are medians with the middle half behind them, ratios are formed within a round.
+Before each of {CASTS} parts of them all proxies are started anew. Numbers are medians with the middle half behind them, ratios are formed within a round.
 
 - Plain Envoy has the edge's `tcp_proxy` with the same settings and no filter. It connects to a game server as soon as a client \
 connects; the second one with the client's first bytes, as it has to wherever something reads them.
