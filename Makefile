@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 WASM := wasm32-unknown-unknown
 
-.PHONY: help setup run run-mesh test bench fuzz lint build setup-build setup-run setup-bench setup-mesh filter
+.PHONY: help setup run run-mesh test prove bench fuzz lint build setup-build setup-run setup-bench setup-mesh filter
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ test: setup filter ## run every test: unit, property, golden, end-to-end, and th
 	cargo build --workspace --bins --tests
 	cargo test --workspace --no-fail-fast
 	CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=wasm-bindgen-test-runner cargo test -p realmgate-wire --target $(WASM)
+
+prove: setup filter ## run the long proofs: soaks, thousands of changes, control planes of two versions
+	cargo build --workspace --bins --tests
+	cargo test --workspace --no-fail-fast --test prove
 
 bench: setup-run setup-bench build ## run the benchmarks
 	$(MODULE) -p realmgate-least-filter

@@ -1,0 +1,10 @@
+//! What takes minutes to show: soaks, many changes, another version's control plane. `make prove` runs it; `make test` does
+//! not.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code, of which clippy knows only the functions marked as tests"
+)]
