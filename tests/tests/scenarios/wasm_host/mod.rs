@@ -48,7 +48,7 @@ pub(crate) fn run(module: &Module, scenario: &Scenario) -> Result<Outcome, Failu
                 others.end += count;
             }
             Before::Close(count) => others.by_ref().take(*count as usize).try_for_each(|id| vm.leave(id))?,
-            Before::WaitMs(ms) => vm.wait(ROOT, *ms)?,
+            Before::WaitMs(ms) => vm.wait(*ms)?,
         }
     }
     vm.open(CONNECTION, ROOT)?;
@@ -57,7 +57,7 @@ pub(crate) fn run(module: &Module, scenario: &Scenario) -> Result<Outcome, Failu
             Step::Send(bytes) => vm.send(CONNECTION, bytes)?,
             Step::Reply(bytes) => vm.reply(CONNECTION, bytes)?,
             Step::EndStream => vm.data(CONNECTION, true)?,
-            Step::WaitMs(ms) => vm.wait(ROOT, *ms)?,
+            Step::WaitMs(ms) => vm.wait(*ms)?,
             Step::Configure(config) | Step::ConfigureBad(config) => {
                 let taken = vm.configure(ROOT, config)?;
                 if taken == matches!(step, Step::ConfigureBad(_)) {
@@ -109,11 +109,28 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Creates a root context.
+    /// Creates a root context of a listener's filter.
     pub(crate) fn root(&mut self, id: u32) -> Result<(), Failure> {
-        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, 0))?;
-        let started = self.call::<(u32, u32), u32>(id, "proxy_on_vm_start", (id, 0))?;
-        if started == 1 { Ok(()) } else { Err(Failure::new("the VM does not want to start")) }
+        self.root_of(id, "realmgate")
+    }
+
+    /// Creates a root context of this part of the filter.
+    pub(crate) fn root_of(&mut self, id: u32, part: &'static str) -> Result<(), Failure> {
+        self.store.data_mut().roots.insert(id, part);
+        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, 0))
+    }
+
+    /// Deletes a root context, like one whose configuration was replaced and whose last connection has gone.
+    pub(crate) fn end_root(&mut self, id: u32) -> Result<(), Failure> {
+        self.call::<u32, ()>(id, "proxy_on_delete", id)?;
+        self.store.data_mut().roots.remove(&id);
+        self.close_those_to_close()
+    }
+
+    /// Root contexts whose timers are armed, and whether each of them lives.
+    pub(crate) fn timers(&self) -> Vec<(u32, bool)> {
+        let host = self.store.data();
+        host.timers.keys().map(|root| (*root, host.roots.contains_key(root))).collect()
     }
 
     /// Hands a root context a configuration; whether it was taken.
@@ -131,7 +148,7 @@ impl Vm {
     /// A connection comes.
     pub(crate) fn open(&mut self, id: u32, root: u32) -> Result<(), Failure> {
         let source = self.store.data().source.clone();
-        self.store.data_mut().connections.insert(id, Connection { source, ..Connection::default() });
+        self.store.data_mut().connections.insert(id, Connection { root, source, ..Connection::default() });
         self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, root))?;
         let action = self.call::<u32, u32>(id, "proxy_on_new_connection", id)?;
         // Anything else lets tcp_proxy choose its cluster before the header is there.
@@ -189,18 +206,26 @@ impl Vm {
         self.end(id, CLOSED_THERE)
     }
 
-    /// Time passes for a root context: as many ticks as it asked for.
-    pub(crate) fn wait(&mut self, root: u32, ms: u32) -> Result<(), Failure> {
-        let period = self.store.data().tick_ms.get(&root).copied().filter(|&period| period > 0);
-        let pass = |vm: &Self, ms: u32| vm.store.data().shared.lock().unwrap().now_ms += u64::from(ms);
-        let ticks = period.map_or(0, |period| ms / period);
-        pass(self, ms - ticks * period.unwrap_or(0));
-        for _ in 0..ticks {
-            pass(self, period.unwrap_or(0));
-            self.call::<u32, ()>(root, "proxy_on_tick", root)?;
-            self.close_those_to_close()?;
+    /// Time passes.
+    pub(crate) fn wait(&mut self, ms: u32) -> Result<(), Failure> {
+        let until = self.store.data().elapsed_ms + u64::from(ms);
+        loop {
+            let host = self.store.data_mut();
+            let next = host.timers.iter().map(|(&root, timer)| (timer.due_ms, root)).min();
+            let due = next.filter(|&(due, _)| due <= until);
+            let now = due.map_or(until, |(due, _)| due);
+            host.shared.lock().unwrap().now_ms += now - host.elapsed_ms;
+            host.elapsed_ms = now;
+            let Some((_, root)) = due else { return Ok(()) };
+            if host.roots.contains_key(&root) {
+                self.call::<u32, ()>(root, "proxy_on_tick", root)?;
+                self.close_those_to_close()?;
+            }
+            let host = self.store.data_mut();
+            if let Some(timer) = host.timers.get(&root).filter(|timer| timer.due_ms <= now) {
+                host.set_timer(root, timer.period_ms);
+            }
         }
-        Ok(())
     }
 
     /// What came of a connection.
@@ -232,8 +257,6 @@ impl Vm {
             return Ok(());
         }
         self.call::<(u32, u32), ()>(id, "proxy_on_downstream_connection_close", (id, by))?;
-        self.call::<u32, u32>(id, "proxy_on_done", id)?;
-        self.call::<u32, ()>(id, "proxy_on_log", id)?;
         self.call::<u32, ()>(id, "proxy_on_delete", id)
     }
 
