@@ -6,6 +6,7 @@
 )]
 
 mod limits;
+mod orders;
 mod wasm_host;
 
 use std::collections::BTreeSet;

@@ -120,7 +120,8 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker.func_wrap(env, "proxy_set_tick_period_milliseconds", |mut caller: Called<'_>, period: u32| {
         let host = caller.data_mut();
         let context = host.context();
-        let root = host.connections.get(&context).map_or(context, |connection| connection.root);
+        let of = host.connections.get(&context).filter(|_| !host.roots.contains_key(&context));
+        let root = of.map_or(context, |connection| connection.root);
         host.set_timer(root, period);
         OK
     })?;

@@ -12,7 +12,8 @@ use realmgate_tests::{Failure, parts};
 use serde_json::Value;
 use wasmtime::{Engine, Instance, Linker, Module, Store};
 
-const PAUSE: u32 = 1;
+/// What becomes of data that does not pass.
+pub(crate) const PAUSE: u32 = 1;
 const CLOSED_HERE: u32 = 1;
 const CLOSED_THERE: u32 = 2;
 
@@ -147,28 +148,37 @@ impl Vm {
 
     /// A connection comes.
     pub(crate) fn open(&mut self, id: u32, root: u32) -> Result<(), Failure> {
-        let source = self.store.data().source.clone();
-        self.store.data_mut().connections.insert(id, Connection { root, source, ..Connection::default() });
-        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, root))?;
-        let action = self.call::<u32, u32>(id, "proxy_on_new_connection", id)?;
+        self.create(id, root)?;
         // Anything else lets tcp_proxy choose its cluster before the header is there.
-        if action != PAUSE {
-            return Err(Failure::new("a new connection is not held back"));
+        match self.raise::<u32, u32>("proxy_on_new_connection", id, id)? {
+            PAUSE => Ok(()),
+            _ => Err(Failure::new("a new connection is not held back")),
         }
-        self.close_those_to_close()
+    }
+
+    /// The context of a connection comes. One of this number that has gone is forgotten.
+    pub(crate) fn create(&mut self, id: u32, root: u32) -> Result<(), Failure> {
+        let host = self.store.data_mut();
+        if host.connections.get(&id).is_none_or(|connection| connection.gone) {
+            let source = host.source.clone();
+            host.connections.insert(id, Connection { root, source, ..Connection::default() });
+        }
+        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, root))
     }
 
     /// Its client sends bytes.
     pub(crate) fn send(&mut self, id: u32, bytes: &[u8]) -> Result<(), Failure> {
-        self.connection(id).held.extend_from_slice(bytes);
-        self.data(id, false)
+        if self.connection(id).gone { Ok(()) } else { self.downstream(id, bytes, false) }
     }
 
     /// The filter is shown what is held back.
     pub(crate) fn data(&mut self, id: u32, end_of_stream: bool) -> Result<(), Failure> {
-        if self.connection(id).gone {
-            return Ok(());
-        }
+        if self.connection(id).gone { Ok(()) } else { self.downstream(id, &[], end_of_stream) }
+    }
+
+    /// As [`Self::send`], also for a connection that has gone.
+    pub(crate) fn downstream(&mut self, id: u32, bytes: &[u8], end_of_stream: bool) -> Result<(), Failure> {
+        self.connection(id).held.extend_from_slice(bytes);
         let size = u32::try_from(self.connection(id).held.len()).map_err(Failure::because("size"))?;
         let arguments = (id, size, u32::from(end_of_stream));
         let action = self.call::<(u32, u32, u32), u32>(id, "proxy_on_downstream_data", arguments)?;
@@ -181,12 +191,15 @@ impl Vm {
 
     /// Its server sends bytes.
     pub(crate) fn reply(&mut self, id: u32, bytes: &[u8]) -> Result<(), Failure> {
-        if self.connection(id).gone {
-            return Ok(());
-        }
+        if self.connection(id).gone { Ok(()) } else { self.upstream(id, bytes, false) }
+    }
+
+    /// As [`Self::reply`], also for a connection that has gone.
+    pub(crate) fn upstream(&mut self, id: u32, bytes: &[u8], end_of_stream: bool) -> Result<(), Failure> {
         self.connection(id).replied.extend_from_slice(bytes);
         let size = u32::try_from(bytes.len()).map_err(Failure::because("size"))?;
-        let action = self.call::<(u32, u32, u32), u32>(id, "proxy_on_upstream_data", (id, size, 0))?;
+        let arguments = (id, size, u32::from(end_of_stream));
+        let action = self.call::<(u32, u32, u32), u32>(id, "proxy_on_upstream_data", arguments)?;
         let connection = self.connection(id);
         let mut data = std::mem::take(&mut connection.replied);
         // Envoy keeps nothing that is held back on this way.
@@ -194,6 +207,29 @@ impl Vm {
             connection.outcome.to_client.append(&mut data);
         }
         self.close_those_to_close()
+    }
+
+    /// Any event of a context, whether there is such a context or not.
+    pub(crate) fn raise<Arguments: wasmtime::WasmParams, Results: wasmtime::WasmResults>(
+        &mut self,
+        event: &str,
+        context: u32,
+        arguments: Arguments,
+    ) -> Result<Results, Failure> {
+        let result = self.call(context, event, arguments)?;
+        self.close_those_to_close()?;
+        Ok(result)
+    }
+
+    /// Its context is deleted, once more if it was already.
+    pub(crate) fn delete(&mut self, id: u32) -> Result<(), Failure> {
+        self.connection(id).gone = true;
+        self.raise::<u32, ()>("proxy_on_delete", id, id)
+    }
+
+    /// Its client has proven to be a service.
+    pub(crate) fn prove(&mut self, id: u32, service: &str) {
+        self.connection(id).peer = Some(format!("spiffe://x.consul/ns/default/dc/aws/svc/{service}"));
     }
 
     /// From now on it stays open although the filter closes it.
@@ -263,8 +299,8 @@ impl Vm {
     /// Like Envoy, which closes when the callback is over.
     fn close_those_to_close(&mut self) -> Result<(), Failure> {
         let connections = self.store.data().connections.iter();
-        let closing: Vec<u32> =
-            connections.filter(|(_, it)| it.to_close && !it.lingers).map(|(&id, _)| id).collect();
+        let closing = connections.filter(|(_, it)| it.to_close && !it.lingers && !it.gone);
+        let closing: Vec<u32> = closing.map(|(&id, _)| id).collect();
         closing.into_iter().try_for_each(|id| self.end(id, CLOSED_HERE))
     }
 
