@@ -27,6 +27,7 @@ pub mod consul;
 pub mod control_plane;
 pub mod datacenter;
 pub mod demo;
+pub mod endings;
 pub mod envoy;
 pub mod failure;
 pub mod fleet;

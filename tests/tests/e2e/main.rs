@@ -19,6 +19,7 @@ mod dashboards;
 mod demo;
 mod drain;
 mod edges;
+mod endings;
 mod failover;
 mod fleet;
 mod framing;
