@@ -169,10 +169,7 @@ async fn end_server(speaks: Framing, mut stream: TcpStream) -> std::io::Result<(
         }
         ServerEnd::Flood => {
             let replies = Bytes::Good.of(speaks).repeat(1000);
-            let _ = timeout(BRIEF, async {
-                while stream.write_all(&replies).await.is_ok() {}
-            })
-            .await;
+            let _ = timeout(BRIEF, async { while stream.write_all(&replies).await.is_ok() {} }).await;
         }
     }
     Ok(())

@@ -30,6 +30,7 @@ pub mod demo;
 pub mod endings;
 pub mod envoy;
 pub mod failure;
+pub mod filter_file;
 pub mod fleet;
 pub mod frame;
 pub mod framing;

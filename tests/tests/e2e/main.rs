@@ -21,6 +21,7 @@ mod drain;
 mod edges;
 mod endings;
 mod failover;
+mod filter_file;
 mod fleet;
 mod framing;
 mod harness;

@@ -9,4 +9,5 @@
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
 
+mod configurations;
 mod endings;

@@ -107,7 +107,10 @@ fn step() -> impl Strategy<Value = Step> {
 fn take(vm: &mut Vm, step: Step) -> Result<(), Failure> {
     match step {
         Step::Configure(root, of) => {
-            vm.root_of(root, if matches!(of, Configuration::Guard) { "realmgate/guard" } else { "realmgate" })?;
+            vm.root_of(
+                root,
+                if matches!(of, Configuration::Guard) { "realmgate/guard" } else { "realmgate" },
+            )?;
             // One of the other part, where the root context is there already.
             vm.configure(root, &of.json()).map(|_| ())
         }
@@ -122,7 +125,11 @@ fn take(vm: &mut Vm, step: Step) -> Result<(), Failure> {
         Step::Reply(id, bytes, end) => {
             vm.upstream(id, &bytes, end)?;
             // Envoy goes on with it, whatever became of the connection meanwhile.
-            if end { vm.raise::<_, ()>("proxy_on_upstream_connection_close", id, (id, 0_u32)) } else { Ok(()) }
+            if end {
+                vm.raise::<_, ()>("proxy_on_upstream_connection_close", id, (id, 0_u32))
+            } else {
+                Ok(())
+            }
         }
         Step::Prove(id, may) => {
             vm.prove(id, if may { "web" } else { "cron" });
@@ -131,9 +138,7 @@ fn take(vm: &mut Vm, step: Step) -> Result<(), Failure> {
         Step::DownstreamClose(id, by) => {
             vm.raise::<_, ()>("proxy_on_downstream_connection_close", id, (id, by))
         }
-        Step::UpstreamClose(id, by) => {
-            vm.raise::<_, ()>("proxy_on_upstream_connection_close", id, (id, by))
-        }
+        Step::UpstreamClose(id, by) => vm.raise::<_, ()>("proxy_on_upstream_connection_close", id, (id, by)),
         Step::Delete(id) => vm.delete(id),
         Step::Tick(id) => vm.raise::<_, ()>("proxy_on_tick", id, id),
         Step::Linger(id) => {
