@@ -1,8 +1,7 @@
 //! What the module needs of a proxy, by the names of the proxy-wasm ABI: the control plane has Envoy give it this and no
-//! more, since Envoy calls a module for every event that it has a function for, and the SDK exports all there are.
+//! more, since Envoy calls a module for every event that it has a function for, and not every listener needs all.
 //!
-//! A call that is missing here is refused by Envoy, and the SDK panics where it expects no refusal: a test holds the list
-//! against the built module.
+//! A call that is missing here is refused by Envoy: a test holds the list against the built module.
 
 /// Events that the filter cannot do without. `proxy_on_delete` is the one that comes at every end of a connection:
 /// its `done` and `log` would be two more calls.
@@ -43,23 +42,4 @@ pub const CALLS: [&str; 16] = [
     "proxy_set_shared_data",
     "proxy_set_tick_period_milliseconds",
     "random_get",
-];
-
-/// Calls that the SDK imports for what the filter does not use.
-pub const UNUSED_CALLS: [&str; 15] = [
-    "proxy_continue_stream",
-    "proxy_dequeue_shared_queue",
-    "proxy_done",
-    "proxy_enqueue_shared_queue",
-    "proxy_get_header_map_pairs",
-    "proxy_get_header_map_value",
-    "proxy_get_status",
-    "proxy_grpc_call",
-    "proxy_grpc_cancel",
-    "proxy_grpc_close",
-    "proxy_grpc_send",
-    "proxy_grpc_stream",
-    "proxy_http_call",
-    "proxy_register_shared_queue",
-    "proxy_resolve_shared_queue",
 ];

@@ -66,7 +66,8 @@ impl Gateway {
         self.router.is_logged()
     }
 
-    /// How often [`Self::tick`] is to be called at least; `None` = now and then, to forget what is over.
+    /// How often [`Self::tick`] is to be called at least, while anything [waits](Self::waits) or is counted in the table;
+    /// `None` = now and then, to forget what is over.
     #[must_use]
     pub fn tick_period_ms(&self) -> Option<u32> {
         [tick_period_ms(self.router.header_timeout_ms()), self.gate.beat_ms()].into_iter().flatten().min()
@@ -113,7 +114,6 @@ impl Gateway {
 
     /// Lets `elapsed_ms` pass and closes those whose header took too long.
     pub fn tick(&mut self, elapsed_ms: u32, host: &mut impl Host) {
-        self.gate.beat(host);
         self.deadlines.advance(elapsed_ms);
         while let Some((connection, session)) = self.deadlines.expired(self.router.header_timeout_ms()) {
             // One that the host no longer knows is only crossed out.
@@ -124,6 +124,17 @@ impl Gateway {
                 self.gate.release(&session, host);
             }
         }
+    }
+
+    /// Shows the other workers that this one lives; to be called at a tick of any gateway that counts in the same table.
+    pub fn beat(&self, host: &mut impl Host) {
+        self.gate.beat(host);
+    }
+
+    /// Whether a connection may come to have waited for too long: until then [`Self::tick`] has to be called.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.router.header_timeout_ms() > 0 && !self.deadlines.is_empty()
     }
 
     /// Connections that are remembered because they may wait, for tests of memory.

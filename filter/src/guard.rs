@@ -86,6 +86,12 @@ impl Guard {
         self.unproven.remove(&connection);
     }
 
+    /// Whether somebody has to be [looked](Self::look) at again.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.unproven.is_empty()
+    }
+
     /// Takes new rules and holds them against all connections; gives how many were closed.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub mod segments;
 pub mod session;
 pub mod telemetry;
 pub mod template;
+pub mod ticker;
 pub mod translate;
 pub mod validate;
 

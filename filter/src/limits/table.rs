@@ -27,8 +27,12 @@ const BEAT: u64 = 1_000_000_000;
 /// One worker's way to the table.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// Once something was counted.
+    /// While something is counted.
     workers: Option<Workers>,
+    /// Connections that are counted as open.
+    open: u64,
+    /// Beats since the last connection was let in.
+    beats: u32,
     /// The last time that was asked for, and that of the last beat.
     now: u64,
     beat_at: u64,
@@ -62,7 +66,12 @@ impl Table {
                 self.sweep();
             }
             let answer = self.bucket.admit(address, id, limits, self.now);
-            if !matches!(answer, Answer::Counted | Answer::Passed) || self.store(version, host)? {
+            if !matches!(answer, Answer::Counted | Answer::Passed) {
+                return Ok(answer);
+            }
+            if self.store(version, host)? {
+                self.beats = 0;
+                self.open += u64::from(answer == Answer::Counted);
                 return Ok(answer);
             }
         }
@@ -74,6 +83,8 @@ impl Table {
     /// # Errors
     /// [`HostError`]: the host refused a call.
     pub fn release(&mut self, address: Address, host: &mut impl Process) -> Result<(), HostError> {
+        // Whatever comes of it: this worker does not count it any more.
+        self.open = self.open.saturating_sub(1);
         let id = self.join(address, host)?;
         for _ in 0..ATTEMPTS {
             let version = self.load(host)?;
@@ -88,7 +99,14 @@ impl Table {
         Err(no_end())
     }
 
-    /// To be called about once a second by everyone who counts, and may be called more often.
+    /// Whether [`Self::beat`] has to be called.
+    #[must_use]
+    pub const fn counts(&self) -> bool {
+        self.workers.is_some()
+    }
+
+    /// To be called about once a second by everyone who [counts](Self::counts), and may be called more often. A worker
+    /// that has nothing to count any more stops to.
     ///
     /// # Errors
     /// [`HostError`]: the host refused a call.
@@ -99,7 +117,12 @@ impl Table {
             return Ok(());
         }
         self.beat_at = self.now;
-        workers.beat(host)
+        self.beats = self.beats.saturating_add(1);
+        // Two beats are a second apart, and after a second no new connection is remembered.
+        if self.open > 0 || self.beats < 2 {
+            return workers.beat(host);
+        }
+        self.workers.take().map_or(Ok(()), |workers| workers.leave(host))
     }
 
     /// This worker's number; also names the bucket of the calls that follow.

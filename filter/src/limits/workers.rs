@@ -114,6 +114,20 @@ impl Workers {
         Ok(())
     }
 
+    /// Takes the number back: there is nothing that it counted, and nobody need wait for its death.
+    ///
+    /// # Errors
+    /// [`HostError`]: the host refused a call; the others will find it dead.
+    pub fn leave(self, host: &mut impl Process) -> Result<(), HostError> {
+        let leave = |roll: &mut Roll, is_new| {
+            if is_new {
+                (roll.seed, roll.next) = (self.seed, self.next);
+            }
+            roll.workers.retain(|(worker, _)| *worker != self.id);
+        };
+        change(host, leave).map(|_| ())
+    }
+
     fn see(&mut self, roll: &Roll) {
         let before = std::mem::take(&mut self.others);
         let others = roll.workers.iter().filter(|&&(id, _)| id != self.id);

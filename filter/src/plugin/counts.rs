@@ -1,14 +1,11 @@
 //! Counters and gauges on their way to Envoy.
 //!
 //! A call to the host for each would be a third of what a connection costs. So they are added up here and told at the
-//! next tick of any root context, and when the last connection of the VM ends: a VM that was replaced may see no
-//! other tick, and on a quiet proxy every number is exact at once.
+//! next tick, and when the last connection of the VM ends: on a quiet proxy every number is exact at once.
 
 use std::cell::{Cell, OnceCell};
 
-use proxy_wasm::hostcalls;
-use proxy_wasm::types::MetricType;
-
+use super::abi::{self, Kind};
 use crate::telemetry::Metric;
 
 /// What is counted is known to Envoy after this many milliseconds at the latest.
@@ -20,12 +17,15 @@ thread_local! {
     static IDS: OnceCell<Vec<Option<u32>>> = const { OnceCell::new() };
     /// Not told yet, in the same order.
     static UNTOLD: [Cell<i64>; Metric::ALL.len()] = const { [const { Cell::new(0) }; Metric::ALL.len()] };
+    /// Whether any of them is.
+    static ARE_UNTOLD: Cell<bool> = const { Cell::new(false) };
     /// Connections of the VM.
     static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Adds to a metric.
 pub(super) fn count(metric: Metric, by: i64) {
+    ARE_UNTOLD.set(true);
     UNTOLD.with(|untold| {
         if let Some(sum) = untold.get(metric.index()) {
             sum.set(sum.get().saturating_add(by));
@@ -46,21 +46,30 @@ pub(super) fn end() {
     }
 }
 
-/// Tells Envoy.
-pub(super) fn tell() {
+/// Whether there is anything to tell.
+pub(super) fn are_untold() -> bool {
+    ARE_UNTOLD.get()
+}
+
+/// Tells Envoy; whether there was anything to tell.
+pub(super) fn tell() -> bool {
+    if !ARE_UNTOLD.take() {
+        return false;
+    }
     let tell = |(sum, id): (&Cell<i64>, &Option<u32>)| {
         let by = sum.take();
         if let Some(id) = id.filter(|_| by != 0) {
-            let _ = hostcalls::increment_metric(id, by);
+            abi::increment_metric(id, by);
         }
     };
     IDS.with(|ids| UNTOLD.with(|untold| untold.iter().zip(ids.get_or_init(define)).for_each(tell)));
+    true
 }
 
 fn define() -> Vec<Option<u32>> {
     let define = |metric: Metric| {
-        let kind = if metric.is_gauge() { MetricType::Gauge } else { MetricType::Counter };
-        hostcalls::define_metric(kind, metric.name()).ok()
+        let kind = if metric.is_gauge() { Kind::Gauge } else { Kind::Counter };
+        abi::define_metric(kind, metric.name()).ok()
     };
     Metric::ALL.into_iter().map(define).collect()
 }

@@ -1,10 +1,8 @@
-//! [`Host`] by calls of proxy-wasm.
+//! [`Host`] by calls of the ABI.
 
 use std::net::Ipv4Addr;
 
-use proxy_wasm::hostcalls;
-use proxy_wasm::types::{BufferType, LogLevel, Status};
-
+use super::abi::{self, Buffer, Level, Status};
 use super::{counts, refused, shared, vm};
 use crate::access_log::{PROPERTY, Record};
 use crate::host::{Host, HostError, Process, Stream, UpstreamFailure, Way};
@@ -52,7 +50,7 @@ impl Envoy {
         self.message.clear();
         put_string(&mut self.message, 1, path);
         put_string(&mut self.message, 2, value);
-        hostcalls::call_foreign_function("set_envoy_filter_state", Some(&self.message)).map(|_| ())
+        abi::call("set_envoy_filter_state", &self.message)
     }
 }
 
@@ -71,16 +69,16 @@ fn put_string(out: &mut Vec<u8>, field: u8, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-const fn buffer(way: Way) -> BufferType {
+const fn buffer(way: Way) -> Buffer {
     match way {
-        Way::ToServer => BufferType::DownstreamData,
-        Way::ToClient => BufferType::UpstreamData,
+        Way::ToServer => Buffer::DownstreamData,
+        Way::ToClient => Buffer::UpstreamData,
     }
 }
 
 impl Host for Envoy {
     fn select(&mut self, connection: u32) -> Result<(), HostError> {
-        hostcalls::set_effective_context(connection).map_err(refused("set_effective_context"))
+        abi::select(connection).map_err(refused("set_effective_context"))
     }
 
     fn choose_cluster(&mut self, cluster: &str) -> Result<(), HostError> {
@@ -90,7 +88,7 @@ impl Host for Envoy {
     fn set_hash_key(&mut self, key: &str) -> Result<(), HostError> {
         if !self.lacks_key {
             match self.set_filter_state(HASH_KEY, key) {
-                Err(Status::NotFound) => self.lacks_key = true,
+                Err(Status::NOT_FOUND) => self.lacks_key = true,
                 other => return other.map_err(refused("the hash key")),
             }
         }
@@ -99,27 +97,27 @@ impl Host for Envoy {
 
     fn log(&mut self, record: &Record) {
         if self.is_logged {
-            let _ = hostcalls::set_property(vec![PROPERTY], Some(record.fields().as_bytes()));
+            let _ = abi::set_property(PROPERTY, record.fields().as_bytes());
         }
     }
 
     fn upstream_failure(&mut self) -> Option<UpstreamFailure> {
-        let flags = hostcalls::get_property(vec!["response", "flags"]).ok().flatten()?;
+        let flags = abi::property("response\0flags").ok()?;
         let flags = u64::from_le_bytes(flags.try_into().ok()?);
         if flags == 0 {
             return None;
         }
-        let reason = hostcalls::get_property(vec!["upstream", "transport_failure_reason"]).ok().flatten();
-        let reason = String::from_utf8_lossy(&reason.unwrap_or_default()).into_owned();
+        let reason = abi::property("upstream\0transport_failure_reason").unwrap_or_default();
+        let reason = String::from_utf8_lossy(&reason).into_owned();
         Some(UpstreamFailure { flags, reason })
     }
 
     fn source_address(&mut self, out: &mut String) -> Result<(), HostError> {
         const CALL: &str = "the source address";
-        let bytes = hostcalls::get_property(vec!["source", "address"]).map_err(refused(CALL))?;
-        let text = bytes.as_deref().map(std::str::from_utf8).transpose().map_err(refused(CALL))?;
+        let bytes = abi::property("source\0address").map_err(refused(CALL))?;
+        let text = std::str::from_utf8(&bytes).map_err(refused(CALL))?;
         out.clear();
-        out.push_str(text.ok_or_else(|| refused(CALL)("none"))?);
+        out.push_str(text);
         Ok(())
     }
 
@@ -128,9 +126,7 @@ impl Host for Envoy {
     }
 
     fn close(&mut self) -> Result<(), HostError> {
-        // Behind a network filter Envoy knows one connection only: this closes both directions, once the
-        // callback is over.
-        hostcalls::close_downstream().map_err(refused("close"))
+        abi::close().map_err(refused("close"))
     }
 
     fn count(&mut self, metric: Metric, by: i64) {
@@ -138,23 +134,25 @@ impl Host for Envoy {
     }
 
     fn warn(&mut self, message: &str) {
-        let _ = hostcalls::log(LogLevel::Warn, message);
+        abi::log(Level::Warn, message);
     }
 }
 
 impl Stream for Envoy {
     fn read(&mut self, way: Way, len: usize) -> Result<Vec<u8>, HostError> {
-        let bytes = hostcalls::get_buffer(buffer(way), 0, len).map_err(refused("get_buffer"))?;
-        Ok(bytes.unwrap_or_default())
+        match abi::buffer(buffer(way), 0, len) {
+            Err(Status::NOT_FOUND) => Ok(Vec::new()),
+            bytes => bytes.map_err(refused("get_buffer")),
+        }
     }
 
     fn replace(&mut self, way: Way, len: usize, by: &[u8]) -> Result<(), HostError> {
-        hostcalls::set_buffer(buffer(way), 0, len, by).map_err(refused("set_buffer"))
+        abi::set_buffer(buffer(way), 0, len, by).map_err(refused("set_buffer"))
     }
 
     fn append(&mut self, way: Way, bytes: &[u8]) -> Result<(), HostError> {
         // Envoy knows two places: 0, and whatever is behind the end.
-        hostcalls::set_buffer(buffer(way), usize::MAX, 0, bytes).map_err(refused("set_buffer"))
+        abi::set_buffer(buffer(way), usize::MAX, 0, bytes).map_err(refused("set_buffer"))
     }
 }
 

@@ -1,8 +1,6 @@
 //! Values that the VMs of a process share. They belong to the VM's id and outlive the VM.
 
-use proxy_wasm::hostcalls;
-use proxy_wasm::types::Status;
-
+use super::abi::{self, Status};
 use super::refused;
 use crate::host::HostError;
 
@@ -12,17 +10,25 @@ const ABSENT: u32 = u32::MAX;
 
 /// As [`crate::host::Host::load`].
 pub(super) fn load(key: &str, out: &mut Vec<u8>) -> Result<Option<u32>, HostError> {
-    let (value, version) = hostcalls::get_shared_data(key).map_err(refused("get_shared_data"))?;
-    // The SDK gives a copy of its own.
-    *out = value.unwrap_or_default();
-    Ok(version)
+    match abi::shared_data(key) {
+        Ok((value, version)) => {
+            // A copy of our own.
+            *out = value;
+            Ok(Some(version))
+        }
+        Err(Status::NOT_FOUND) => {
+            out.clear();
+            Ok(None)
+        }
+        Err(status) => Err(refused("get_shared_data")(status)),
+    }
 }
 
 /// As [`crate::host::Host::store`].
 pub(super) fn store(key: &str, value: &[u8], version: Option<u32>) -> Result<bool, HostError> {
-    match hostcalls::set_shared_data(key, Some(value), Some(version.unwrap_or(ABSENT))) {
+    match abi::set_shared_data(key, value, version.unwrap_or(ABSENT)) {
         Ok(()) => Ok(true),
-        Err(Status::CasMismatch) => Ok(false),
+        Err(Status::CAS_MISMATCH) => Ok(false),
         Err(status) => Err(refused("set_shared_data")(status)),
     }
 }
@@ -38,6 +44,5 @@ pub(super) fn root_id() -> String {
 }
 
 fn text(property: &str) -> String {
-    let text = hostcalls::get_property(vec![property]).ok().flatten().unwrap_or_default();
-    String::from_utf8_lossy(&text).into_owned()
+    String::from_utf8_lossy(&abi::property(property).unwrap_or_default()).into_owned()
 }

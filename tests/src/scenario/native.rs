@@ -99,6 +99,7 @@ fn wait(ms: u32, gateway: &mut Gateway, host: &mut Recorder) {
     let period = gateway.tick_period_ms().unwrap_or(ms).max(1);
     for _ in 0..ms / period {
         gateway.tick(period, host);
+        gateway.beat(host);
     }
 }
 

@@ -137,11 +137,11 @@ fn what_a_dead_vm_counted_is_forgotten_and_what_a_live_one_counted_is_not() {
     // It ends in the middle of its work, and Envoy makes a new one in its place.
     drop(dies);
     let mut new = worker(&module, &process, &limits);
-    lives.wait(1, 5000).unwrap();
+    lives.wait(5000).unwrap();
     assert!(!is_let_in(&mut new, 2, 1), "not missed for long enough");
     for _ in 0..10 {
-        lives.wait(1, 1000).unwrap();
-        new.wait(1, 1000).unwrap();
+        lives.wait(1000).unwrap();
+        new.wait(1000).unwrap();
     }
     assert!(is_let_in(&mut new, 3, 1) && is_let_in(&mut lives, 5, 1));
     assert!(!is_let_in(&mut new, 4, 1));
@@ -155,7 +155,7 @@ fn without_an_address_there_is_no_limit_per_address() {
     for (first, source, uncounted) in [(2, Some("/run/players.sock".to_owned()), 0), (4, None, 2)] {
         vm.come_from(source);
         assert!(is_let_in(&mut vm, first, 1) && is_let_in(&mut vm, first + 1, 1));
-        vm.wait(1, 250).unwrap();
+        vm.wait(250).unwrap();
         assert_eq!(vm.metric("realmgate_connections_uncounted_total"), uncounted);
     }
 }

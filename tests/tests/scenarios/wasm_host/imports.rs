@@ -47,19 +47,34 @@ pub(super) struct Host {
     pub(super) configuration: Vec<u8>,
     /// Where new connections come from.
     pub(super) source: Option<String>,
+    /// Root contexts, by what their plugin is called to be run by.
+    pub(super) roots: BTreeMap<u32, &'static str>,
     pub(super) connections: BTreeMap<u32, Connection>,
     pub(super) current: u32,
     pub(super) effective: Option<u32>,
     /// Metric names by id, and their values.
     pub(super) metrics: Vec<(String, i64)>,
-    pub(super) tick_ms: BTreeMap<u32, u32>,
+    /// By root context, also of those that are gone: like Envoy, which goes on with them.
+    pub(super) timers: BTreeMap<u32, Timer>,
+    /// Milliseconds that have passed for this VM.
+    pub(super) elapsed_ms: u64,
     pub(super) log: Vec<String>,
     pub(super) calls: usize,
     pub(super) shared: Arc<Mutex<Shared>>,
 }
 
+/// The timer of a root context.
+#[derive(Clone, Copy)]
+pub(super) struct Timer {
+    pub(super) period_ms: u32,
+    pub(super) due_ms: u64,
+}
+
 #[derive(Default)]
 pub(super) struct Connection {
+    pub(super) root: u32,
+    /// The SPIFFE id that the client has proven.
+    pub(super) peer: Option<String>,
     pub(super) held: Vec<u8>,
     /// From the server, on its way to the client.
     pub(super) replied: Vec<u8>,
@@ -72,8 +87,21 @@ pub(super) struct Connection {
 }
 
 impl Host {
+    fn context(&self) -> u32 {
+        self.effective.unwrap_or(self.current)
+    }
+
     fn connection(&mut self) -> Option<&mut Connection> {
-        self.connections.get_mut(&self.effective.unwrap_or(self.current))
+        self.connections.get_mut(&self.context())
+    }
+
+    pub(super) fn set_timer(&mut self, root: u32, period_ms: u32) {
+        if period_ms == 0 {
+            self.timers.remove(&root);
+        } else {
+            let due_ms = self.elapsed_ms + u64::from(period_ms);
+            self.timers.insert(root, Timer { period_ms, due_ms });
+        }
     }
 }
 
@@ -91,7 +119,10 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     })?;
     linker.func_wrap(env, "proxy_set_tick_period_milliseconds", |mut caller: Called<'_>, period: u32| {
         let host = caller.data_mut();
-        host.tick_ms.insert(host.current, period);
+        let context = host.context();
+        let of = host.connections.get(&context).filter(|_| !host.roots.contains_key(&context));
+        let root = of.map_or(context, |connection| connection.root);
+        host.set_timer(root, period);
         OK
     })?;
     linker.func_wrap(env, "proxy_get_buffer_bytes", get_buffer)?;
@@ -116,7 +147,8 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker.func_wrap(env, "proxy_call_foreign_function", foreign)?;
     linker.func_wrap(env, "proxy_set_effective_context", |mut caller: Called<'_>, id: u32| {
         let host = caller.data_mut();
-        let known = host.connections.get(&id).is_some_and(|connection| !connection.gone);
+        let is_open = host.connections.get(&id).is_some_and(|connection| !connection.gone);
+        let known = is_open || host.roots.contains_key(&id);
         host.effective = known.then_some(id);
         if known { OK } else { BAD_ARGUMENT }
     })?;
@@ -218,18 +250,22 @@ fn get_buffer(mut caller: Called<'_>, kind: u32, start: u32, size: u32, to: u32,
 fn get_property(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size: u32) -> u32 {
     caller.data_mut().calls += 1;
     let path = text(&mut caller, at, size);
-    let source = caller.data_mut().connection().and_then(|connection| connection.source.clone());
-    match source {
-        Some(source) if path == "source\0address" => {
-            give(&mut caller, source.as_bytes(), to, to_size);
-            OK
+    let host = caller.data_mut();
+    let root_id = host.roots.get(&host.current).copied();
+    let connection = host.connection();
+    let value = match &*path {
+        "node\0id" => Some("edge-1".to_owned()),
+        "plugin_root_id" => root_id.map(str::to_owned),
+        "source\0address" => connection.and_then(|connection| connection.source.clone()),
+        // Empty where no certificate was shown.
+        "connection\0uri_san_peer_certificate" => {
+            connection.map(|connection| connection.peer.clone().unwrap_or_default())
         }
-        _ if path == "node\0id" => {
-            give(&mut caller, b"edge-1", to, to_size);
-            OK
-        }
-        _ => NOT_FOUND,
-    }
+        _ => None,
+    };
+    let Some(value) = value else { return NOT_FOUND };
+    give(&mut caller, value.as_bytes(), to, to_size);
+    OK
 }
 
 fn set_property(mut caller: Called<'_>, path: u32, size: u32, value: u32, value_size: u32) -> u32 {
@@ -310,6 +346,12 @@ fn write(caller: &mut Called<'_>, at: u32, bytes: &[u8]) {
 /// Hands bytes over in memory that the module allocates.
 fn give(caller: &mut Called<'_>, bytes: &[u8], to: u32, to_size: u32) {
     let size = u32::try_from(bytes.len()).unwrap();
+    if size == 0 {
+        // Envoy asks for no memory then.
+        write(caller, to, &0_u32.to_le_bytes());
+        write(caller, to_size, &0_u32.to_le_bytes());
+        return;
+    }
     let malloc = caller.get_export("malloc").and_then(Extern::into_func).unwrap();
     let at = malloc.typed::<u32, u32>(&caller).unwrap().call(&mut *caller, size).unwrap();
     write(caller, at, bytes);

@@ -12,7 +12,8 @@ use realmgate_tests::{Failure, parts};
 use serde_json::Value;
 use wasmtime::{Engine, Instance, Linker, Module, Store};
 
-const PAUSE: u32 = 1;
+/// What becomes of data that does not pass.
+pub(crate) const PAUSE: u32 = 1;
 const CLOSED_HERE: u32 = 1;
 const CLOSED_THERE: u32 = 2;
 
@@ -48,7 +49,7 @@ pub(crate) fn run(module: &Module, scenario: &Scenario) -> Result<Outcome, Failu
                 others.end += count;
             }
             Before::Close(count) => others.by_ref().take(*count as usize).try_for_each(|id| vm.leave(id))?,
-            Before::WaitMs(ms) => vm.wait(ROOT, *ms)?,
+            Before::WaitMs(ms) => vm.wait(*ms)?,
         }
     }
     vm.open(CONNECTION, ROOT)?;
@@ -57,7 +58,7 @@ pub(crate) fn run(module: &Module, scenario: &Scenario) -> Result<Outcome, Failu
             Step::Send(bytes) => vm.send(CONNECTION, bytes)?,
             Step::Reply(bytes) => vm.reply(CONNECTION, bytes)?,
             Step::EndStream => vm.data(CONNECTION, true)?,
-            Step::WaitMs(ms) => vm.wait(ROOT, *ms)?,
+            Step::WaitMs(ms) => vm.wait(*ms)?,
             Step::Configure(config) | Step::ConfigureBad(config) => {
                 let taken = vm.configure(ROOT, config)?;
                 if taken == matches!(step, Step::ConfigureBad(_)) {
@@ -109,11 +110,28 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Creates a root context.
+    /// Creates a root context of a listener's filter.
     pub(crate) fn root(&mut self, id: u32) -> Result<(), Failure> {
-        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, 0))?;
-        let started = self.call::<(u32, u32), u32>(id, "proxy_on_vm_start", (id, 0))?;
-        if started == 1 { Ok(()) } else { Err(Failure::new("the VM does not want to start")) }
+        self.root_of(id, "realmgate")
+    }
+
+    /// Creates a root context of this part of the filter.
+    pub(crate) fn root_of(&mut self, id: u32, part: &'static str) -> Result<(), Failure> {
+        self.store.data_mut().roots.insert(id, part);
+        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, 0))
+    }
+
+    /// Deletes a root context, like one whose configuration was replaced and whose last connection has gone.
+    pub(crate) fn end_root(&mut self, id: u32) -> Result<(), Failure> {
+        self.call::<u32, ()>(id, "proxy_on_delete", id)?;
+        self.store.data_mut().roots.remove(&id);
+        self.close_those_to_close()
+    }
+
+    /// Root contexts whose timers are armed, and whether each of them lives.
+    pub(crate) fn timers(&self) -> Vec<(u32, bool)> {
+        let host = self.store.data();
+        host.timers.keys().map(|root| (*root, host.roots.contains_key(root))).collect()
     }
 
     /// Hands a root context a configuration; whether it was taken.
@@ -130,28 +148,37 @@ impl Vm {
 
     /// A connection comes.
     pub(crate) fn open(&mut self, id: u32, root: u32) -> Result<(), Failure> {
-        let source = self.store.data().source.clone();
-        self.store.data_mut().connections.insert(id, Connection { source, ..Connection::default() });
-        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, root))?;
-        let action = self.call::<u32, u32>(id, "proxy_on_new_connection", id)?;
+        self.create(id, root)?;
         // Anything else lets tcp_proxy choose its cluster before the header is there.
-        if action != PAUSE {
-            return Err(Failure::new("a new connection is not held back"));
+        match self.raise::<u32, u32>("proxy_on_new_connection", id, id)? {
+            PAUSE => Ok(()),
+            _ => Err(Failure::new("a new connection is not held back")),
         }
-        self.close_those_to_close()
+    }
+
+    /// The context of a connection comes. One of this number that has gone is forgotten.
+    pub(crate) fn create(&mut self, id: u32, root: u32) -> Result<(), Failure> {
+        let host = self.store.data_mut();
+        if host.connections.get(&id).is_none_or(|connection| connection.gone) {
+            let source = host.source.clone();
+            host.connections.insert(id, Connection { root, source, ..Connection::default() });
+        }
+        self.call::<(u32, u32), ()>(id, "proxy_on_context_create", (id, root))
     }
 
     /// Its client sends bytes.
     pub(crate) fn send(&mut self, id: u32, bytes: &[u8]) -> Result<(), Failure> {
-        self.connection(id).held.extend_from_slice(bytes);
-        self.data(id, false)
+        if self.connection(id).gone { Ok(()) } else { self.downstream(id, bytes, false) }
     }
 
     /// The filter is shown what is held back.
     pub(crate) fn data(&mut self, id: u32, end_of_stream: bool) -> Result<(), Failure> {
-        if self.connection(id).gone {
-            return Ok(());
-        }
+        if self.connection(id).gone { Ok(()) } else { self.downstream(id, &[], end_of_stream) }
+    }
+
+    /// As [`Self::send`], also for a connection that has gone.
+    pub(crate) fn downstream(&mut self, id: u32, bytes: &[u8], end_of_stream: bool) -> Result<(), Failure> {
+        self.connection(id).held.extend_from_slice(bytes);
         let size = u32::try_from(self.connection(id).held.len()).map_err(Failure::because("size"))?;
         let arguments = (id, size, u32::from(end_of_stream));
         let action = self.call::<(u32, u32, u32), u32>(id, "proxy_on_downstream_data", arguments)?;
@@ -164,12 +191,15 @@ impl Vm {
 
     /// Its server sends bytes.
     pub(crate) fn reply(&mut self, id: u32, bytes: &[u8]) -> Result<(), Failure> {
-        if self.connection(id).gone {
-            return Ok(());
-        }
+        if self.connection(id).gone { Ok(()) } else { self.upstream(id, bytes, false) }
+    }
+
+    /// As [`Self::reply`], also for a connection that has gone.
+    pub(crate) fn upstream(&mut self, id: u32, bytes: &[u8], end_of_stream: bool) -> Result<(), Failure> {
         self.connection(id).replied.extend_from_slice(bytes);
         let size = u32::try_from(bytes.len()).map_err(Failure::because("size"))?;
-        let action = self.call::<(u32, u32, u32), u32>(id, "proxy_on_upstream_data", (id, size, 0))?;
+        let arguments = (id, size, u32::from(end_of_stream));
+        let action = self.call::<(u32, u32, u32), u32>(id, "proxy_on_upstream_data", arguments)?;
         let connection = self.connection(id);
         let mut data = std::mem::take(&mut connection.replied);
         // Envoy keeps nothing that is held back on this way.
@@ -177,6 +207,29 @@ impl Vm {
             connection.outcome.to_client.append(&mut data);
         }
         self.close_those_to_close()
+    }
+
+    /// Any event of a context, whether there is such a context or not.
+    pub(crate) fn raise<Arguments: wasmtime::WasmParams, Results: wasmtime::WasmResults>(
+        &mut self,
+        event: &str,
+        context: u32,
+        arguments: Arguments,
+    ) -> Result<Results, Failure> {
+        let result = self.call(context, event, arguments)?;
+        self.close_those_to_close()?;
+        Ok(result)
+    }
+
+    /// Its context is deleted, once more if it was already.
+    pub(crate) fn delete(&mut self, id: u32) -> Result<(), Failure> {
+        self.connection(id).gone = true;
+        self.raise::<u32, ()>("proxy_on_delete", id, id)
+    }
+
+    /// Its client has proven to be a service.
+    pub(crate) fn prove(&mut self, id: u32, service: &str) {
+        self.connection(id).peer = Some(format!("spiffe://x.consul/ns/default/dc/aws/svc/{service}"));
     }
 
     /// From now on it stays open although the filter closes it.
@@ -189,18 +242,26 @@ impl Vm {
         self.end(id, CLOSED_THERE)
     }
 
-    /// Time passes for a root context: as many ticks as it asked for.
-    pub(crate) fn wait(&mut self, root: u32, ms: u32) -> Result<(), Failure> {
-        let period = self.store.data().tick_ms.get(&root).copied().filter(|&period| period > 0);
-        let pass = |vm: &Self, ms: u32| vm.store.data().shared.lock().unwrap().now_ms += u64::from(ms);
-        let ticks = period.map_or(0, |period| ms / period);
-        pass(self, ms - ticks * period.unwrap_or(0));
-        for _ in 0..ticks {
-            pass(self, period.unwrap_or(0));
-            self.call::<u32, ()>(root, "proxy_on_tick", root)?;
-            self.close_those_to_close()?;
+    /// Time passes.
+    pub(crate) fn wait(&mut self, ms: u32) -> Result<(), Failure> {
+        let until = self.store.data().elapsed_ms + u64::from(ms);
+        loop {
+            let host = self.store.data_mut();
+            let next = host.timers.iter().map(|(&root, timer)| (timer.due_ms, root)).min();
+            let due = next.filter(|&(due, _)| due <= until);
+            let now = due.map_or(until, |(due, _)| due);
+            host.shared.lock().unwrap().now_ms += now - host.elapsed_ms;
+            host.elapsed_ms = now;
+            let Some((_, root)) = due else { return Ok(()) };
+            if host.roots.contains_key(&root) {
+                self.call::<u32, ()>(root, "proxy_on_tick", root)?;
+                self.close_those_to_close()?;
+            }
+            let host = self.store.data_mut();
+            if let Some(timer) = host.timers.get(&root).filter(|timer| timer.due_ms <= now) {
+                host.set_timer(root, timer.period_ms);
+            }
         }
-        Ok(())
     }
 
     /// What came of a connection.
@@ -232,16 +293,14 @@ impl Vm {
             return Ok(());
         }
         self.call::<(u32, u32), ()>(id, "proxy_on_downstream_connection_close", (id, by))?;
-        self.call::<u32, u32>(id, "proxy_on_done", id)?;
-        self.call::<u32, ()>(id, "proxy_on_log", id)?;
         self.call::<u32, ()>(id, "proxy_on_delete", id)
     }
 
     /// Like Envoy, which closes when the callback is over.
     fn close_those_to_close(&mut self) -> Result<(), Failure> {
         let connections = self.store.data().connections.iter();
-        let closing: Vec<u32> =
-            connections.filter(|(_, it)| it.to_close && !it.lingers).map(|(&id, _)| id).collect();
+        let closing = connections.filter(|(_, it)| it.to_close && !it.lingers && !it.gone);
+        let closing: Vec<u32> = closing.map(|(&id, _)| id).collect();
         closing.into_iter().try_for_each(|id| self.end(id, CLOSED_HERE))
     }
 
