@@ -12,8 +12,10 @@ mod claims;
 mod csds;
 mod end;
 mod grpc;
+mod hold;
 mod in_flight;
 mod interest;
+mod keep;
 mod listener;
 mod message;
 mod metrics;
@@ -36,6 +38,7 @@ mod subscription;
 mod tests;
 mod wire;
 
+pub use hold::Hold;
 pub(crate) use listener::LAST_WORD;
 pub use listener::{Listener, ListenerConfig, ListenerError, TlsFiles};
 pub use metrics::Metrics;
