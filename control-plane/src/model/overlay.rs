@@ -142,7 +142,7 @@ default_intention: deny
         assert_eq!(policy.services[0].panic_threshold, None, "nothing is left of the one before");
         assert_eq!(names(&policy.routes, |r| &r.name), "rest");
         assert!(policy.default_intention.is_some(), "the rest stays");
-        assert_eq!(over("").unwrap(), parse(POLICY).unwrap());
+        assert_eq!(over("{}").unwrap(), parse(POLICY).unwrap());
         assert_eq!(over("services: {green: {name: green, endpoints: ['10.0.0.3:1']}}"), over("{}"));
     }
 

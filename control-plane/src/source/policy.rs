@@ -36,6 +36,15 @@ pub struct LoadedPolicy {
     pub problem: Option<String>,
 }
 
+impl LoadedPolicy {
+    /// Whether the store was heard and no policy was ever put in it: it may be new, or have lost what it had. That is no
+    /// empty policy, which somebody would have put as `{}`.
+    #[must_use]
+    pub const fn never_put(&self) -> bool {
+        self.known && self.stored.is_none()
+    }
+}
+
 /// Reads, writes and publishes policies.
 #[derive(Debug)]
 pub struct PolicySource {

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::message::Variant;
 use super::plan::Gate;
+use super::stream::Stream;
 use super::subscription::Subscription;
 use super::{Hold, ResourceSet, ResourceType};
 
@@ -45,6 +48,31 @@ impl Subscription {
     pub(super) fn is_unknown(&self) -> bool {
         let names_others = self.full_state() || self.kind == ResourceType::Extension;
         self.keeps && self.variant == Variant::Sotw && names_others && self.claimed.is_some()
+    }
+}
+
+/// What a proxy keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// What was never heard, and what to do about it.
+    pub reason: String,
+    /// How many resources it has that are not known here; `None` = not even that is.
+    pub resources: Option<usize>,
+}
+
+impl Stream {
+    /// Whether the proxy keeps what it came with.
+    pub(super) const fn keeps(&self) -> bool {
+        self.of(ResourceType::Cluster).keeps
+    }
+
+    /// What the proxy keeps, if it does.
+    pub(super) fn held(&self) -> Option<Held> {
+        let wanted = self.wanted();
+        let hold = wanted.hold().filter(|_| self.keeps())?;
+        let kept = |kind: ResourceType| self.of(kind).kept(wanted.of(kind));
+        let resources = ResourceType::ALL.into_iter().map(kept).sum();
+        Some(Held { reason: hold.reason().to_string(), resources })
     }
 }
 

@@ -39,6 +39,7 @@ mod tests;
 mod wire;
 
 pub use hold::Hold;
+pub use keep::Held;
 pub(crate) use listener::LAST_WORD;
 pub use listener::{Listener, ListenerConfig, ListenerError, TlsFiles};
 pub use metrics::Metrics;
