@@ -21,6 +21,9 @@ pub struct Overlay {
     pub services: BTreeMap<String, Option<Service>>,
     /// By name.
     pub routes: BTreeMap<String, Option<Route>>,
+    /// Confirms that this overlay takes much away: the etag of the overlay that it replaces, or of the policy where there was
+    /// none. Its first 12 digits suffice.
+    pub confirm_removal: Option<String>,
 }
 
 /// Reads an overlay, YAML or JSON. Whether it makes sense shows where it meets a policy.
