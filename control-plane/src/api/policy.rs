@@ -173,7 +173,11 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome,
     } else {
         let author = change.author.unwrap_or_else(|| "api".to_owned());
         let new = NewPolicy { text: change.text, author, message: change.message };
-        let applied = context.policy.apply(new, change.expected, change.forced).await?;
+        let applied = if change.forced {
+            context.policy.force(new, change.expected).await
+        } else {
+            context.policy.apply(new, change.expected).await
+        }?;
         (Some(applied.stored), applied.changed, applied.policy)
     };
     let stored = stored.as_ref();

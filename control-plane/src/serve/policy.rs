@@ -99,7 +99,7 @@ impl File {
         }
         let new =
             NewPolicy { text: self.text.clone(), author: FILE_AUTHOR.to_owned(), message: file.to_string() };
-        let applied = match policy.apply(new, Precondition::Any, false).await {
+        let applied = match policy.apply(new, Precondition::Any).await {
             // What is in force is better than no control plane.
             Err(ApplyError::Store(PutError::Unconfirmed(unconfirmed))) => {
                 policy.hold_file_back(&format!("policy.file {file}"), &unconfirmed).await;

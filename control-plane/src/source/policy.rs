@@ -3,6 +3,8 @@
 
 mod judge;
 mod metrics;
+#[cfg(test)]
+mod tests;
 mod weigh;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -172,8 +174,17 @@ impl PolicySource {
     }
 
     /// Validates a document, stores it durably, and puts it in force. One that takes too much away from what it replaces has to
-    /// be `forced`, or to confirm that itself.
-    pub async fn apply(
+    /// confirm that itself.
+    pub async fn apply(&self, new: NewPolicy, expected: Precondition) -> Result<Applied, ApplyError> {
+        self.put_in_force(new, expected, false).await
+    }
+
+    /// The same, whatever it takes away.
+    pub async fn force(&self, new: NewPolicy, expected: Precondition) -> Result<Applied, ApplyError> {
+        self.put_in_force(new, expected, true).await
+    }
+
+    async fn put_in_force(
         &self,
         new: NewPolicy,
         expected: Precondition,
