@@ -156,3 +156,37 @@ async fn a_fleet_of_rules_alone_needs_no_policy_and_a_lost_rules_key_takes_nothi
     until_held(&stage.control_plane, 0);
     assert_eq!(live.who_are_you(game(2, 1)).await.unwrap(), "game-1", "the session went on");
 }
+
+#[test]
+fn a_policy_file_that_says_nothing_or_takes_much_away_does_not_come_in_force() {
+    let net = TestNet::new();
+    let file = net.dir().join("policy.yaml");
+    let write = |count: usize, more: &str| {
+        let services = (0..count).map(|i| format!("{{name: s{i}, endpoints: ['127.0.0.1:1']}}"));
+        fs::write(&file, format!("services: [{}]\n{more}", services.collect::<Vec<_>>().join(", "))).unwrap();
+    };
+    write(20, "");
+    let mut control_plane = Stage::control_plane(&net, &json!({"policy": {"file": file}})).unwrap();
+    let policy = |control_plane: &ControlPlane| answer(control_plane, "/readyz")["policy"].clone();
+    assert_eq!((policy(&control_plane)["services"].clone(), policy(&control_plane)["state"].clone()), (json!(20), json!("ok")));
+
+    write(3, "");
+    control_plane.restart().unwrap();
+    let held = policy(&control_plane);
+    assert_eq!((&held["services"], &held["state"], &held["version"]), (&json!(20), &json!("degraded"), &json!(1)));
+    let reason = held["reason"].as_str().unwrap();
+    assert!(reason.contains("policy.yaml is held back: it takes away 17 of 20 services"), "{reason}");
+    let counted = "realmgate_policy_refusals_total{document=\"policy.file\",reason=\"mass_removal\"}";
+    assert_eq!(metric(&control_plane, counted).as_deref(), Some("1"));
+    let (_, confirmation) = reason.split_once("in the document with `").unwrap();
+    write(3, confirmation.trim_end_matches('`'));
+    control_plane.restart().unwrap();
+    let confirmed = policy(&control_plane);
+    assert_eq!((&confirmed["services"], &confirmed["state"], &confirmed["version"]), (&json!(3), &json!("ok"), &json!(2)));
+
+    // A ConfigMap that was not filled.
+    control_plane.kill9();
+    fs::write(&file, "\"\"\n").unwrap();
+    let ended = control_plane.restart().unwrap_err().to_string();
+    assert!(ended.contains("64") && ended.contains("empty: the document has no keys"), "{ended}");
+}
