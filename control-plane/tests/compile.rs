@@ -28,7 +28,7 @@ use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use prost::Message;
 use realmgate_control_plane::compile::{Question, RouteTable, compile, explain, filter_config};
-use realmgate_control_plane::mesh::{EdgeSettings, FilterModule, Mesh, ModuleLocation};
+use realmgate_control_plane::mesh::{EdgeSettings, FilterModule, Mesh, ModuleLocation, Unheard};
 use realmgate_control_plane::model::{Limits, Strategy, parse};
 use realmgate_control_plane::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
 use realmgate_control_plane::xds::{ResourceType, Scope, Snapshot};
@@ -77,7 +77,7 @@ fn rules() -> GatewayRules {
         service: "realm".to_owned(),
         ..rule("9", Some(9), Strategy::RoundRobin, &["10.0.0.9:1"])
     });
-    GatewayRules { rules, refused: Vec::new() }
+    GatewayRules { rules, ..GatewayRules::default() }
 }
 
 fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
@@ -97,6 +97,7 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
             gateway_framing: Framing::Server,
         }),
         placement: Arc::default(),
+        unheard: Unheard::default(),
     }
 }
 
@@ -317,7 +318,7 @@ routes:
 #[test]
 fn two_thousand_worlds_of_a_cluster_each_are_one_line() {
     let rules = (1..=2000).map(|w| rule(&w.to_string(), Some(w), Strategy::RoundRobin, &["10.0.0.1:1"]));
-    let mesh = mesh("", GatewayRules { rules: rules.collect(), refused: Vec::new() });
+    let mesh = mesh("", GatewayRules { rules: rules.collect(), ..GatewayRules::default() });
     let table = RouteTable::new(&mesh, "game-gateway");
     assert_eq!(table.to_filter().len(), 1);
     assert_eq!(compile(&mesh, &Scope::default()).of(ResourceType::Cluster).len(), 2000);

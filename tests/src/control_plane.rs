@@ -114,10 +114,10 @@ impl ControlPlane {
         answer.unwrap_or_else(|e| panic!("{e}\n{}", self.process.log_tail()))
     }
 
-    /// Makes this the policy, and waits until every connected proxy has it.
+    /// Makes this the policy, whatever it takes away, and waits until every connected proxy has it.
     #[track_caller]
     pub fn put_policy(&self, policy: &str) {
-        let (status, body) = self.put_policy_with("?wait=applied&timeout=15s", policy);
+        let (status, body) = self.put_policy_with("?wait=applied&timeout=15s&force=true", policy);
         assert!((200..300).contains(&status), "the policy was refused with {status}: {body}\n{policy}");
     }
 

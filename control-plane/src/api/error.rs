@@ -8,26 +8,29 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tonic::Code;
 
-use crate::model::Problem;
+use crate::model::{self, Problem};
 use crate::source::policy::ApplyError;
-use crate::source::policy_store::PutError;
+use crate::source::policy_store::{PutError, Unconfirmed};
 
 /// A refused request.
 #[derive(Debug, Serialize)]
 pub(super) struct ApiError {
     #[serde(skip)]
     status: StatusCode,
-    /// Stable: `invalid_policy`, `conflict`, `bad_request`, `not_found`, `unavailable`, `internal`.
+    /// Stable: `invalid_policy`, `empty`, `mass_removal`, `conflict`, `bad_request`, `not_found`, `unavailable`, `internal`.
     error: &'static str,
     /// For people.
     message: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<Problem>,
+    /// What would be taken away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mass_removal: Option<Unconfirmed>,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, error: &'static str, message: impl Into<String>) -> Self {
-        Self { status, error, message: message.into(), problems: Vec::new() }
+        Self { status, error, message: message.into(), problems: Vec::new(), mass_removal: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -36,7 +39,13 @@ impl ApiError {
 
     pub(super) fn invalid_policy(problems: Vec<Problem>) -> Self {
         let message = format!("the policy has {} problem(s); nothing was changed", problems.len());
-        Self { problems, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_policy", message) }
+        let error = if model::is_empty(&problems) { "empty" } else { "invalid_policy" };
+        Self { problems, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, error, message) }
+    }
+
+    fn unconfirmed(unconfirmed: Unconfirmed) -> Self {
+        let message = format!("mass_removal: {unconfirmed}; nothing was changed");
+        Self { mass_removal: Some(unconfirmed), ..Self::new(StatusCode::CONFLICT, "mass_removal", message) }
     }
 }
 
@@ -46,7 +55,7 @@ impl ApiError {
         match self.status {
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Code::InvalidArgument,
             StatusCode::NOT_FOUND => Code::NotFound,
-            StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Code::FailedPrecondition,
             StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
             _ => Code::Internal,
         }
@@ -64,6 +73,7 @@ impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> Self {
         match error {
             ApplyError::Invalid(problems) => Self::invalid_policy(problems),
+            ApplyError::Store(PutError::Unconfirmed(unconfirmed)) => Self::unconfirmed(unconfirmed),
             ApplyError::Store(error @ PutError::Conflict { .. }) => {
                 Self::new(StatusCode::PRECONDITION_FAILED, "conflict", error.to_string())
             }

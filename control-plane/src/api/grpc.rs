@@ -49,6 +49,7 @@ impl Management for Grpc {
         let change = Change {
             text: request.text,
             dry_run: request.dry_run,
+            forced: request.force,
             expected,
             author,
             message: request.message,
@@ -59,6 +60,7 @@ impl Management for Grpc {
             etag: answer.etag,
             changed: answer.changed,
             changes: answer.changes,
+            mass_removal: answer.mass_removal.map(|held| held.to_string()).unwrap_or_default(),
         }))
     }
 

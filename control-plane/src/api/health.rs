@@ -33,11 +33,14 @@ struct Report {
     consul: Option<ConsulState>,
     /// Connected proxies.
     proxies: usize,
+    /// Of them, those that keep resources which are not known here, since a source was never heard; `/v1/proxies` says why.
+    held_proxies: i64,
 }
 
 #[derive(Serialize)]
 struct PolicyState {
-    /// `starting`: none is known yet, so nothing is served; `ok`; `degraded`: the last good one serves.
+    /// `starting`: none is known yet, so nothing is served; `never_put`: the store is there and none was ever put in it;
+    /// `ok`; `degraded`: the last good one serves.
     state: &'static str,
     /// Why it is not `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,6 +71,9 @@ struct GatewayState {
     health: Health,
     /// Rules that are served.
     rules: usize,
+    /// Whether the rules key was never there: proxies that come with rules keep them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    never_there: bool,
     /// Rules that are refused, each with its key and reason; the first hundred.
     refused: Vec<Refusal>,
 }
@@ -95,6 +101,9 @@ struct ConsulState {
     leaves: usize,
 }
 
+const NEVER_PUT: &str = "no policy was ever put in this policy store; if one was, this is another store, or it has lost its \
+    data: put the policy again. `{}` says that none is meant";
+
 /// Enough to see what is wrong, bounded whatever Redis holds.
 const REFUSALS_SHOWN: usize = 100;
 
@@ -114,6 +123,7 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
         mesh: context.identities.as_ref().map(|identities| mesh_state(&identities.borrow())),
         consul: context.consul.as_ref().map(consul_state),
         proxies: context.proxies.connected(),
+        held_proxies: context.proxies.held(),
     };
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report)).into_response()
@@ -125,10 +135,11 @@ fn policy_state(source: &PolicySource) -> PolicyState {
     PolicyState {
         state: match (current.known, &current.problem) {
             (false, _) => "starting",
-            (true, None) => "ok",
             (true, Some(_)) => "degraded",
+            (true, None) if current.never_put() => "never_put",
+            (true, None) => "ok",
         },
-        reason: current.problem.clone(),
+        reason: current.problem.clone().or_else(|| current.never_put().then(|| NEVER_PUT.to_owned())),
         store: source.store(),
         overlay: current.overlay.as_ref().map(|overlay| overlay.key.clone()),
         version: stored.map_or(0, |s| s.info.version),
@@ -143,7 +154,7 @@ fn gateway_state(status: &GatewayStatus) -> GatewayState {
     let health = status.health.borrow().clone();
     let rules = status.rules.borrow().clone();
     let refused = rules.refused.iter().take(REFUSALS_SHOWN).cloned().collect();
-    GatewayState { health, rules: rules.rules.len(), refused }
+    GatewayState { health, rules: rules.rules.len(), never_there: rules.unheard, refused }
 }
 
 fn mesh_state(identities: &Identities) -> MeshState {

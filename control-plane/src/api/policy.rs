@@ -14,7 +14,7 @@ use super::Context;
 use super::applied::{self, Applied};
 use super::error::ApiError;
 use crate::model::{self, Duration, Policy};
-use crate::source::policy_store::{NewPolicy, Precondition};
+use crate::source::policy_store::{NewPolicy, Precondition, Unconfirmed};
 
 /// Changes that are named in the log.
 const MAX_LOGGED: usize = 20;
@@ -52,6 +52,9 @@ pub(super) struct PutQuery {
     /// Validate and compare only.
     #[serde(default)]
     dry_run: bool,
+    /// Confirms that much is taken away.
+    #[serde(default)]
+    force: bool,
     /// Who is writing, for the history.
     #[serde(default)]
     author: Option<String>,
@@ -87,6 +90,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub(super) struct Change {
     pub(super) text: String,
     pub(super) dry_run: bool,
+    pub(super) forced: bool,
     pub(super) expected: Precondition,
     pub(super) author: Option<String>,
     pub(super) message: String,
@@ -100,6 +104,9 @@ pub(super) struct Outcome {
     dry_run: bool,
     pub(super) changed: bool,
     pub(super) changes: Vec<String>,
+    /// Why it would have to be confirmed; of a dry run alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mass_removal: Option<Unconfirmed>,
     #[serde(skip_serializing_if = "Option::is_none")]
     applied: Option<Applied>,
 }
@@ -132,8 +139,14 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let expected = precondition(&headers)?;
-    let change =
-        Change { text, dry_run: query.dry_run, expected, author: query.author, message: query.message };
+    let change = Change {
+        text,
+        dry_run: query.dry_run,
+        forced: query.force,
+        expected,
+        author: query.author,
+        message: query.message,
+    };
     let mut answer = self::change(&context, change).await?;
     let mut status = StatusCode::OK;
     if let (Some(Wait::Applied), false) = (query.wait, query.dry_run) {
@@ -151,13 +164,19 @@ pub(super) async fn put(
 /// Puts a document in force, or says what that would do.
 pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome, ApiError> {
     let before = context.policy.current();
+    let mut mass_removal = None;
     let (stored, changed, policy) = if change.dry_run {
-        let policy = context.policy.check(&change.text).map_err(ApiError::invalid_policy)?;
+        let (policy, unconfirmed) = context.policy.check(&change.text).map_err(ApiError::invalid_policy)?;
+        mass_removal = unconfirmed.filter(|_| !change.forced);
         (before.stored.clone(), before.policy != policy, policy)
     } else {
         let author = change.author.unwrap_or_else(|| "api".to_owned());
         let new = NewPolicy { text: change.text, author, message: change.message };
-        let applied = context.policy.apply(new, change.expected).await?;
+        let applied = if change.forced {
+            context.policy.force(new, change.expected).await
+        } else {
+            context.policy.apply(new, change.expected).await
+        }?;
         (Some(applied.stored), applied.changed, applied.policy)
     };
     let stored = stored.as_ref();
@@ -167,6 +186,7 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome,
         dry_run: change.dry_run,
         changed,
         changes: model::diff(&before.policy, &policy),
+        mass_removal,
         applied: None,
     };
     if !answer.dry_run {

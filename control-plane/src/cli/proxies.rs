@@ -74,6 +74,7 @@ fn describe(answer: &Value) -> String {
     let head = ["ID", "ROLE", "DATACENTER", "ADDRESS", "PROXY", "XDS", "CONNECTED", "SYNC"];
     let mut lines = vec![table(head, rows)];
     lines.extend(proxies.iter().flat_map(rejections));
+    lines.extend(proxies.iter().filter_map(held));
     lines.join("\n")
 }
 
@@ -103,12 +104,23 @@ fn rejections(proxy: &Value) -> impl Iterator<Item = String> {
     })
 }
 
+/// What a proxy keeps that the control plane does not know.
+fn held(proxy: &Value) -> Option<String> {
+    let held = proxy.get("held")?;
+    let resources = match held.get("resources").and_then(Value::as_u64) {
+        Some(1) => "1 resource that is".to_owned(),
+        Some(many) => format!("{many} resources that are"),
+        None => "all of its resources, which are".to_owned(),
+    };
+    Some(format!("{} keeps {resources} not known here: {}", text(proxy, "/id"), text(held, "/reason")))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::{describe, paint};
-    use crate::xds::{ProxyStatus, Rejection, Scope, SyncState, TypeStatus};
+    use crate::xds::{Held, ProxyStatus, Rejection, Scope, SyncState, TypeStatus};
 
     fn proxy(id: &str, sync: SyncState, rejections: Vec<Rejection>) -> ProxyStatus {
         let eds = TypeStatus {
@@ -131,6 +143,7 @@ mod tests {
             wanted: String::new(),
             applied: String::new(),
             sync,
+            held: None,
             types: vec![eds],
         }
     }
@@ -152,6 +165,20 @@ mod tests {
         assert_eq!(words[..7], ["edge-1", "edge", "-", "10.0.0.1:4", "envoy", "1.40.0", "delta"], "{text}");
         assert_eq!(words.last(), Some(&"synced"), "{text}");
         assert_eq!(lines[3], "edge-2 rejects eds game: bad port");
+    }
+
+    #[test]
+    fn says_what_a_proxy_keeps_and_why() {
+        let reason = "no policy was ever put; put it again".to_owned();
+        let proxies = [Some(7), None].map(|resources| ProxyStatus {
+            held: Some(Held { reason: reason.clone(), resources }),
+            ..proxy("edge-1", SyncState::Synced, vec![])
+        });
+        let text = describe(&json!({ "proxies": proxies }));
+        let lines: Vec<_> = text.lines().skip(3).collect();
+        let why = "not known here: no policy was ever put; put it again";
+        let kept = ["7 resources that are", "all of its resources, which are"];
+        assert_eq!(lines, kept.map(|kept| format!("edge-1 keeps {kept} {why}")));
     }
 
     #[test]

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
     use crate::compile::{Memory, compile};
     use crate::mesh::identity::Leaf;
-    use crate::mesh::{FilterModule, ModuleLocation};
+    use crate::mesh::{FilterModule, ModuleLocation, Unheard};
     use crate::model::{Action, Strategy, parse};
     use crate::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
     use crate::xds::ResourceType::{Cluster, Endpoints};
@@ -134,6 +134,7 @@ mod tests {
             edge: Arc::default(),
             catalog: Arc::default(),
             placement: Arc::default(),
+            unheard: Unheard::default(),
         })
     }
 

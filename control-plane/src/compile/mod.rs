@@ -13,6 +13,7 @@ mod explain;
 mod filter;
 mod guard;
 mod health;
+mod hold;
 mod listeners;
 mod names;
 mod player_tls;
@@ -55,7 +56,7 @@ struct Memory {
 /// The same as [`compile`]; `None` = what was made before holds.
 fn renew(mesh: &Mesh, scope: &Scope, memory: &mut Memory, encoded: &mut Encoded) -> Option<Snapshot> {
     let Some(ports) = &scope.sidecar else {
-        return Some(edge::compile(mesh, scope, &mut memory.edge, encoded));
+        return Some(edge::compile(mesh, scope, &mut memory.edge, encoded).holding(hold::hold(mesh)));
     };
     let inputs = sidecar::Inputs::of(mesh, scope);
     if memory.sidecar.as_ref() == Some(&inputs) {

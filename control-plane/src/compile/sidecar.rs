@@ -15,10 +15,11 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 use prost::Name;
 
 use super::admission::Admission;
+use super::hold::hold;
 use super::resilience::Resilience;
 use super::{access_log, clusters, envoy, guard, listeners, rbac, resource, tls};
 use crate::mesh::{FilterModule, Identities, Intentions, Mesh};
-use crate::xds::{Ports, ResourceSet, Scope, Snapshot};
+use crate::xds::{Hold, Ports, ResourceSet, Scope, Snapshot};
 
 /// The listener, its statistics, and with `realmgate/` in front its filter of intentions.
 const INBOUND: &str = "inbound";
@@ -52,6 +53,7 @@ pub(super) struct Inputs {
     /// The module of their guard, if there is to be one.
     guard: Option<FilterModule>,
     access_log: Option<String>,
+    hold: Option<Hold>,
 }
 
 impl Inputs {
@@ -62,6 +64,7 @@ impl Inputs {
             intentions: Arc::clone(&mesh.intentions),
             guard: mesh.policy.intentions_close.then(|| mesh.module.clone()),
             access_log: mesh.edge.access_log.clone(),
+            hold: hold(mesh),
         }
     }
 }
@@ -74,7 +77,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
         return Snapshot::default();
     }
     if inputs.identities.leaf(&scope.service).is_none() {
-        return Snapshot::new(none(), none(), none(), none());
+        return Snapshot::new(none(), none(), none(), none()).holding(inputs.hold.clone());
     }
     let admission = Admission::of(&inputs.intentions, &scope.service);
     let trust_domain = &inputs.identities.trust_domain;
@@ -97,6 +100,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
         ResourceSet::new(extensions),
     )
     .with_secrets(ResourceSet::on_demand(tls::secrets(&inputs.identities, &scope.service)))
+    .holding(inputs.hold.clone())
 }
 
 fn listener(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Listener {

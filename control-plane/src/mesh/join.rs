@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::catalog::Catalog;
 use super::failover::{self, Tracker};
 use super::identity::wanted_leaves;
-use super::{EdgeSettings, FilterModule, Identities, Intentions, Mesh, Wanted};
+use super::{EdgeSettings, FilterModule, Identities, Intentions, Mesh, Unheard, Wanted};
 use crate::model::Policy;
 use crate::source::gateway_rules::GatewayRules;
 use crate::source::policy::LoadedPolicy;
@@ -154,7 +154,9 @@ impl Sources {
         if let Some(shown) = &mut self.shown {
             shown.show(&self.tracker);
         }
+        let unheard = Unheard { policy: loaded.never_put(), rules: rules.unheard };
         let mesh = Mesh {
+            unheard,
             intentions: Arc::new(Intentions::joined(&policy, consul.as_deref())),
             identities,
             policy,

@@ -42,6 +42,18 @@ pub struct Mesh {
     pub catalog: Arc<Catalog>,
     /// Which targets are near, and which have just come back.
     pub placement: Arc<Placement>,
+    /// Which sources were never heard.
+    pub unheard: Unheard,
+}
+
+/// Sources of which nothing was ever heard, neither in this run nor in an earlier one that left something: what they leave
+/// out takes nothing from proxies that have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unheard {
+    /// No policy was ever put.
+    pub policy: bool,
+    /// The key of the old gateway's rules was never there.
+    pub rules: bool,
 }
 
 /// What every edge has regardless of policy.
@@ -99,7 +111,8 @@ impl Mesh {
     /// The same without the old gateway's rules.
     #[must_use]
     pub fn without_rules(&self) -> Self {
-        Self { rules: Arc::default(), ..self.clone() }
+        let unheard = Unheard { rules: false, ..self.unheard };
+        Self { rules: Arc::default(), unheard, ..self.clone() }
     }
 
     /// The listeners of an edge that asks for `wanted`; all for an edge that names none.

@@ -9,16 +9,21 @@ use super::{Place, Problem};
 /// Longest text that is read. 32,767 worlds of a route each need about 3 MiB.
 pub const MAX_BYTES: usize = 4 << 20;
 
+/// What is wrong with a document that says nothing: a file that was forgotten, `null`, `[]`, a single value. It may have
+/// been meant to hold something, and must not remove everything.
+pub const EMPTY: &str =
+    "empty: the document has no keys, so it is no policy; one that routes nothing is `{}`";
+
 /// Deepest nesting that is read; a policy needs 5. The tree is walked by recursion.
 const MAX_DEPTH: usize = 64;
 
 /// A text whose values can be found by their path.
 pub(super) struct Document<'a> {
-    root: Option<MarkedYaml<'a>>,
+    root: MarkedYaml<'a>,
 }
 
 impl<'a> Document<'a> {
-    /// Reads one YAML document (JSON is one); nothing at all is an empty document.
+    /// Reads one YAML document (JSON is one), which has to be a mapping.
     pub(super) fn load(text: &'a str) -> Result<Self, Problem> {
         if text.len() > MAX_BYTES {
             return Err(Problem::at(
@@ -31,22 +36,26 @@ impl<'a> Document<'a> {
         if documents.len() > 1 {
             return Err(Problem::at("", "the text holds several YAML documents (`---`); one is wanted"));
         }
-        Ok(Self { root: documents.pop() })
+        let Some(root) = documents.pop() else { return Err(Problem::at("", EMPTY)) };
+        let fault = match &root.data {
+            YamlData::Mapping(_) => return Ok(Self { root }),
+            YamlData::Sequence(items) if !items.is_empty() => {
+                "this is a list; a mapping is wanted, as `routes: [...]`"
+            }
+            _ => EMPTY,
+        };
+        Err(at_line(root.span.start.line(), root.span.start.col() + 1, fault))
     }
 
     /// The document as JSON, which serde reads.
     pub(super) fn to_json(&self) -> Result<Value, Problem> {
-        match &self.root {
-            None => Ok(Value::Object(serde_json::Map::new())),
-            Some(node) if is_null(node) => Ok(Value::Object(serde_json::Map::new())),
-            Some(node) => to_json(node),
-        }
+        to_json(&self.root)
     }
 
     /// Fills in where the value of `place.path` stands: the value itself, or its nearest ancestor that is
     /// written.
     pub(super) fn locate(&self, place: &mut Place) {
-        let Some(mut node) = self.root.as_ref() else { return };
+        let mut node = &self.root;
         for step in place.path.split(['.', '[']).filter(|step| !step.is_empty()) {
             let child = match (&node.data, step.strip_suffix(']')) {
                 (YamlData::Sequence(items), Some(index)) => {
@@ -127,8 +136,4 @@ fn scalar_text(node: &MarkedYaml<'_>) -> Option<String> {
         YamlData::Value(Scalar::Boolean(value)) => Some(value.to_string()),
         _ => None,
     }
-}
-
-fn is_null(node: &MarkedYaml<'_>) -> bool {
-    matches!(node.data, YamlData::Value(Scalar::Null))
 }

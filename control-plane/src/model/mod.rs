@@ -14,6 +14,7 @@ mod parse;
 mod player_tls;
 mod policy;
 mod problem;
+mod removal;
 mod resilience;
 mod validate;
 
@@ -27,11 +28,12 @@ pub use intention::{ANY_SERVICE, Action, Intention};
 pub use numbers::{Instances, Numbers, Worlds};
 pub use overlap::WorldClass;
 pub use overlay::{Overlay, parse_overlay};
-pub use parse::parse;
+pub use parse::{EMPTY, is_empty, parse};
 pub use player_tls::{PlayerTls, TlsVersion};
 pub use policy::{
     Backoff, ClusterDelivery, Dns, Limits, Listener, Policy, Route, Service, ServiceTls, Strategy, Target,
 };
 pub use problem::{Place, Problem};
+pub use removal::{MassRemoval, Taken, mass_removal};
 pub use resilience::{Connections, OutlierDetection};
 pub use validate::GAME_GATEWAY;

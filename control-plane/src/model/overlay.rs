@@ -21,6 +21,9 @@ pub struct Overlay {
     pub services: BTreeMap<String, Option<Service>>,
     /// By name.
     pub routes: BTreeMap<String, Option<Route>>,
+    /// Confirms that this overlay takes much away: the etag of the overlay that it replaces, or of the policy where there was
+    /// none. Its first 12 digits suffice.
+    pub confirm_removal: Option<String>,
 }
 
 /// Reads an overlay, YAML or JSON. Whether it makes sense shows where it meets a policy.
@@ -142,7 +145,7 @@ default_intention: deny
         assert_eq!(policy.services[0].panic_threshold, None, "nothing is left of the one before");
         assert_eq!(names(&policy.routes, |r| &r.name), "rest");
         assert!(policy.default_intention.is_some(), "the rest stays");
-        assert_eq!(over("").unwrap(), parse(POLICY).unwrap());
+        assert_eq!(over("{}").unwrap(), parse(POLICY).unwrap());
         assert_eq!(over("services: {green: {name: green, endpoints: ['10.0.0.3:1']}}"), over("{}"));
     }
 

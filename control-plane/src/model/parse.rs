@@ -4,6 +4,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::document::{Document, MAX_BYTES};
+
+pub use super::document::EMPTY;
 use super::validate::validate;
 use super::{Policy, Problem};
 
@@ -26,9 +28,17 @@ pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
     Err(located(&document, problems))
 }
 
+/// Whether a document was refused because it says nothing.
+#[must_use]
+pub fn is_empty(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| problem.message == EMPTY)
+}
+
 /// What programs write is JSON and mostly good, and read in a tenth of the time if nobody asks for lines.
 fn good_json(text: &str) -> Option<Policy> {
-    let policy = serde_json::from_str(text).ok().filter(|_| text.len() <= MAX_BYTES)?;
+    // A list would be taken field by field.
+    let is_good = text.len() <= MAX_BYTES && text.trim_start().starts_with('{');
+    let policy = serde_json::from_str(text).ok().filter(|_| is_good)?;
     validate(&policy).is_empty().then_some(policy)
 }
 
@@ -93,8 +103,40 @@ routes:
             problems(&twice)[0].starts_with("line 2"),
             "what JSON would read in one of two ways is refused"
         );
-        assert_eq!(parse("").unwrap(), Policy::default());
-        assert_eq!(parse("# nothing yet\n").unwrap(), Policy::default());
+        assert_eq!(parse("{}").unwrap(), Policy::default());
+        assert_eq!(parse("# nothing yet\n{}\n").unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn a_document_that_says_nothing_is_no_policy() {
+        for text in [
+            "",
+            " \n\t",
+            "\u{feff}",
+            "# nothing yet\n",
+            "---\n",
+            "---\n...\n",
+            "null",
+            "~",
+            "[]",
+            " [ ]\n",
+            "\"\"",
+            "''",
+            "5",
+            "true",
+            "policy",
+            "\"{}\"",
+        ] {
+            let problems = parse(text).expect_err(text);
+            assert!(is_empty(&problems), "{text:?} gave {problems:?}");
+            assert!(super::super::parse_overlay(text).is_err_and(|problems| is_empty(&problems)), "{text:?}");
+        }
+        for text in ["[[], []]", "[{}]", "listeners:\nservices:\nroutes:\n", "{} {}", "{\"listeners\": null}"]
+        {
+            let problems = parse(text).expect_err(text);
+            assert!(!is_empty(&problems), "{text:?} gave {problems:?}");
+        }
+        assert!(!is_empty(&[]));
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub struct Policy {
     /// Without, it holds for new ones. Changing this replaces the listeners of sidecars, which drains their connections.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub intentions_close: bool,
+    /// Confirms that this document takes much away from the policy with this etag (its first 12 digits suffice), which it
+    /// replaces. It says nothing once another one is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm_removal: Option<String>,
 }
 
 /// A port that players connect to. Changing `limits` (but for `idle_timeout`) or the files of `tls` spares live

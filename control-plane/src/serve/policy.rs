@@ -99,7 +99,14 @@ impl File {
         }
         let new =
             NewPolicy { text: self.text.clone(), author: FILE_AUTHOR.to_owned(), message: file.to_string() };
-        let applied = policy.apply(new, Precondition::Any).await.map_err(|source| self.refused(source))?;
+        let applied = match policy.apply(new, Precondition::Any).await {
+            // What is in force is better than no control plane.
+            Err(ApplyError::Store(PutError::Unconfirmed(unconfirmed))) => {
+                policy.hold_file_back(&format!("policy.file {file}"), &unconfirmed).await;
+                return Ok(());
+            }
+            applied => applied.map_err(|source| self.refused(source))?,
+        };
         tracing::info!(%file, version = applied.stored.info.version, changed = applied.changed, "policy file applied");
         Ok(())
     }

@@ -3,6 +3,9 @@
 
 mod judge;
 mod metrics;
+#[cfg(test)]
+mod tests;
+mod weigh;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,10 +16,11 @@ use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
 use super::policy_store::{
-    BY_HAND, NewPolicy, OverlayText, PolicyStore, Precondition, PutError, StoreError, StoredPolicy,
+    BY_HAND, Guard, NewPolicy, OverlayText, PolicyStore, Precondition, PutError, StoreError, StoredPolicy,
+    Unconfirmed,
 };
 use crate::model::{Policy, Problem};
-use judge::{ByHand, Judge, Verdict};
+use judge::{ByHand, Checked, HeldBack, Judge, Refusal, Verdict};
 use metrics::Metrics;
 
 /// The policy that is in force.
@@ -34,6 +38,15 @@ pub struct LoadedPolicy {
     pub policy: Arc<Policy>,
     /// Why something else may be stored than is in force, and what is wrong with it.
     pub problem: Option<String>,
+}
+
+impl LoadedPolicy {
+    /// Whether the store was heard and no policy was ever put in it: it may be new, or have lost what it had. That is no
+    /// empty policy, which somebody would have put as `{}`.
+    #[must_use]
+    pub const fn never_put(&self) -> bool {
+        self.known && self.stored.is_none()
+    }
 }
 
 /// Reads, writes and publishes policies.
@@ -152,19 +165,46 @@ impl PolicySource {
         Ok(self.store.get(last.version).await?.is_some_and(|stored| &*stored.text == text))
     }
 
-    /// What a document would be in force as.
-    pub fn check(&self, text: &str) -> Result<Arc<Policy>, Vec<Problem>> {
-        self.judging(|judge| judge.check(text))
+    /// What a document would be in force as, and why it would have to be confirmed.
+    pub fn check(&self, text: &str) -> Result<(Arc<Policy>, Option<Unconfirmed>), Vec<Problem>> {
+        self.judging(|judge| {
+            let checked = judge.check(text)?;
+            Ok((checked.policy, judge.in_force().weigh(&checked.written).err()))
+        })
     }
 
-    /// Validates a document, stores it durably, and puts it in force.
+    /// Validates a document, stores it durably, and puts it in force. One that takes too much away from what it replaces has to
+    /// confirm that itself.
     pub async fn apply(&self, new: NewPolicy, expected: Precondition) -> Result<Applied, ApplyError> {
-        let policy = self.check(&new.text).map_err(ApplyError::Invalid)?;
+        self.put_in_force(new, expected, false).await
+    }
+
+    /// The same, whatever it takes away.
+    pub async fn force(&self, new: NewPolicy, expected: Precondition) -> Result<Applied, ApplyError> {
+        self.put_in_force(new, expected, true).await
+    }
+
+    async fn put_in_force(
+        &self,
+        new: NewPolicy,
+        expected: Precondition,
+        forced: bool,
+    ) -> Result<Applied, ApplyError> {
+        let checked = self.judging(|judge| Ok((judge.check(&new.text)?, judge.in_force())));
+        let (Checked { written, policy }, in_force) = checked.map_err(ApplyError::Invalid)?;
+        let guard = if forced { Guard::none() } else { in_force.guard(written) };
         let before = self.current();
-        let stored = self.store.put(new, expected).await?;
+        let stored = self.store.put_guarded(new, expected, guard).await?;
         self.take().await;
         let changed = before.stored.as_ref().map(|s| s.info.version) != Some(stored.info.version);
         Ok(Applied { stored, policy, changed })
+    }
+
+    /// Holds `policy.file` back, which takes too much away: what is in force stays, and this is told until another policy is put.
+    pub async fn hold_file_back(&self, file: &str, unconfirmed: &Unconfirmed) {
+        let refusal = Refusal::unconfirmed("policy.file", file, unconfirmed);
+        self.judging(|judge| judge.hold_file_back(refusal));
+        self.take().await;
     }
 
     fn judging<T>(&self, judge: impl FnOnce(&mut Judge) -> T) -> T {
@@ -198,6 +238,7 @@ impl PolicySource {
         }
         let version = verdict.loaded.stored.as_ref().map_or(0, |stored| stored.info.version);
         self.metrics.in_force(version, verdict.loaded.known && verdict.loaded.problem.is_none());
+        self.metrics.never_put(verdict.loaded.never_put());
         match &verdict.loaded.problem {
             Some(problem) if before.problem.as_ref() != Some(problem) => {
                 tracing::warn!(
@@ -209,6 +250,11 @@ impl PolicySource {
             None if before.problem.is_some() => {
                 tracing::info!(version, "the stored policy is the one in force");
             }
+            _ if verdict.is_new && verdict.loaded.never_put() => tracing::warn!(
+                store = self.store.name(),
+                "no policy was ever put in this policy store; if one was, this is another store, or it has lost its data. \
+                 Proxies that come with a policy keep it. Put the policy, or `{{}}` if none is meant"
+            ),
             _ if verdict.is_new => tracing::info!(version, "policy in force"),
             _ => {}
         }
@@ -223,19 +269,23 @@ impl PolicySource {
             author: BY_HAND.to_owned(),
             message: "written by hand".to_owned(),
         };
-        match self.store.put(new, expected).await {
+        let weighed = self.judging(|judge| Ok((judge.check(&new.text)?.written, judge.in_force())));
+        let Ok((written, in_force)) = weighed.map_err(|_: Vec<Problem>| ()) else { return true };
+        let (why, settled) = match self.store.put_guarded(new, expected, in_force.guard(written)).await {
             Ok(_) => {
                 self.take().await;
-                true
+                return true;
             }
             // Others were quicker, with this or another one; the store tells.
-            Err(PutError::Conflict { .. }) => true,
+            Err(PutError::Conflict { .. }) => return true,
+            Err(PutError::Unconfirmed(unconfirmed)) => (HeldBack::Unconfirmed(unconfirmed), true),
             Err(error) => {
                 let problem = format!("the policy that was written by hand cannot be taken over: {error}");
-                self.judging(|judge| judge.hold_back(document, problem));
-                self.take().await;
-                false
+                (HeldBack::Failed(problem), false)
             }
-        }
+        };
+        self.judging(|judge| judge.hold_back(document, why));
+        self.take().await;
+        settled
     }
 }

@@ -6,6 +6,7 @@
 
 mod consul;
 mod database;
+mod guard;
 mod held;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use database::Store;
 
 use super::consul::{ConsulConfig, ConsulError};
 
+pub use guard::{Guard, Unconfirmed};
 pub use held::{Held, OverlayText, Slot, Trouble, Written};
 
 /// Versions that are kept; older ones go as new ones come.
@@ -111,6 +113,9 @@ pub enum PutError {
         /// The latest version; `None` = nothing is stored.
         current: Option<PolicyInfo>,
     },
+    /// It takes too much away without being confirmed; nothing was changed.
+    #[error(transparent)]
+    Unconfirmed(#[from] Unconfirmed),
     /// The text is longer than [`MAX_TEXT`]; nothing was changed.
     #[error("the document has {bytes} bytes, more than {MAX_TEXT}")]
     TooLarge {
@@ -290,15 +295,26 @@ impl PolicyStore {
         }
     }
 
-    /// Stores a version and publishes it. When this answers, it is on disk, or a majority of Consul's servers has it.
-    ///
-    /// A text equal to the latest one's makes no new version: the latest is the answer, whatever is expected,
-    /// so that a put whose answer was lost can be repeated. Dropping the future does not undo a put that was
-    /// begun.
+    /// The same as [`Self::put_guarded`], whatever it takes away.
     pub async fn put(
         &self,
         policy: NewPolicy,
         expected: Precondition,
+    ) -> Result<Arc<StoredPolicy>, PutError> {
+        self.put_guarded(policy, expected, Guard::none()).await
+    }
+
+    /// Stores a version and publishes it, if the guard lets it replace the latest one. When this answers, it is on disk, or a
+    /// majority of Consul's servers has it.
+    ///
+    /// A text equal to the latest one's makes no new version: the latest is the answer, whatever is expected,
+    /// so that a put whose answer was lost can be repeated. Dropping the future does not undo a put that was
+    /// begun.
+    pub async fn put_guarded(
+        &self,
+        policy: NewPolicy,
+        expected: Precondition,
+        guard: Guard,
     ) -> Result<Arc<StoredPolicy>, PutError> {
         let bytes = policy.text.len();
         if bytes > MAX_TEXT {
@@ -307,9 +323,9 @@ impl PolicyStore {
         match &self.0 {
             Kind::Embedded(store) => {
                 let store = Arc::clone(store);
-                blocking(move || store.put(policy, &expected)).await
+                blocking(move || store.put(policy, &expected, &guard)).await
             }
-            Kind::Consul(store) => store.put(policy, &expected).await,
+            Kind::Consul(store) => store.put(policy, &expected, &guard).await,
         }
     }
 }

@@ -15,6 +15,7 @@ pub struct Metrics {
     refused: IntCounterVec,
     unknown_types: prometheus::IntCounter,
     pub(crate) connected: IntGauge,
+    pub(crate) held: IntGauge,
     pub(crate) convergence: Histogram,
     queue: Histogram,
     config_size: Histogram,
@@ -35,6 +36,11 @@ impl Metrics {
         };
         let connected = IntGauge::new("realmgate_xds_connected_proxies", "Proxies with an open xDS stream.")?;
         registry.register(Box::new(connected.clone()))?;
+        let held = IntGauge::new(
+            "realmgate_xds_held_proxies",
+            "Proxies that keep resources which are not known here, since a source was never heard; `realmgate proxies` says why.",
+        )?;
+        registry.register(Box::new(held.clone()))?;
         let unknown_types = prometheus::IntCounter::new(
             "realmgate_xds_unknown_type_requests_total",
             "Requests for resource types that are not served; they are ignored.",
@@ -50,6 +56,7 @@ impl Metrics {
             )?,
             unknown_types,
             connected,
+            held,
             // 1 ms (one proxy on the same host) to 32 s (beyond Envoy's own 15 s of waiting).
             convergence: histogram(
                 "realmgate_proxy_convergence_seconds",

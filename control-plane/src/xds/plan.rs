@@ -60,6 +60,10 @@ impl Subscription {
         if !self.asked() || !self.dirty && !urgent {
             return None;
         }
+        if self.is_unknown() {
+            self.backlog = Backlog::Withheld;
+            return None;
+        }
         let plan = self.plan(wanted, gate, removal);
         let answer = self.owes_answer && gate != Gate::Closed;
         let something = answer || !plan.changes.is_empty() || !plan.removed.is_empty();
@@ -99,11 +103,14 @@ impl Subscription {
 
     /// A proxy that reconnects in state of the world with the very set we would send needs nothing (3).
     fn accept_claim(&mut self, wanted: &ResourceSet) {
-        let Some(version) = self.claimed.take() else { return };
-        if self.full_state() && self.interest.wildcard() && version == **wanted.version() {
+        let Some(version) = &self.claimed else { return };
+        if self.full_state() && self.interest.wildcard() && *version == **wanted.version() {
             self.behind.take();
             self.owes_answer = false;
+        } else if self.is_unknown() {
+            return;
         }
+        self.claimed = None;
     }
 
     /// Whether this wanted resource is to be said: it is asked for again, or the proxy has another. After a
@@ -131,6 +138,7 @@ impl Subscription {
         for (name, has, due) in join(self.behind.iter(), self.due.iter()) {
             match (self.covered(name, wanted), has) {
                 (Some(resource), _) => self.plan_change(resource, due.is_some(), gate, &mut plan),
+                (None, Some(Some(has))) if self.keeps && has.is_claimed() => {}
                 (None, Some(Some(_))) => match removal(name) {
                     Removal::Now if gate == Gate::Open => plan.removed.push(Arc::clone(name)),
                     Removal::Now | Removal::Later => plan.withheld = true,
@@ -166,7 +174,8 @@ impl Subscription {
         if self.variant == Variant::Sotw || self.kind == ResourceType::Extension {
             return;
         }
-        if gate == Gate::Closed {
+        // What is not known here may exist all the same: who keeps what it has waits until that is settled.
+        if gate == Gate::Closed || self.keeps {
             plan.still_due.push(Arc::clone(name));
         } else {
             plan.removed.push(Arc::clone(name));

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::Scope;
+use super::keep::Held;
 use super::listener::Cut;
 use super::metrics::Metrics;
 use super::status::ProxyStatus;
@@ -63,6 +64,8 @@ struct Entry {
 struct Tracked {
     stream: Stream,
     applied: Arc<str>,
+    /// Whether it was last seen to keep what it came with.
+    held: bool,
 }
 
 /// What a proxy says of itself when it connects.
@@ -137,6 +140,12 @@ impl Registry {
         self.changed.subscribe()
     }
 
+    /// How many of them keep what is not known here.
+    #[must_use]
+    pub fn held(&self) -> i64 {
+        self.metrics.held.get()
+    }
+
     pub(crate) const fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -170,7 +179,7 @@ impl Connection {
         let mut proxies = registry.lock();
         proxies.last += 1;
         let number = proxies.last;
-        let tracked = Mutex::new(Tracked { stream, applied: Arc::default() });
+        let tracked = Mutex::new(Tracked { stream, applied: Arc::default(), held: false });
         let writing = AtomicU64::new(0);
         let entry = Arc::new(Entry { number, peer, connected: SystemTime::now(), tracked, writing });
         proxies.streams.insert(number, Arc::clone(&entry));
@@ -206,14 +215,35 @@ impl Connection {
             self.registry.metrics.convergence.observe(since.elapsed().as_secs_f64());
             tracked.applied = Arc::clone(tracked.stream.wanted().version());
         }
+        if tracked.held != tracked.stream.keeps() {
+            self.note_held(&mut tracked);
+        }
         drop(tracked);
         self.registry.bump();
         result
+    }
+
+    fn note_held(&self, tracked: &mut Tracked) {
+        let held = tracked.stream.held();
+        tracked.held = held.is_some();
+        self.registry.metrics.held.add(if tracked.held { 1 } else { -1 });
+        match held {
+            Some(Held { reason, resources }) => {
+                tracing::error!(
+                    node = self.id(),
+                    resources,
+                    reason,
+                    "proxy keeps resources that are not known here"
+                );
+            }
+            None => tracing::info!(node = self.id(), "nothing is held back from the proxy any more"),
+        }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.registry.metrics.held.sub(self.entry.lock().held.into());
         self.registry.lock().streams.remove(&self.entry.number);
         self.registry.metrics.connected.dec();
         self.registry.bump();

@@ -111,6 +111,11 @@ impl Resource {
         Self { name, version: version.into(), on_demand: false, entry: Bytes::new(), any_at: 0, body_at: 0 }
     }
 
+    /// Whether it is what a proxy says it has from an earlier stream.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.entry.is_empty()
+    }
+
     /// The same resource, sent only to proxies that ask for it by name: the wildcard does not cover it.
     #[must_use]
     pub fn on_demand(mut self) -> Self {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use foldhash::quality::FixedState;
 
 use super::name_map::{Joined, NameMap, join};
-use super::{Resource, ResourceType, content_hash};
+use super::{Hold, Resource, ResourceType, content_hash};
 
 /// All resources of one type that a scope needs.
 #[derive(Debug, Default)]
@@ -190,6 +190,7 @@ pub struct Snapshot {
     listeners: Arc<ResourceSet>,
     extensions: Arc<ResourceSet>,
     secrets: Arc<ResourceSet>,
+    hold: Option<Hold>,
 }
 
 impl Snapshot {
@@ -209,6 +210,7 @@ impl Snapshot {
             listeners: listeners.into(),
             extensions: extensions.into(),
             secrets: ResourceSet::new([]).into(),
+            hold: None,
         };
         snapshot.versioned()
     }
@@ -220,9 +222,28 @@ impl Snapshot {
         self.versioned()
     }
 
+    /// The same snapshot, of which some source was never heard: proxies lose nothing by what it leaves out. One that is pending
+    /// takes nothing away as it is.
+    #[must_use]
+    pub fn holding(mut self, hold: Option<Hold>) -> Self {
+        if self.is_pending() {
+            return self;
+        }
+        self.hold = hold;
+        self.versioned()
+    }
+
+    /// What it must not take away.
+    #[must_use]
+    pub const fn hold(&self) -> Option<&Hold> {
+        self.hold.as_ref()
+    }
+
+    /// Whoever has all of it and is not held any more has more to be told, so a hold makes another version.
     fn versioned(mut self) -> Self {
         let versions = ResourceType::ALL.map(|kind| self.of(kind).version().as_bytes());
-        self.version = content_hash(versions).into();
+        let hold = self.hold.iter().map(|hold| hold.reason().as_bytes());
+        self.version = content_hash(versions.into_iter().chain(hold)).into();
         self
     }
 

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::keep::Held;
 use super::refusal::Nack;
 use super::registry::Peer;
 use super::stream::{Stream, SyncState};
@@ -34,6 +35,9 @@ pub struct ProxyStatus {
     pub applied: String,
     /// How far it is.
     pub sync: SyncState,
+    /// What it keeps although nobody here knows it, because a source was never heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
     /// By type, in sending order; types it never asked for are left out.
     pub types: Vec<TypeStatus>,
 }
@@ -90,6 +94,7 @@ impl ProxyStatus {
             wanted: stream.wanted().version().to_string(),
             applied: applied.to_owned(),
             sync: stream.sync(),
+            held: stream.held(),
             types: asked.map(|kind| type_status(stream, kind)).collect(),
         }
     }

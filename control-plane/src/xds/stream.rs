@@ -248,6 +248,7 @@ impl Stream {
             return Vec::new();
         }
         let wanted = Arc::clone(&self.wanted);
+        let keeps = self.note_hold(&wanted);
         let clusters = wanted.of(ResourceType::Cluster);
         self.awaited.retain(|_, until| *until > now);
         let secrets = wanted.of(ResourceType::Secret);
@@ -262,7 +263,7 @@ impl Stream {
             self.clusters_sent(now);
         }
         out.extend(self.push_endpoints(&wanted, now));
-        let gate = self.gate();
+        let gate = self.gate().keeping(keeps);
         let removal = |_: &str| Removal::Now;
         out.extend(self.listeners.push(wanted.of(ResourceType::Listener), gate, &removal, now));
         out.extend(self.extensions.push(wanted.of(ResourceType::Extension), gate, &|_| Removal::Never, now));
@@ -270,6 +271,14 @@ impl Stream {
             out.extend(self.clusters.push(clusters, Gate::Open, &removal, now));
         }
         out
+    }
+
+    /// Whether the proxy keeps what it came with, because it shows that it had a source which was never heard here.
+    fn note_hold(&mut self, wanted: &Snapshot) -> bool {
+        let shows = |hold| ResourceType::ALL.iter().any(|kind| self.of(*kind).shows(hold, wanted.of(*kind)));
+        let keeps = wanted.hold().is_some_and(shows);
+        ResourceType::ALL.into_iter().for_each(|kind| self.of_mut(kind).keep(keeps));
+        keeps
     }
 
     /// Endpoints follow changed clusters at once, even unchanged ones: Envoy warms the cluster, and keeps

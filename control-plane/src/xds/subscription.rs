@@ -52,6 +52,8 @@ pub(crate) struct Subscription {
     pub(super) owes_answer: bool,
     /// The version a proxy says it has on its first request in state of the world.
     pub(super) claimed: Option<String>,
+    /// Whether the proxy keeps what it came with ([`super::Hold`]).
+    pub(super) keeps: bool,
     /// A payload that was refused is never sent again unchanged (19).
     pub(super) rejected: BTreeMap<Arc<str>, Rejected>,
     /// Refused together without a word on which is at fault; each group waits to be tried on its own.
@@ -80,6 +82,7 @@ impl Subscription {
             due: NameMap::default(),
             owes_answer: false,
             claimed: None,
+            keeps: false,
             rejected: BTreeMap::new(),
             suspended: Vec::new(),
             trial: 0,

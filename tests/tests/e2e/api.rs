@@ -71,3 +71,85 @@ async fn grpc_says_the_same() {
     let beyond = ExplainRequest { world: 40_000, ..question };
     assert_eq!(client.explain(beyond).await.unwrap_err().code(), Code::InvalidArgument);
 }
+
+/// So many routes, each of a world, on a listener.
+fn routes(count: usize) -> String {
+    let routes = (1..=count)
+        .map(|i| format!("{{name: r{i}, server_type: 200, worlds: {i}, to: [{{service: blue}}]}}"));
+    let routes = routes.collect::<Vec<_>>().join(", ");
+    format!(
+        "listeners: [{{name: edge, bind: '127.0.0.1:7000'}}]\nservices: [{{name: blue, endpoints: ['127.0.0.1:1']}}]\n\
+         routes: [{routes}]\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_no_policy_and_much_is_not_taken_away_by_accident() {
+    let net = TestNet::new();
+    let control_plane = Stage::control_plane(&net, &json!({})).unwrap();
+    let mut client = ManagementClient::connect(format!("http://{}", net.at(port::API))).await.unwrap();
+    let request = |text: &str, force: bool| PutPolicyRequest {
+        text: text.to_owned(),
+        force,
+        ..PutPolicyRequest::default()
+    };
+    let put = |query: &str, text: &str| {
+        let (status, body) = control_plane.put_policy_with(query, text);
+        (status, serde_json::from_str::<Value>(&body).unwrap())
+    };
+    let cli = |arguments: &[&str], text: &str| {
+        std::fs::write(net.dir().join("document"), text).unwrap();
+        let output = control_plane.realmgate(arguments).unwrap();
+        let words = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(words).unwrap())
+    };
+    assert_eq!(put("", &routes(12)).0, 200);
+    const EMPTY: &str =
+        "empty: the document has no keys, so it is no policy; one that routes nothing is `{}`";
+    for text in ["", " \n", "# soon\n", "null", "[]", "\"\""] {
+        for query in ["", "?force=true", "?dry_run=true"] {
+            let (status, refused) = put(query, text);
+            assert_eq!((status, &refused["error"]), (422, &json!("empty")), "{text:?} {query}: {refused}");
+            assert_eq!(refused["problems"][0]["message"], EMPTY);
+        }
+        let refused = client.put_policy(request(text, true)).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().contains(EMPTY), "{refused}");
+        for arguments in
+            [&["policy", "validate", "document"][..], &["policy", "apply", "document", "--force"]]
+        {
+            let (code, words) = cli(arguments, text);
+            assert!(code == 64 && words.contains(EMPTY), "{text:?} {arguments:?}: {code} {words}");
+        }
+    }
+
+    let few = routes(5);
+    let (status, refused) = put("", &few);
+    assert_eq!((status, &refused["error"]), (409, &json!("mass_removal")), "{refused}");
+    assert_eq!(refused["mass_removal"]["taken"][0]["kind"], "routes");
+    assert!(
+        refused["message"].as_str().unwrap().contains("7 of 12 routes (r6, r7, r8, r9, r10, ...)"),
+        "{refused}"
+    );
+    let (status, dry) = put("?dry_run=true", &few);
+    assert_eq!((status, &dry["mass_removal"]), (200, &refused["mass_removal"]), "{dry}");
+    assert_eq!(put("?dry_run=true&force=true", &few).1.get("mass_removal"), None);
+    let refused = client.put_policy(request(&few, false)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().starts_with("mass_removal: it takes away 7 of 12 routes"), "{refused}");
+    let dry = PutPolicyRequest { dry_run: true, ..request(&few, false) };
+    let dry = client.put_policy(dry).await.unwrap().into_inner();
+    assert!(dry.mass_removal.starts_with("it takes away 7 of 12 routes"), "{dry:?}");
+    let (code, words) = cli(&["policy", "apply", "document"], &few);
+    assert!(code == 1 && words.contains("7 of 12 worlds") && words.contains("--force"), "{code} {words}");
+    let (code, words) = cli(&["policy", "apply", "document", "--dry-run"], &few);
+    assert!(
+        code == 0 && words.contains("has to be confirmed with --force: it takes away 7 of 12"),
+        "{code} {words}"
+    );
+    assert_eq!(cli(&["policy", "apply", "document", "--force"], &few).0, 0);
+    client.put_policy(request(&routes(12), false)).await.unwrap();
+    client.put_policy(request(&few, true)).await.unwrap();
+    let (code, words) = cli(&["policy", "apply", "--empty"], "");
+    assert!(code == 1 && words.contains("all 1 of 1 listeners (edge)"), "{code} {words}");
+    assert_eq!(cli(&["policy", "apply", "--empty", "--force"], "").0, 0);
+}

@@ -32,6 +32,7 @@ mod lazy_worlds;
 mod limits;
 mod live_sessions;
 mod load;
+mod lost_state;
 mod many_worlds;
 mod matrix;
 mod mesh_tls;

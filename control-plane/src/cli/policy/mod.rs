@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Failure;
 use super::client::{Api, Refusal};
-use super::output::{self, number, text};
+use super::output::{self, list, number, text};
 use crate::model::Problem;
 
 #[derive(Debug, Subcommand)]
@@ -32,7 +32,14 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 pub(super) struct Apply {
     /// The document, YAML or JSON; `-` reads the standard input.
-    file: PathBuf,
+    #[arg(required_unless_present = "empty")]
+    file: Option<PathBuf>,
+    /// Make the empty policy the policy, which routes nothing: the same as the document `{}`.
+    #[arg(long, conflicts_with = "file")]
+    empty: bool,
+    /// Confirm that the last listener goes, or more than half of ten or more listeners, services, routes or worlds.
+    #[arg(long)]
+    force: bool,
     /// Change nothing, only say what would change.
     #[arg(long)]
     dry_run: bool,
@@ -78,11 +85,17 @@ fn validate(file: &Path) -> Result<(), Failure> {
 }
 
 fn apply(arguments: &Apply) -> Result<(), Failure> {
-    let Apply { file, dry_run, if_match, message, api } = arguments;
-    let body = document::read(file)?;
+    let Apply { file, empty: _, force, dry_run, if_match, message, api } = arguments;
+    // Without a file it is the empty policy that is meant.
+    let (file, body) = match file {
+        Some(file) => (file.as_path(), document::read(file)?),
+        None => (Path::new("{}"), "{}\n".to_owned()),
+    };
     let mut query = Vec::new();
-    if *dry_run {
-        query.push(("dry_run", "true"));
+    for (name, set) in [("dry_run", dry_run), ("force", force)] {
+        if *set {
+            query.push((name, "true"));
+        }
     }
     if let Some(message) = message {
         query.push(("message", message));
@@ -90,6 +103,9 @@ fn apply(arguments: &Apply) -> Result<(), Failure> {
     let outcome = api.put("/v1/policy", &query, if_match.as_deref(), &body);
     let outcome = outcome.map_err(|refusal| match refusal {
         Refusal::Answer { status: 422, body } => invalid(file, &body),
+        Refusal::Answer { status: 409, body } if text(&body, "/error") == "mass_removal" => {
+            Failure::failed(format!("{}: {}", document::name(file), text(&body, "/message")))
+        }
         Refusal::Answer { status: 409 | 412, body } => Failure::failed(format!(
             "{}: the policy in force is another one by now; read it with `realmgate policy show`",
             text(&body, "/message")
@@ -118,10 +134,25 @@ fn summary(outcome: &Value) -> String {
     if lines.len() == 1 && outcome.get("changed").is_some() && !flag("changed") {
         lines.push("  nothing changes".to_owned());
     }
+    if outcome.get("mass_removal").is_some() {
+        lines.push(format!("  It has to be confirmed with --force: {}.", taken(outcome)));
+    }
     if flag("dry_run") {
         lines.push("This was a dry run: nothing was stored.".to_owned());
     }
     lines.join("\n")
+}
+
+/// What would go, as `12 of 20 routes (a, b, ...)`.
+fn taken(outcome: &Value) -> String {
+    let one = |taken: &Value| {
+        let names: Vec<_> = list(taken, "/names").iter().filter_map(Value::as_str).collect();
+        let (gone, of, kind) = (number(taken, "/gone"), number(taken, "/of"), text(taken, "/kind"));
+        let more = if gone == names.len().to_string() { "" } else { ", ..." };
+        format!("{gone} of {of} {kind} ({}{more})", names.join(", "))
+    };
+    let all = list(outcome, "/mass_removal/taken").iter().map(one).collect::<Vec<_>>().join(", ");
+    format!("it takes away {all}")
 }
 
 #[cfg(test)]
@@ -139,5 +170,9 @@ mod tests {
         let unchanged = json!({"version": 4, "etag": "ab", "changed": false});
         assert_eq!(summary(&unchanged), "version 4, etag ab\n  nothing changes");
         assert_eq!(summary(&json!({})), "version -, etag -");
+        let taken = json!({"kind": "routes", "gone": 12, "of": 20, "names": ["a", "b"]});
+        let much = json!({"version": 4, "etag": "ab", "changed": true, "mass_removal": {"taken": [taken], "etag": "ab"}});
+        let expected = "  It has to be confirmed with --force: it takes away 12 of 20 routes (a, b, ...).";
+        assert_eq!(summary(&much).lines().nth(1), Some(expected));
     }
 }

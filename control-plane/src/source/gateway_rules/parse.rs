@@ -69,7 +69,8 @@ pub(super) fn apply(reading: &Reading, previous: &GatewayRules) -> Outcome {
         Stored::Unusable(flaw) => Said::Unusable(flaw.clone()),
         Stored::Present(hash) => read_mapping(hash).map_or_else(Said::Unusable, Said::Entries),
     };
-    let mut settled = GatewayRules::default();
+    let unheard = previous.unheard && !matches!(rules, Said::Entries(_));
+    let mut settled = GatewayRules { unheard, ..GatewayRules::default() };
     let routing_rules = settle(RuleOrigin::Rules, rules, previous, &mut settled);
     let realm_mapping = settle(RuleOrigin::RealmMapping, mapping, previous, &mut settled);
     Outcome { rules: settled, routing_rules, realm_mapping }

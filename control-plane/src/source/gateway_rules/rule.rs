@@ -11,6 +11,9 @@ pub struct GatewayRules {
     pub rules: Vec<GatewayRule>,
     /// What was refused at the last reading.
     pub refused: Vec<Refusal>,
+    /// Whether the rules key was never there, now or in an earlier run that left a snapshot. No rules are then no news: `{}`
+    /// says that there are none.
+    pub unheard: bool,
 }
 
 /// One rule: these messages go to these endpoints.

@@ -42,19 +42,19 @@ impl Snapshot {
         self.directory.join(FILE)
     }
 
-    /// What the last run left; empty if that is nothing, nothing readable or another prefix's. An unreadable
+    /// What the last run left; `None` if that is nothing, nothing readable or another prefix's. An unreadable
     /// file is kept aside for people to look at.
-    pub(super) fn load(&self) -> Vec<GatewayRule> {
+    pub(super) fn load(&self) -> Option<Vec<GatewayRule>> {
         let path = self.path();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
                 tracing::error!(
                     path = %path.display(), %error,
                     "cannot read the last good gateway rules; starting without them"
                 );
-                return Vec::new();
+                return None;
             }
         };
         let problem = match serde_json::from_slice::<Document<Vec<GatewayRule>>>(&bytes) {
@@ -66,9 +66,9 @@ impl Snapshot {
                     path = %path.display(), found = document.key_prefix, wanted = self.key_prefix,
                     "the last good gateway rules are of another key prefix; starting without them"
                 );
-                return Vec::new();
+                return None;
             }
-            Ok(document) => return document.rules,
+            Ok(document) => return Some(document.rules),
             Err(error) => error.to_string(),
         };
         let aside = self.directory.join(format!("{FILE}.corrupt"));
@@ -77,7 +77,7 @@ impl Snapshot {
             path = %path.display(), problem, kept_at = %aside.display(), kept = moved.is_ok(),
             "the last good gateway rules are unreadable; starting without them"
         );
-        Vec::new()
+        None
     }
 
     /// Replaces the file at once and durably: a crash leaves the old or the new one. Blocks on the disk.
@@ -110,16 +110,16 @@ mod tests {
     fn keeps_rules_for_the_same_prefix() {
         let directory = tempfile::tempdir().unwrap();
         let snapshot = Snapshot::new(&directory.path().join("made/here"), "a:").unwrap();
-        assert_eq!(snapshot.load(), []);
+        assert_eq!(snapshot.load(), None);
         snapshot.save(&[rule()]).unwrap();
-        assert_eq!(snapshot.load(), [rule()]);
+        assert_eq!(snapshot.load(), Some(vec![rule()]));
         snapshot.save(&[]).unwrap();
-        assert_eq!(snapshot.load(), []);
+        assert_eq!(snapshot.load(), Some(vec![]), "no rules are what somebody wrote");
 
         snapshot.save(&[rule()]).unwrap();
         let other = Snapshot { key_prefix: "b:".to_owned(), ..snapshot.clone() };
-        assert_eq!(other.load(), []);
-        assert_eq!(snapshot.load(), [rule()], "left in place");
+        assert_eq!(other.load(), None);
+        assert_eq!(snapshot.load(), Some(vec![rule()]), "left in place");
     }
 
     #[test]
@@ -128,7 +128,7 @@ mod tests {
         let snapshot = Snapshot::new(directory.path(), "a:").unwrap();
         for bad in ["", "{\"format\":1", "{\"format\":2,\"key_prefix\":\"a:\",\"rules\":[]}"] {
             fs::write(snapshot.path(), bad).unwrap();
-            assert_eq!(snapshot.load(), []);
+            assert_eq!(snapshot.load(), None);
             assert!(!snapshot.path().exists());
             let aside = directory.path().join("gateway-rules.json.corrupt");
             assert_eq!(fs::read_to_string(aside).unwrap(), bad);

@@ -89,7 +89,9 @@ impl GatewayRulesSource {
         let snapshot = Snapshot::new(&config.data_dir, &config.key_prefix)
             .map_err(|error| StartError::DataDir { path: config.data_dir.clone(), error })?;
         let metrics = Metrics::register(registry)?;
-        let known = GatewayRules { rules: snapshot.load(), refused: Vec::new() };
+        let left = snapshot.load();
+        let known =
+            GatewayRules { unheard: left.is_none(), rules: left.unwrap_or_default(), refused: Vec::new() };
         if !known.rules.is_empty() {
             tracing::info!(
                 rules = known.rules.len(),
@@ -258,7 +260,7 @@ impl Follower {
         self.report_refusals(&previous.refused, &rules.refused);
         tracing::info!(rules = rules.rules.len(), refused = rules.refused.len(), "gateway rules changed");
         self.metrics.served(rules);
-        self.unsaved |= previous.rules != rules.rules;
+        self.unsaved |= previous.rules != rules.rules || previous.unheard != rules.unheard;
         self.rules.send_replace(Arc::new(rules.clone()));
     }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::weigh::{InForce, weigh_overlay};
 use super::{LoadedPolicy, list};
 use crate::model::{self, Overlay, Policy, Problem};
-use crate::source::policy_store::{Held, OverlayText, StoredPolicy, Trouble, Written, etag};
+use crate::source::policy_store::{Held, OverlayText, StoredPolicy, Trouble, Unconfirmed, Written, etag};
 
 /// What is in force and what was wrong with the rest.
 #[derive(Debug, Default)]
@@ -19,9 +20,18 @@ pub(super) struct Judge {
     /// What is refused now, so that each is counted once.
     refused: Vec<Refusal>,
     /// A document written by hand that could not become a version, and why.
-    held_back: Option<(ByHand, String)>,
+    held_back: Option<(ByHand, HeldBack)>,
+    /// Why `policy.file` is not in force. Whatever is put after it settles that.
+    file: Option<Refusal>,
     /// The last text that was read, which is mostly the next one to be published.
     read: Option<(Arc<str>, Arc<Policy>)>,
+}
+
+/// What a document is called that somebody wrote past every control plane.
+const BY_HAND: &str = "the policy that was written by hand";
+
+fn was_put(good: Option<&Good>) -> bool {
+    good.is_some_and(|good| good.stored.is_some())
 }
 
 /// A version that is good.
@@ -43,6 +53,28 @@ pub(super) struct Refusal {
     text: String,
 }
 
+impl Refusal {
+    /// A document that is no policy, or no overlay.
+    fn invalid(document: &'static str, what: &str, problems: &[Problem]) -> Self {
+        let reason = if model::is_empty(problems) { "empty" } else { "invalid" };
+        Self { document, reason, text: format!("{what} is not valid: {}", list(problems)) }
+    }
+
+    /// A document that takes too much away.
+    pub(super) fn unconfirmed(document: &'static str, what: &str, unconfirmed: &Unconfirmed) -> Self {
+        Self { document, reason: "mass_removal", text: format!("{what} is held back: {unconfirmed}") }
+    }
+}
+
+/// Why a document that was written by hand could not become a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HeldBack {
+    /// The store failed.
+    Failed(String),
+    /// It takes too much away from what the store had last.
+    Unconfirmed(Unconfirmed),
+}
+
 /// A document that is good and no version yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ByHand {
@@ -53,6 +85,15 @@ impl ByHand {
     pub(super) fn etag(&self) -> String {
         etag(&*self.text)
     }
+}
+
+/// What a document that is good says.
+#[derive(Clone, Debug)]
+pub(super) struct Checked {
+    /// As it is.
+    pub(super) written: Arc<Policy>,
+    /// As it would serve here.
+    pub(super) policy: Arc<Policy>,
 }
 
 /// What follows from what a store holds.
@@ -69,16 +110,27 @@ pub(super) struct Verdict {
 }
 
 impl Judge {
-    /// What a text would be in force as, with the overlay of now.
-    pub(super) fn check(&mut self, text: &str) -> Result<Arc<Policy>, Vec<Problem>> {
+    /// What a text says, and what it would be in force as, with the overlay of now.
+    pub(super) fn check(&mut self, text: &str) -> Result<Checked, Vec<Problem>> {
         let written = self.read(&Arc::from(text))?;
-        let Some((source, overlay)) = &self.overlay else { return Ok(written) };
-        overlay.over(&written).map(Arc::new).map_err(|mut problems| {
+        let Some((source, overlay)) = &self.overlay else {
+            return Ok(Checked { policy: Arc::clone(&written), written });
+        };
+        let policy = overlay.over(&written).map_err(|mut problems| {
             for problem in &mut problems {
                 problem.message = format!("{} (with the overlay {})", problem.message, source.key);
             }
             problems
-        })
+        })?;
+        Ok(Checked { written, policy: Arc::new(policy) })
+    }
+
+    /// What is in force, for weighing what would replace it.
+    pub(super) fn in_force(&self) -> InForce {
+        let overlay = self.overlay.as_ref().map(|(_, overlay)| Arc::clone(overlay));
+        let Some(good) = &self.policy else { return InForce { overlay, ..InForce::default() } };
+        let etag = good.stored.as_ref().map_or_else(String::new, |stored| stored.info.etag.clone());
+        InForce { etag, written: Arc::clone(&good.written), overlay }
     }
 
     fn read(&mut self, text: &Arc<str>) -> Result<Arc<Policy>, Vec<Problem>> {
@@ -109,28 +161,45 @@ impl Judge {
         }
         let mut by_hand = None;
         let mut next = self.policy.clone();
+        if let Some(last) = held.last.as_ref().filter(|_| !was_put(next.as_ref())) {
+            next = self.good(last).ok().or(next);
+        }
         match &held.policy.value {
             _ if !held.policy.heard => {}
-            Written::Nothing => next = Some(Good { stored: None, written: Arc::default() }),
-            Written::Version(stored) => match self.read(&stored.text) {
-                Ok(written) => next = Some(Good { stored: Some(Arc::clone(stored)), written }),
+            Written::Nothing => match next.as_ref().and_then(|good| good.stored.as_deref()) {
+                // Nobody takes a policy away by losing it.
+                Some(StoredPolicy { info, .. }) => lost.push(format!(
+                    "the policy store has lost the policy; version {} serves on. Put it again",
+                    info.version
+                )),
+                None => next = Some(Good { stored: None, written: Arc::default() }),
+            },
+            Written::Version(stored) => match self.good(stored) {
+                Ok(good) => next = Some(good),
                 Err(problems) => {
-                    let text = format!("version {} is not valid: {}", stored.info.version, list(&problems));
-                    refused.push(Refusal { document: "policy", reason: "invalid", text });
+                    let what = format!("version {}", stored.info.version);
+                    refused.push(Refusal::invalid("policy", &what, &problems));
                 }
             },
-            Written::ByHand(text) => match self.check(text) {
-                Ok(_) => by_hand = Some(ByHand { text: Arc::clone(text) }),
-                Err(problems) => {
-                    let text =
-                        format!("the policy that was written by hand is not valid: {}", list(&problems));
-                    refused.push(Refusal { document: "policy", reason: "invalid", text });
-                }
+            Written::ByHand(text) => match self.take_by_hand(text) {
+                Ok(document) => by_hand = Some(document),
+                Err(refusal) => refused.push(refusal),
             },
         }
         self.held_back.take_if(|(document, _)| by_hand.as_ref() != Some(document));
-        lost.extend(self.held_back.as_ref().map(|(_, problem)| problem.clone()));
+        match self.held_back.as_ref().map(|(_, why)| why) {
+            Some(HeldBack::Failed(problem)) => lost.push(problem.clone()),
+            Some(HeldBack::Unconfirmed(unconfirmed)) => {
+                refused.push(Refusal::unconfirmed("policy", BY_HAND, unconfirmed));
+                by_hand = None;
+            }
+            None => {}
+        }
         let good = self.put_together(next, &mut refused);
+        if good.as_ref().is_some_and(|good| good.stored != self.loaded.stored) {
+            self.file = None;
+        }
+        refused.extend(self.file.clone());
         let is_new = good.is_some();
         lost.extend(refused.iter().map(|refusal| refusal.text.clone()));
         let problem = (!lost.is_empty()).then(|| lost.join("; "));
@@ -143,31 +212,72 @@ impl Judge {
         Verdict { loaded: Arc::clone(&self.loaded), is_new, refusals, by_hand }
     }
 
-    /// Remembers why a document that was written by hand is not in force, for as long as it stands there.
-    pub(super) fn hold_back(&mut self, document: ByHand, problem: String) {
-        self.held_back = Some((document, problem));
+    /// A version as what is in force, if it is good.
+    fn good(&mut self, stored: &Arc<StoredPolicy>) -> Result<Good, Vec<Problem>> {
+        let written = match self.read(&stored.text) {
+            // Releases before took it for a policy that routes nothing, and as such it is in force.
+            Err(problems) if model::is_empty(&problems) => Arc::default(),
+            read => read?,
+        };
+        Ok(Good { stored: Some(Arc::clone(stored)), written })
     }
 
-    /// Takes an overlay that can be read; what is wrong with one that cannot.
+    /// A document that was written by hand, if it can become a version.
+    fn take_by_hand(&mut self, text: &Arc<str>) -> Result<ByHand, Refusal> {
+        let Checked { written, .. } =
+            self.check(text).map_err(|problems| Refusal::invalid("policy", BY_HAND, &problems))?;
+        self.in_force().weigh(&written).map_err(|held| Refusal::unconfirmed("policy", BY_HAND, &held))?;
+        Ok(ByHand { text: Arc::clone(text) })
+    }
+
+    /// Remembers why a document that was written by hand is not in force, for as long as it stands there.
+    pub(super) fn hold_back(&mut self, document: ByHand, why: HeldBack) {
+        self.held_back = Some((document, why));
+    }
+
+    /// Remembers why `policy.file` is not in force.
+    pub(super) fn hold_file_back(&mut self, refusal: Refusal) {
+        self.file = Some(refusal);
+    }
+
+    /// Takes an overlay that can be read and does not take too much away; what is wrong with one that cannot be taken.
     fn take_overlay(&mut self, now: Option<&Arc<OverlayText>>) -> Option<Refusal> {
-        let Some(now) = now else {
-            (self.overlay, self.overlay_known) = (None, true);
+        let known = self.overlay.as_ref().map(|(known, _)| known);
+        if self.overlay_known && known == now {
+            return None;
+        }
+        let Some(named) = now.or(known).cloned() else {
+            self.overlay_known = true;
             return None;
         };
-        if self.overlay.as_ref().is_some_and(|(known, _)| known == now) {
-            return None;
+        let read = match now.map(|now| model::parse_overlay(&now.text)).transpose() {
+            Ok(read) => read.map(Arc::new),
+            Err(problems) => return Some(Refusal::invalid("overlay", &named.key, &problems)),
+        };
+        if let Err(unconfirmed) = self.weigh_overlay(read.as_deref()) {
+            return Some(Refusal::unconfirmed("overlay", &named.key, &unconfirmed));
         }
-        match model::parse_overlay(&now.text) {
-            Ok(overlay) => {
-                self.overlay = Some((Arc::clone(now), Arc::new(overlay)));
-                self.overlay_known = true;
-                None
+        self.overlay = now.cloned().zip(read);
+        self.overlay_known = true;
+        None
+    }
+
+    /// Whether another overlay, or none, takes too much away from what serves.
+    fn weigh_overlay(&self, overlay: Option<&Overlay>) -> Result<(), Unconfirmed> {
+        let Some(good) = self.policy.as_ref().filter(|_| self.loaded.known) else { return Ok(()) };
+        let served = match overlay {
+            None => Arc::clone(&good.written),
+            // What does not fit is another fault, found where all is put together.
+            Some(overlay) => {
+                overlay.over(&good.written).map_or_else(|_| Arc::clone(&self.loaded.policy), Arc::new)
             }
-            Err(problems) => {
-                let text = format!("{} is not valid: {}", now.key, list(&problems));
-                Some(Refusal { document: "overlay", reason: "invalid", text })
-            }
-        }
+        };
+        let replaced = match &self.overlay {
+            Some((source, _)) => etag(&*source.text),
+            None => self.in_force().etag,
+        };
+        let confirm_removal = overlay.and_then(|overlay| overlay.confirm_removal.as_deref());
+        weigh_overlay(&self.loaded.policy, &served, replaced, confirm_removal)
     }
 
     /// What is in force from now on if that is something else.
@@ -201,139 +311,4 @@ impl Judge {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::policy_store::{PolicyInfo, Slot};
-
-    fn policy(service: &str) -> String {
-        format!("services: [{{name: {service}, endpoints: ['10.0.0.1:1']}}]")
-    }
-
-    fn version(version: u64, text: &str) -> Written {
-        let (author, message) = ("ada".to_owned(), String::new());
-        let info = PolicyInfo { version, etag: etag(text), author, time: 0, message };
-        Written::Version(Arc::new(StoredPolicy { info, text: text.into() }))
-    }
-
-    fn heard<T: Default>(value: T) -> Slot<T> {
-        Slot { heard: true, value, ..Slot::default() }
-    }
-
-    fn held(written: Written, overlay: Option<&str>) -> Held {
-        let overlay = overlay.map(|text| OverlayText { key: "p/overlay/aws".to_owned(), text: text.into() });
-        Held { policy: heard(written), overlay: heard(overlay.map(Arc::new)) }
-    }
-
-    fn services(verdict: &Verdict) -> String {
-        let names: Vec<_> = verdict.loaded.policy.services.iter().map(|s| s.name.as_str()).collect();
-        names.join(" ")
-    }
-
-    /// Version in force, services, and what was refused for the first time.
-    fn outcome(verdict: &Verdict) -> (u64, String, Vec<(&'static str, &'static str)>) {
-        let version = verdict.loaded.stored.as_ref().map_or(0, |stored| stored.info.version);
-        let refusals = verdict.refusals.iter().map(|refusal| (refusal.document, refusal.reason));
-        (version, services(verdict), refusals.collect())
-    }
-
-    #[test]
-    fn nothing_is_known_before_both_documents_were_heard() {
-        let mut judge = Judge::default();
-        let mut half = held(version(1, &policy("a")), None);
-        half.overlay.heard = false;
-        let verdict = judge.take(&half);
-        assert!(!verdict.loaded.known && !verdict.is_new);
-        let verdict = judge.take(&held(version(1, &policy("a")), None));
-        assert!(verdict.loaded.known && verdict.is_new);
-        let nothing = Judge::default().take(&held(Written::Nothing, None));
-        assert!(nothing.loaded.known && nothing.loaded.problem.is_none(), "an empty store is no fault");
-        let broken = Judge::default().take(&held(version(1, "routes: 5"), None));
-        assert!(!broken.loaded.known && broken.loaded.problem.is_some(), "there is no last good one");
-    }
-
-    #[test]
-    fn a_broken_policy_is_refused_once_and_the_last_good_one_stays() {
-        let mut judge = Judge::default();
-        judge.take(&held(version(1, &policy("a")), None));
-        let broken = held(version(2, "routes: 5"), None);
-        let verdict = judge.take(&broken);
-        assert_eq!(outcome(&verdict), (1, "a".to_owned(), vec![("policy", "invalid")]));
-        let problem = verdict.loaded.problem.clone().unwrap();
-        assert!(problem.starts_with("version 2 is not valid: line 1, routes"), "{problem}");
-        let again = judge.take(&broken);
-        assert_eq!(outcome(&again), (1, "a".to_owned(), vec![]));
-        assert!(Arc::ptr_eq(&again.loaded, &verdict.loaded) && !again.is_new);
-        let verdict = judge.take(&held(version(3, &policy("b")), None));
-        assert_eq!(outcome(&verdict), (3, "b".to_owned(), vec![]));
-        assert_eq!(verdict.loaded.problem, None);
-        // Another text that says the same is another version of the same policy.
-        let same = judge.take(&held(version(4, &format!("# b\n{}", policy("b"))), None));
-        assert_eq!(outcome(&same), (4, "b".to_owned(), vec![]));
-        assert!(same.is_new && Arc::ptr_eq(&same.loaded.policy, &verdict.loaded.policy));
-    }
-
-    #[test]
-    fn what_the_store_says_of_itself_is_told_and_changes_nothing() {
-        let mut judge = Judge::default();
-        let good = held(version(1, &policy("a")), None);
-        judge.take(&good);
-        let mut lost = good.clone();
-        let trouble = Some(Trouble::Lost("Consul cannot be reached".to_owned()));
-        (lost.policy.trouble, lost.overlay.trouble) = (trouble.clone(), trouble);
-        let verdict = judge.take(&lost);
-        assert_eq!(verdict.loaded.problem.as_deref(), Some("Consul cannot be reached"), "said once");
-        assert_eq!((outcome(&verdict), verdict.is_new), ((1, "a".to_owned(), vec![]), false));
-        let text = "realmgate/policy: it is empty".to_owned();
-        lost.policy.trouble = Some(Trouble::Refused { reason: "empty", text });
-        assert_eq!(outcome(&judge.take(&lost)), (1, "a".to_owned(), vec![("policy", "empty")]));
-        assert_eq!(judge.take(&good).loaded.problem, None);
-    }
-
-    #[test]
-    fn an_overlay_changes_what_serves_and_not_what_is_written() {
-        let mut judge = Judge::default();
-        let more = "services: {more: {endpoints: ['10.0.0.9:1']}}";
-        let verdict = judge.take(&held(version(1, &policy("a")), Some(more)));
-        assert_eq!(outcome(&verdict), (1, "a more".to_owned(), vec![]));
-        assert_eq!(verdict.loaded.written.services.len(), 1);
-        // A broken one: the last good one stays, and the policy goes on.
-        let verdict = judge.take(&held(version(2, &policy("b")), Some("services: 5")));
-        assert_eq!(outcome(&verdict), (2, "b more".to_owned(), vec![("overlay", "invalid")]));
-        // One that goes.
-        let verdict = judge.take(&held(version(2, &policy("b")), None));
-        assert_eq!(outcome(&verdict), (2, "b".to_owned(), vec![]));
-        assert!(verdict.is_new);
-        // One that does not fit: what served serves, whatever else changes.
-        let unfit = Some("routes: {r: {server_type: 1, to: [{service: b}]}}");
-        let verdict = judge.take(&held(version(3, &policy("c")), unfit));
-        assert_eq!(outcome(&verdict), (2, "b".to_owned(), vec![("overlay", "invalid")]));
-        let problem = verdict.loaded.problem.clone().unwrap();
-        assert!(
-            problem.contains("p/overlay/aws makes version 3 of the policy invalid: routes.r.to[0]"),
-            "{problem}"
-        );
-        let verdict = judge.take(&held(version(4, &policy("b")), unfit));
-        assert_eq!(outcome(&verdict), (4, "b".to_owned(), vec![]));
-        let problems = judge.check(&policy("c")).unwrap_err();
-        assert!(problems[0].message.ends_with("(with the overlay p/overlay/aws)"), "{problems:?}");
-    }
-
-    #[test]
-    fn a_document_written_by_hand_waits_to_become_a_version() {
-        let mut judge = Judge::default();
-        judge.take(&held(version(1, &policy("a")), None));
-        let by_hand = held(Written::ByHand(policy("b").into()), None);
-        let verdict = judge.take(&by_hand);
-        assert_eq!(outcome(&verdict), (1, "a".to_owned(), vec![]));
-        let document = verdict.by_hand.unwrap();
-        assert_eq!(document.etag(), etag(policy("b")));
-        judge.hold_back(document, "no rights".to_owned());
-        let verdict = judge.take(&by_hand);
-        assert_eq!(verdict.loaded.problem.as_deref(), Some("no rights"));
-        assert!(verdict.by_hand.is_some(), "tried again");
-        let verdict = judge.take(&held(Written::ByHand("routes: 5".into()), None));
-        assert_eq!((outcome(&verdict).2, verdict.by_hand), (vec![("policy", "invalid")], None));
-        assert!(!verdict.loaded.problem.clone().unwrap().contains("no rights"), "of another document");
-        assert_eq!(judge.take(&held(version(2, &policy("b")), None)).loaded.problem, None);
-    }
-}
+mod tests;

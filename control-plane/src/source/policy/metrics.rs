@@ -6,6 +6,7 @@ use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 pub(super) struct Metrics {
     version: IntGauge,
     up: IntGauge,
+    never_put: IntGauge,
     refusals: IntCounterVec,
 }
 
@@ -21,6 +22,10 @@ impl Metrics {
                 "realmgate_policy_up",
                 "Whether the policy in force is the stored one, as far as can be known, 0 or 1.",
             )?,
+            never_put: IntGauge::new(
+                "realmgate_policy_never_put",
+                "Whether no policy was ever put in this policy store, 0 or 1: it is new, or another one, or has lost its data.",
+            )?,
             refusals: IntCounterVec::new(
                 Opts::new(
                     "realmgate_policy_refusals_total",
@@ -31,6 +36,7 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.version.clone()))?;
         registry.register(Box::new(metrics.up.clone()))?;
+        registry.register(Box::new(metrics.never_put.clone()))?;
         registry.register(Box::new(metrics.refusals.clone()))?;
         Ok(metrics)
     }
@@ -39,6 +45,11 @@ impl Metrics {
     pub(super) fn in_force(&self, version: u64, up: bool) {
         self.version.set(i64::try_from(version).unwrap_or(i64::MAX));
         self.up.set(i64::from(up));
+    }
+
+    /// Whether no policy was ever put.
+    pub(super) fn never_put(&self, never: bool) {
+        self.never_put.set(i64::from(never));
     }
 
     /// A stored document that cannot be used.

@@ -91,6 +91,15 @@ impl ConsulStore {
         Ok(infos)
     }
 
+    /// The latest version in the history.
+    async fn last_in_history(&self) -> Result<Option<StoredPolicy>, StoreError> {
+        let names = self.kv.names(&self.keys.all_history()).await?;
+        match names.iter().filter_map(|key| self.keys.version_of(key)).max() {
+            Some(version) => self.get(version).await,
+            None => Ok(None),
+        }
+    }
+
     /// The text that a record names: from memory where that has it, else all its parts.
     async fn text(&self, record: &Record) -> Result<Result<Arc<str>, Fault>, ConsulError> {
         let known = self.held.borrow().latest().filter(|known| known.info.etag == record.info.etag).cloned();

@@ -9,8 +9,8 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, Ta
 use tokio::sync::watch;
 
 use super::{
-    Held, KEPT_VERSIONS, NewPolicy, PolicyInfo, Precondition, PutError, StoreError, StoredPolicy, etag,
-    unix_seconds,
+    Guard, Held, KEPT_VERSIONS, NewPolicy, PolicyInfo, Precondition, PutError, StoreError, StoredPolicy,
+    Unconfirmed, etag, unix_seconds,
 };
 
 /// Name of the file in `data_dir`.
@@ -78,9 +78,10 @@ impl Store {
         &self,
         policy: NewPolicy,
         expected: &Precondition,
+        guard: &Guard,
     ) -> Result<Arc<StoredPolicy>, PutError> {
         let put = self.with(|database| {
-            let put = put(database, policy, expected)?;
+            let put = put(database, policy, expected, guard)?;
             if let Put::Stored(stored) = &put {
                 // Still under the lock, so that versions are published in their order.
                 self.publish(Some(Arc::clone(stored)));
@@ -90,6 +91,7 @@ impl Store {
         match put? {
             Put::Stored(stored) => Ok(stored),
             Put::Conflict(current) => Err(PutError::Conflict { current }),
+            Put::Unconfirmed(unconfirmed) => Err(unconfirmed.into()),
         }
     }
 
@@ -169,6 +171,7 @@ enum Put {
     /// Stored now, or the same text was there.
     Stored(Arc<StoredPolicy>),
     Conflict(Option<PolicyInfo>),
+    Unconfirmed(Unconfirmed),
 }
 
 /// Makes the tables of a new file and refuses those of a newer release.
@@ -213,7 +216,12 @@ fn read(database: &Database, version: u64) -> Result<Option<StoredPolicy>, Failu
 }
 
 /// One transaction, durable when it is committed.
-fn put(database: &Database, policy: NewPolicy, expected: &Precondition) -> Result<Put, Failure> {
+fn put(
+    database: &Database,
+    policy: NewPolicy,
+    expected: &Precondition,
+    guard: &Guard,
+) -> Result<Put, Failure> {
     let etag = etag(&policy.text);
     let transaction = database.begin_write()?;
     let stored = {
@@ -228,6 +236,14 @@ fn put(database: &Database, policy: NewPolicy, expected: &Precondition) -> Resul
         }
         if !expected.holds(current.as_ref()) {
             return Ok(Put::Conflict(current));
+        }
+        let replaced = match &current {
+            Some(info) => texts.get(info.version)?.map(|text| text.value().into()),
+            None => None,
+        };
+        let replaced = current.clone().zip(replaced).map(|(info, text)| StoredPolicy { info, text });
+        if let Err(unconfirmed) = guard.ask(replaced.as_ref()) {
+            return Ok(Put::Unconfirmed(unconfirmed));
         }
         let info = PolicyInfo {
             version: current.map_or(1, |info| info.version.saturating_add(1)),

@@ -11,6 +11,8 @@ pub struct Held {
     pub policy: Slot<Written>,
     /// What our datacenter has differently; `None` = nothing.
     pub overlay: Slot<Option<Arc<OverlayText>>>,
+    /// The last version in the history, where none that is good was heard of where the policy belongs.
+    pub last: Option<Arc<StoredPolicy>>,
 }
 
 /// A document and what is wrong with it.
@@ -85,6 +87,7 @@ impl Held {
         Self {
             policy: Slot { heard: true, value, ..Slot::default() },
             overlay: Slot { heard: true, ..Slot::default() },
+            last: None,
         }
     }
 

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 use realmgate_control_plane::compile::compile;
 use realmgate_control_plane::mesh::catalog::Catalog;
 use realmgate_control_plane::mesh::identity::Leaf;
-use realmgate_control_plane::mesh::{FilterModule, Identities, Mesh, ModuleLocation};
+use realmgate_control_plane::mesh::{FilterModule, Identities, Mesh, ModuleLocation, Unheard};
 use realmgate_control_plane::model::parse;
 use realmgate_control_plane::xds::{
     AdsServer, Listener, ListenerConfig, Registry, Resource, ResourceSet, ResourceType, Scope, Snapshot,
@@ -66,6 +66,7 @@ fn nobody_there(has_leaf: bool) -> Snapshot {
         edge: Arc::default(),
         catalog: Arc::new(Catalog { local: "dc1".to_owned(), ..Catalog::default() }),
         placement: Arc::default(),
+        unheard: Unheard::default(),
     };
     compile(&mesh, &Scope { service: EDGE.to_owned(), ..Scope::default() })
 }

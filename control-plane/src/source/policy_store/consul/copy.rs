@@ -128,7 +128,8 @@ impl From<Document> for Held {
         let version =
             |p: Policy| Written::Version(Arc::new(StoredPolicy { info: p.info, text: p.text.into() }));
         let overlay = document.overlay.map(|o| Arc::new(OverlayText { key: o.key, text: o.text.into() }));
-        Self { policy: left(document.policy.map_or(Written::Nothing, version)), overlay: left(overlay) }
+        let policy = document.policy.map_or(Written::Nothing, version);
+        Self { policy: left(policy), overlay: left(overlay), last: None }
     }
 }
 

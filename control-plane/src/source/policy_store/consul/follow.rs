@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::sleep;
 
-use super::super::{Held, OverlayText, Slot, StoredPolicy, Trouble, Written};
+use super::super::{Held, OverlayText, Slot, StoreError, StoredPolicy, Trouble, Written};
 use super::ConsulStore;
 use super::kv::{Entry, entries, path};
 use super::record::{self, Fault, Found};
@@ -34,6 +34,12 @@ impl ConsulStore {
                     continue;
                 }
             };
+            if !matches!(reading, Ok(Some(Written::Version(_))))
+                && let Err(error) = self.look_back().await
+            {
+                follower.lost(&error).await;
+                continue;
+            }
             // The parts may be put back without the record's being touched.
             let again = matches!(reading, Err(Fault::Incomplete { .. } | Fault::Corrupt));
             self.tell_policy(known, index, reading.map(Option::unwrap_or_default));
@@ -57,15 +63,40 @@ impl ConsulStore {
         })
     }
 
+    /// Finds the version that served last, where none was heard of: a key that was deleted, or spoilt, empties nothing.
+    async fn look_back(&self) -> Result<(), ConsulError> {
+        let needed = {
+            let held = self.held.borrow();
+            held.last.is_none() && !matches!(held.policy.value, Written::Version(_))
+        };
+        if !needed {
+            return Ok(());
+        }
+        let last = match self.last_in_history().await {
+            Ok(last) => last.map(Arc::new),
+            Err(StoreError::Consul(error)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the last version in the policy's history cannot be read");
+                None
+            }
+        };
+        self.held.send_if_modified(|held| {
+            held.last = last;
+            held.last.is_some()
+        });
+        Ok(())
+    }
+
     /// Publishes what was found below the key of the policy, unless something newer was meanwhile.
     pub(super) fn tell_policy(&self, known: u64, index: u64, found: Result<Written, Fault>) {
         let key = self.keys.policy();
+        let was_put = self.held.borrow().last.is_some();
         self.tell(
             |held| &mut held.policy,
             known,
             index,
             |slot| match found {
-                Ok(Written::Nothing) if slot.value != Written::Nothing => {
+                Ok(Written::Nothing) if was_put || slot.value != Written::Nothing => {
                     let text =
                         format!("{key} is gone; what it said last serves on. An empty policy is `{{}}`");
                     slot.trouble = Some(Trouble::Lost(text));

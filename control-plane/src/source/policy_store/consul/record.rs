@@ -43,7 +43,7 @@ pub(super) enum Found<'a> {
 pub(super) enum Fault {
     #[error("it is not text")]
     NotText,
-    #[error("it is empty; a document that says nothing is `{{}}`")]
+    #[error("{}", crate::model::EMPTY)]
     Empty,
     #[error("it has {bytes} bytes, more than {MAX_TEXT}")]
     Oversized { bytes: usize },

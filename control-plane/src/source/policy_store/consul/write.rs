@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::sleep;
 
 use super::super::{
-    BY_HAND, NewPolicy, PolicyInfo, Precondition, PutError, StoreError, StoredPolicy, Written, etag,
+    BY_HAND, Guard, NewPolicy, PolicyInfo, Precondition, PutError, StoreError, StoredPolicy, Written, etag,
     unix_seconds,
 };
 use super::ConsulStore;
@@ -49,6 +49,7 @@ impl ConsulStore {
         &self,
         policy: NewPolicy,
         expected: &Precondition,
+        guard: &Guard,
     ) -> Result<Arc<StoredPolicy>, PutError> {
         let etag = etag(&policy.text);
         let mut backoff = Backoff::new();
@@ -65,6 +66,8 @@ impl ConsulStore {
             if !expected.holds(current.info.as_ref()) {
                 return Err(PutError::Conflict { current: current.info });
             }
+            // Whoever puts another one meanwhile moves the index, and this is asked again.
+            guard.ask(self.replaced(&current).await?.as_ref())?;
             let info = PolicyInfo {
                 version: self.next_version(&current).await.map_err(StoreError::from)?,
                 etag: etag.clone(),
@@ -89,6 +92,22 @@ impl ConsulStore {
             }
         }
         Err(StoreError::Contended.into())
+    }
+
+    /// The version that is replaced: the one that stands there, else the last in the history. One whose text is lost is none.
+    async fn replaced(&self, current: &Current) -> Result<Option<StoredPolicy>, StoreError> {
+        let version = current.info.as_ref().filter(|_| current.is_version).map(|info| info.version);
+        let found = match version {
+            Some(version) => self.get(version).await,
+            None => self.last_in_history().await,
+        };
+        match found {
+            Err(error @ StoreError::Unusable { .. }) => {
+                tracing::warn!(%error, "the version that is replaced cannot be read");
+                Ok(None)
+            }
+            found => found,
+        }
     }
 
     /// One more than any that there was, even where the latest was lost or an older one put back.

@@ -1,0 +1,78 @@
+//! Which of the names that a proxy may come with are of a source that was never heard, and what to do about it.
+
+use super::filter::extension_name;
+use crate::mesh::{Mesh, Unheard};
+use crate::model::GAME_GATEWAY;
+use crate::xds::{Hold, ResourceType};
+
+const NO_POLICY: &str = "no policy was ever put in this policy store, so what is missing in it takes nothing away; put the \
+    policy again (`realmgate policy apply FILE`), or say that an empty one is meant (`realmgate policy apply --empty`)";
+
+const NO_RULES: &str = "the game-gateway rules were never there in this Redis, so what is missing takes nothing away; write \
+    the rules key again, or say that none are meant by writing `{}` to it";
+
+/// What a snapshot of this mesh must not take away.
+pub(super) fn hold(mesh: &Mesh) -> Option<Hold> {
+    match mesh.unheard {
+        Unheard { policy: false, rules: false } => None,
+        Unheard { policy: true, rules: false } => Some(Hold::new(NO_POLICY, is_of_policy)),
+        Unheard { policy: false, rules: true } => Some(Hold::new(NO_RULES, is_of_rules)),
+        Unheard { policy: true, rules: true } => {
+            Some(Hold::new(format!("{NO_POLICY}. Also, {NO_RULES}"), |kind, name| {
+                is_of_policy(kind, name) || is_of_rules(kind, name)
+            }))
+        }
+    }
+}
+
+/// What starts like this is named by settings, not by a policy or a rule.
+const OF_SETTINGS: &str = "realmgate-";
+
+/// All but what rules or settings name. An edge names a listener's filter after it.
+fn is_of_policy(kind: ResourceType, name: &str) -> bool {
+    match kind {
+        ResourceType::Cluster | ResourceType::Endpoints => {
+            !is_of_rules(kind, name) && !name.starts_with(OF_SETTINGS)
+        }
+        ResourceType::Listener => name != GAME_GATEWAY && !name.starts_with(OF_SETTINGS),
+        ResourceType::Extension => {
+            let of_listener = name.strip_prefix(&extension_name("")).and_then(|rest| rest.split('/').next());
+            of_listener.is_some_and(|listener| is_of_policy(ResourceType::Listener, listener))
+        }
+        _ => false,
+    }
+}
+
+fn is_of_rules(kind: ResourceType, name: &str) -> bool {
+    let of_rules = || name.strip_prefix(GAME_GATEWAY).is_some_and(|rest| rest.starts_with('/'));
+    matches!(kind, ResourceType::Cluster | ResourceType::Endpoints) && of_rules()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ResourceType::{Cluster, Endpoints, Extension, Listener, Secret};
+
+    #[test]
+    fn names_tell_where_they_come_from() {
+        for (kind, name, of_policy, of_rules) in [
+            (Cluster, "blue", true, false),
+            (Cluster, "blue/maglev/world/7", true, false),
+            (Cluster, "app", true, false),
+            (Cluster, "game-gateway/battle/10/7", false, true),
+            (Endpoints, "game-gateway/realm/7/pick/0", false, true),
+            (Cluster, "game-gateway-2", true, false),
+            (Cluster, "realmgate-filter-module", false, false),
+            (Listener, "edge", true, false),
+            (Listener, "inbound", true, false),
+            (Listener, "game-gateway", false, false),
+            (Listener, "realmgate-health", false, false),
+            (Extension, "realmgate/edge", true, false),
+            (Extension, "realmgate/edge/connections", true, false),
+            (Extension, "realmgate/game-gateway", false, false),
+            (Secret, "roots", false, false),
+        ] {
+            assert_eq!((is_of_policy(kind, name), is_of_rules(kind, name)), (of_policy, of_rules), "{name}");
+        }
+    }
+}

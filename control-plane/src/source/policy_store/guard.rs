@@ -1,0 +1,89 @@
+//! What is asked before a version replaces another: whether it takes away more than anybody confirmed.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::StoredPolicy;
+use crate::model::MassRemoval;
+
+/// Asked with the version that a put would replace, at a moment when nobody else can replace it; `None` = there is none.
+/// An error is why the put is not made.
+pub struct Guard(Box<Asked>);
+
+type Asked = dyn Fn(Option<&StoredPolicy>) -> Result<(), Unconfirmed> + Send + Sync;
+
+impl Guard {
+    /// A guard that asks this.
+    pub fn new(
+        asked: impl Fn(Option<&StoredPolicy>) -> Result<(), Unconfirmed> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Box::new(asked))
+    }
+
+    /// One that lets everything through.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(|_| Ok(()))
+    }
+
+    pub(super) fn ask(&self, replaced: Option<&StoredPolicy>) -> Result<(), Unconfirmed> {
+        (self.0)(replaced)
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").finish_non_exhaustive()
+    }
+}
+
+/// A change that takes so much away that somebody has to confirm it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error(
+    "{removal}; if that is meant, confirm it with --force (in the API `?force=true`), or in the document with \
+     `confirm_removal: {}`",
+    short(etag)
+)]
+pub struct Unconfirmed {
+    /// What it would take away.
+    #[serde(flatten)]
+    pub removal: MassRemoval,
+    /// The etag of what would be replaced: whoever confirms says that he means to replace just that.
+    pub etag: String,
+}
+
+/// Digits of an etag that tell it from any other.
+const SHORT: usize = 12;
+
+fn short(etag: &str) -> &str {
+    etag.get(..SHORT).unwrap_or(etag)
+}
+
+impl Unconfirmed {
+    /// Whether a document that says this confirms the removal. What it replaces has another etag the next time, so that a
+    /// confirmation which is left standing confirms nothing more.
+    #[must_use]
+    pub fn is_confirmed_by(&self, confirm_removal: Option<&str>) -> bool {
+        confirm_removal.is_some_and(|said| said.len() >= SHORT && self.etag.starts_with(said))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_is_confirmed_by_the_etag_of_what_it_replaces() {
+        let etag = super::super::etag("a");
+        let unconfirmed = Unconfirmed { removal: MassRemoval { taken: vec![] }, etag: etag.clone() };
+        let told = unconfirmed.to_string();
+        let (_, told) = told.split_once("`confirm_removal: ").unwrap();
+        assert!(unconfirmed.is_confirmed_by(Some(told.trim_end_matches('`'))), "as it is told");
+        assert!(unconfirmed.is_confirmed_by(Some(&etag)));
+        let other = super::super::etag("b");
+        for said in [None, Some(""), Some(&etag[..11]), Some(other.as_str())] {
+            assert!(!unconfirmed.is_confirmed_by(said), "{said:?}");
+        }
+    }
+}

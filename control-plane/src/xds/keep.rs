@@ -1,0 +1,86 @@
+//! Proxies that keep what they came with while a source was never heard: which they are, and what they keep of one type.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::message::Variant;
+use super::plan::Gate;
+use super::stream::Stream;
+use super::subscription::Subscription;
+use super::{Hold, ResourceSet, ResourceType};
+
+impl Subscription {
+    /// Whether the proxy came with something that only the source could have given it which was never heard.
+    pub(super) fn shows(&self, hold: &Hold, wanted: &ResourceSet) -> bool {
+        self.claims_another_list(wanted) || self.unknown(wanted).any(|name| hold.is_evidence(self.kind, name))
+    }
+
+    /// In state of the world a proxy says of its list no more than the version: of another one nobody knows what is in it,
+    /// and so it cannot be sent back in full.
+    fn claims_another_list(&self, wanted: &ResourceSet) -> bool {
+        self.full_state() && self.claimed.as_ref().is_some_and(|version| **version != **wanted.version())
+    }
+
+    /// Names of what it came with and nobody here knows.
+    fn unknown<'a>(&'a self, wanted: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<str>> {
+        let claimed = self.behind.iter().filter(|(_, has)| has.as_ref().is_some_and(|has| has.is_claimed()));
+        claimed.map(|(name, _)| name).filter(|name| self.covered(name, wanted).is_none())
+    }
+
+    /// Lets the proxy keep what it came with, or no longer.
+    pub(super) fn keep(&mut self, keeps: bool) {
+        self.dirty |= self.keeps != keeps;
+        self.keeps = keeps;
+    }
+
+    /// How many resources it keeps that nobody here knows; `None` = a list of which not even that is known.
+    pub(crate) fn kept(&self, wanted: &ResourceSet) -> Option<usize> {
+        match self.keeps {
+            false => Some(0),
+            true if self.claims_another_list(wanted) => None,
+            true => Some(self.unknown(wanted).count()),
+        }
+    }
+
+    /// Whether everything of this type is held back: what the proxy has is not known well enough to send less.
+    pub(super) fn is_unknown(&self) -> bool {
+        let names_others = self.full_state() || self.kind == ResourceType::Extension;
+        self.keeps && self.variant == Variant::Sotw && names_others && self.claimed.is_some()
+    }
+}
+
+/// What a proxy keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// What was never heard, and what to do about it.
+    pub reason: String,
+    /// How many resources it has that are not known here; `None` = not even that is.
+    pub resources: Option<usize>,
+}
+
+impl Stream {
+    /// Whether the proxy keeps what it came with.
+    pub(super) const fn keeps(&self) -> bool {
+        self.of(ResourceType::Cluster).keeps
+    }
+
+    /// What the proxy keeps, if it does.
+    pub(super) fn held(&self) -> Option<Held> {
+        let wanted = self.wanted();
+        let hold = wanted.hold().filter(|_| self.keeps())?;
+        let kept = |kind: ResourceType| self.of(kind).kept(wanted.of(kind));
+        let resources = ResourceType::ALL.into_iter().map(kept).sum();
+        Some(Held { reason: hold.reason().to_string(), resources })
+    }
+}
+
+impl Gate {
+    /// For listeners and filters of a proxy that keeps what it came with: those that it has name what is not known here.
+    pub(super) const fn keeping(self, keeps: bool) -> Self {
+        match self {
+            Self::Open if keeps => Self::NewOnly,
+            gate => gate,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Snapshots of which a source was never heard: who comes with something of it loses nothing, until the source is heard.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::xds::{Hold, SyncState};
+
+/// What the source that was never heard would name starts with `p`.
+fn is_of_source(kind: ResourceType, name: &str) -> bool {
+    matches!(kind, Cluster | Endpoints | Listener) && name.starts_with('p')
+}
+
+fn held(snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+    let hold = Hold::new("no policy was ever put", is_of_source);
+    Arc::new(Snapshot::clone(snapshot).holding(Some(hold)))
+}
+
+/// A proxy as far as it matters here: what it has.
+struct Model {
+    proxy: Proxy,
+    has: BTreeMap<ResourceType, BTreeMap<String, String>>,
+    /// The version of each type that state of the world says on reconnect.
+    versions: BTreeMap<ResourceType, String>,
+}
+
+impl Model {
+    fn started(variant: Variant, wanted: &Arc<Snapshot>) -> Self {
+        let (has, versions) = (BTreeMap::new(), BTreeMap::new());
+        let mut model = Self { proxy: Proxy::new(variant, wanted), has, versions };
+        model.connect(wanted);
+        model
+    }
+
+    /// Opens a stream as Envoy does, saying what it has.
+    fn connect(&mut self, wanted: &Arc<Snapshot>) {
+        self.proxy = Proxy::new(self.proxy.variant, wanted);
+        let mut came = Vec::new();
+        for kind in [Cluster, Endpoints, Listener, Extension] {
+            let of = match kind {
+                Endpoints => Cluster,
+                Extension => Listener,
+                _ => kind,
+            };
+            let names: Vec<String> = if kind == of { vec![] } else { self.of(of).keys().cloned().collect() };
+            let asks = match self.proxy.variant {
+                Variant::Sotw => {
+                    let version = self.versions.get(&kind).cloned().unwrap_or_default();
+                    Asks::All { names: names.iter().collect(), version }
+                }
+                Variant::Delta => Asks::Change {
+                    subscribe: names.iter().collect(),
+                    unsubscribe: Texts::default(),
+                    initial: self.of(kind).iter().flat_map(|(name, version)| [name, version]).collect(),
+                },
+            };
+            self.proxy.names.insert(kind, names);
+            came.extend(self.proxy.send(kind, "", None, asks));
+        }
+        self.take(came);
+    }
+
+    fn of(&self, kind: ResourceType) -> BTreeMap<String, String> {
+        self.has.get(&kind).cloned().unwrap_or_default()
+    }
+
+    fn want(&mut self, wanted: &Arc<Snapshot>) {
+        let came = self.proxy.want(wanted);
+        self.take(came);
+    }
+
+    /// Takes and acknowledges until nothing more comes, asking for the endpoints and filters of what is new.
+    fn take(&mut self, came: Vec<Response>) {
+        let mut queue: std::collections::VecDeque<_> = came.into();
+        while let Some(response) = queue.pop_front() {
+            let (kind, sotw) = (response.kind, self.proxy.variant == Variant::Sotw);
+            let has = self.has.entry(kind).or_default();
+            if sotw && matches!(kind, Cluster | Listener) {
+                has.clear();
+            }
+            has.extend(response.resources.iter().map(|r| (r.name().to_string(), r.version().to_owned())));
+            response.removed.iter().for_each(|name| drop(has.remove(&**name)));
+            self.versions.insert(kind, response.version.to_string());
+            queue.extend(self.proxy.ack(&response));
+            let follows = match kind {
+                Cluster => Endpoints,
+                Listener => Extension,
+                _ => continue,
+            };
+            let known = self.proxy.names.get(&follows).cloned().unwrap_or_default();
+            let new: Vec<_> = self.of(kind).into_keys().filter(|name| !known.contains(name)).collect();
+            if !new.is_empty() {
+                queue.extend(self.proxy.ask(follows, &new.iter().map(String::as_str).collect::<Vec<_>>()));
+            }
+        }
+    }
+}
+
+type Named = BTreeMap<String, u8>;
+
+fn named(pattern: &'static str) -> impl Strategy<Value = Named> {
+    proptest::collection::btree_map(pattern, 0..3_u8, 0..4)
+}
+
+/// Clusters with endpoints of the same names, listeners with filters of the same names.
+fn snapshot_of((clusters, listeners): &(Named, Named), of_namers: u8) -> Arc<Snapshot> {
+    let make = |of: &Named, more: u8| -> ResourceSet {
+        let texts: Vec<_> = of.iter().map(|(name, version)| format!("{name}@{}", version + more)).collect();
+        set(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    Arc::new(Snapshot::new(
+        make(clusters, 0),
+        make(clusters, of_namers),
+        make(listeners, 0),
+        make(listeners, of_namers),
+    ))
+}
+
+fn versions(set: &ResourceSet) -> BTreeMap<String, String> {
+    set.iter().map(|r| (r.name().to_string(), r.version().to_owned())).collect()
+}
+
+fn run(variant: Variant, before: &(Named, Named), lost: &[(Named, Named)], then: &(Named, Named)) {
+    let first = snapshot_of(before, 0);
+    let mut model = Model::started(variant, &first);
+    let had = model.has.clone();
+    let of = |kind| had.get(&kind).cloned().unwrap_or_default();
+    assert_eq!((of(Cluster), of(Extension)), (versions(first.of(Cluster)), versions(first.of(Extension))));
+    let is_of_it = |kind: &ResourceType| of(*kind).keys().any(|name| is_of_source(*kind, name));
+    let keeps = [Cluster, Listener].iter().any(is_of_it);
+    let mut last = None;
+    for (number, lost) in (1..).zip(lost) {
+        let lost = held(&snapshot_of(lost, number));
+        if last.is_none() {
+            model.connect(&lost);
+        } else {
+            model.want(&lost);
+        }
+        let wait = model.proxy.wait(Duration::from_secs(3));
+        model.take(wait);
+        if keeps {
+            for kind in [Cluster, Endpoints, Listener, Extension] {
+                let has = model.of(kind);
+                for (name, version) in of(kind) {
+                    let now = has.get(&name).unwrap_or_else(|| panic!("{kind:?} {name} is gone"));
+                    let may_change = matches!(kind, Cluster | Endpoints) && !name.starts_with('p');
+                    assert!(may_change || *now == version, "{kind:?} {name} is {now}, was {version}");
+                }
+            }
+        }
+        last = Some(lost);
+    }
+    let then = snapshot_of(then, 100);
+    model.want(&then);
+    let wait = model.proxy.wait(Duration::from_secs(3));
+    model.take(wait);
+    for kind in [Cluster, Listener] {
+        assert_eq!(model.of(kind), versions(then.of(kind)), "{kind:?} when the source was heard");
+    }
+    for kind in [Endpoints, Extension] {
+        for (name, version) in versions(then.of(kind)) {
+            assert_eq!(model.of(kind).get(&name), Some(&version), "{kind:?} {name}");
+        }
+    }
+    assert_eq!(model.proxy.stream.sync(), SyncState::Synced);
+}
+
+proptest! {
+    #[test]
+    fn whoever_comes_with_what_is_not_known_loses_nothing_until_it_is(
+        before in (named("[pr][1-3]"), named("[pr][1-3]")),
+        lost in proptest::collection::vec((named("r[1-3]"), named("r[1-3]")), 1..4),
+        then in (named("[pr][1-3]"), named("[pr][1-3]")),
+    ) {
+        for variant in BOTH {
+            run(variant, &before, &lost, &then);
+        }
+    }
+}
+
+#[test]
+fn a_fresh_proxy_is_served_what_there_is_and_what_was_sent_here_may_go() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &held(&snapshot(&["r@1", "p@1"], &[], &["l@1"], &["l@1"])));
+        let came = proxy.want(&held(&snapshot(&["r@2"], &[], &["l@2"], &["l@2"])));
+        proxy.settle(came);
+        proxy.wait(Duration::from_secs(3));
+        assert_eq!(proxy.stream.sync(), SyncState::Synced);
+        assert_eq!(proxy.stream.of(Cluster).kept(proxy.stream.wanted().of(Cluster)), Some(0));
+    }
+}
+
+#[test]
+fn what_is_of_other_sources_comes_and_goes_as_ever() {
+    let wanted = held(&snapshot(&["r@2"], &[], &["l@2"], &["l@2"]));
+    let mut proxy = Proxy::new(Variant::Delta, &wanted);
+    let mut came = proxy.send(Cluster, "", None, again(&[], &[("r", "1"), ("rest", "1")]));
+    came.extend(proxy.send(Listener, "", None, again(&[], &[("l", "1")])));
+    came.extend(proxy.send(Extension, "", None, again(&["l"], &[("l", "1")])));
+    let came = trace(&proxy.settle(came));
+    assert_eq!(came, ["cds: r@2", "lds: l@2", "ecds: l@2", "cds: -rest"]);
+}
+
+#[test]
+fn an_unknown_name_is_answered_once_it_is_known_what_there_is() {
+    let mut proxy = Proxy::new(Variant::Delta, &held(&snapshot(&[], &[], &[], &[])));
+    proxy.send(Cluster, "", None, again(&["*"], &[("p", "1")]));
+    assert!(trace(&proxy.ask(Cluster, &["p-on-demand"])).is_empty(), "a player waits");
+    let wanted = &proxy.stream.wanted().clone();
+    assert_eq!(proxy.stream.of(Cluster).kept(wanted.of(Cluster)), Some(1));
+    assert_eq!(trace(&proxy.want(&snapshot(&["p@1"], &[], &[], &[]))), ["cds: -p-on-demand"]);
+}
