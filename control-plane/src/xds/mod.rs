@@ -11,6 +11,8 @@
 mod claims;
 mod csds;
 mod end;
+mod gate;
+mod generation;
 mod grpc;
 mod hold;
 mod in_flight;

@@ -39,18 +39,29 @@ impl Names {
         self.set.iter()
     }
 
-    /// Takes these names out of `map`.
-    pub(super) fn remove_from<V>(&self, map: &mut NameMap<V>) {
+    /// Takes these names out of `map`; gives them.
+    pub(super) fn take_from<V>(&self, map: &mut NameMap<V>) -> Vec<Arc<str>> {
+        let mut taken = Vec::new();
         // A walk, unless a few are looked for among very many.
         if map.len() < self.len() / 16 {
-            return map.retain(|name, _| !self.contains(name));
+            map.retain(|name, _| {
+                let asked = self.contains(name);
+                taken.extend(asked.then(|| Arc::clone(name)));
+                !asked
+            });
+            return taken;
         }
         let names = self.set.iter().map(|name| (Arc::clone(name), ()));
-        let rest = join(map.take(), names).filter_map(|(name, value, asked)| match asked {
-            Some(()) => None,
-            None => Some((name, value?)),
+        let rest = join(map.take(), names).filter_map(|(name, value, asked)| match (value, asked) {
+            (Some(value), None) => Some((name, value)),
+            (Some(_), Some(())) => {
+                taken.push(name);
+                None
+            }
+            (None, _) => None,
         });
         *map = rest.collect();
+        taken
     }
 
     pub(crate) fn len(&self) -> usize {

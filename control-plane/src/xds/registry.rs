@@ -209,11 +209,14 @@ impl Connection {
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Stream) -> T) -> T {
         let mut tracked = self.entry.lock();
         let result = act(&mut tracked.stream);
-        let wanted = tracked.stream.wanted();
-        if tracked.applied != *wanted.version() && tracked.stream.sync() == SyncState::Synced {
-            let since = tracked.stream.wanted_since();
+        let mut applied = tracked.stream.reached();
+        if tracked.applied != *tracked.stream.latest().version() && tracked.stream.sync() == SyncState::Synced
+        {
+            applied = Some((Arc::clone(tracked.stream.latest().version()), tracked.stream.wanted_since()));
+        }
+        if let Some((version, since)) = applied.filter(|(version, _)| *version != tracked.applied) {
             self.registry.metrics.convergence.observe(since.elapsed().as_secs_f64());
-            tracked.applied = Arc::clone(tracked.stream.wanted().version());
+            tracked.applied = version;
         }
         if tracked.held != tracked.stream.keeps() {
             self.note_held(&mut tracked);
@@ -260,7 +263,7 @@ impl Entry {
         Progress {
             id: Arc::clone(&self.peer.id),
             scope: Arc::clone(&self.peer.scope),
-            wanted: Arc::clone(tracked.stream.wanted().version()),
+            wanted: Arc::clone(tracked.stream.latest().version()),
             applied: Arc::clone(&tracked.applied),
             sync: tracked.stream.sync(),
         }

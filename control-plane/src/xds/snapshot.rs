@@ -18,11 +18,13 @@ pub struct ResourceSet {
     /// Where each is. Only names of our own are put in, so nobody can make them clash.
     index: HashMap<Arc<str>, usize, FixedState>,
     /// Changes from the sets before this one, by their version: found once, used by every stream.
-    changes: RwLock<Vec<Since>>,
+    changes: RwLock<Remembered<[Change]>>,
+    /// This set with what those before it had besides, by their version.
+    keeping: RwLock<Remembered<ResourceSet>>,
 }
 
-/// The version of an earlier set, and all that changed since.
-type Since = (Arc<str>, Arc<[Change]>);
+/// What follows from earlier sets, by their versions.
+type Remembered<T> = Vec<(Arc<str>, Arc<T>)>;
 
 /// A resource in which two sets differ.
 #[derive(Clone, Debug)]
@@ -32,8 +34,9 @@ pub(crate) struct Change {
     pub(crate) after: Option<Arc<Resource>>,
 }
 
-/// Sets of which the changes are remembered. Streams follow the latest, only slow ones skip some.
-const REMEMBERED: usize = 4;
+/// Sets of which the changes are remembered. Streams take up the latest when they are done with what they have: while changes
+/// come one after the other, those on slower links come from older sets.
+const REMEMBERED: usize = 16;
 
 impl ResourceSet {
     /// The set of these; of two with one name the later stays.
@@ -49,7 +52,7 @@ impl ResourceSet {
         });
         let version = content_hash(parts).into();
         let index = resources.iter().enumerate().map(|(at, r)| (Arc::clone(r.name()), at)).collect();
-        Self { version, resources, index, changes: RwLock::default() }
+        Self { version, resources, index, changes: RwLock::default(), keeping: RwLock::default() }
     }
 
     /// The set of these, of which the wildcard covers none: a proxy gets what it names.
@@ -135,24 +138,46 @@ impl ResourceSet {
     /// In what this set differs from `before`, in the order of names. Thousands of streams ask for the same
     /// pair: whoever asks first pays.
     pub(crate) fn changes_since(&self, before: &Self) -> Arc<[Change]> {
-        let known = |changes: &Vec<Since>| {
-            changes.iter().find(|(version, _)| *version == before.version).map(|(_, found)| Arc::clone(found))
-        };
-        // The list is whole after each step, whatever panicked with the lock held.
-        if let Some(found) = known(&self.changes.read().unwrap_or_else(PoisonError::into_inner)) {
-            return found;
-        }
-        let mut remembered = self.changes.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known(&remembered) {
-            return found;
-        }
-        let found = changes(before, self);
-        if remembered.len() == REMEMBERED {
-            remembered.remove(0);
-        }
-        remembered.push((Arc::clone(&before.version), Arc::clone(&found)));
-        found
+        found_once(&self.changes, &before.version, || changes(before, self))
     }
+
+    /// This set, and of `before` what is not in it. Found once, as the changes are.
+    pub(crate) fn keeping(self: &Arc<Self>, before: &Self) -> Arc<Self> {
+        let changes = self.changes_since(before);
+        if changes.iter().all(|change| change.after.is_some()) {
+            return Arc::clone(self);
+        }
+        found_once(&self.keeping, &before.version, || {
+            let gone = changes.iter().filter(|change| change.after.is_none());
+            let gone = gone.filter_map(|change| change.before.clone());
+            Self::new(gone.chain(self.iter().cloned())).into()
+        })
+    }
+}
+
+/// What follows from the set of this version before, remembered.
+fn found_once<T: ?Sized>(
+    remembered: &RwLock<Remembered<T>>,
+    before: &Arc<str>,
+    find: impl FnOnce() -> Arc<T>,
+) -> Arc<T> {
+    let known = |list: &Remembered<T>| {
+        list.iter().find(|(version, _)| version == before).map(|(_, found)| Arc::clone(found))
+    };
+    // The list is whole after each step, whatever panicked with the lock held.
+    if let Some(found) = known(&remembered.read().unwrap_or_else(PoisonError::into_inner)) {
+        return found;
+    }
+    let mut remembered = remembered.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = known(&remembered) {
+        return found;
+    }
+    let found = find();
+    if remembered.len() == REMEMBERED {
+        remembered.remove(0);
+    }
+    remembered.push((Arc::clone(before), Arc::clone(&found)));
+    found
 }
 
 impl PartialEq for ResourceSet {
@@ -270,6 +295,17 @@ impl Snapshot {
             }
         }
         self
+    }
+
+    /// The same snapshot with what `latest` has that waits for no acknowledgement of others: endpoints, of which players must
+    /// not wait for the health, and secrets. What `latest` has no more stays, since clusters of this snapshot may be
+    /// waiting for it: without their endpoints they would come into force empty.
+    pub(crate) fn with_what_never_waits(&self, latest: &Self) -> Self {
+        Self {
+            endpoints: latest.endpoints.keeping(&self.endpoints),
+            secrets: latest.secrets.keeping(&self.secrets),
+            ..self.clone()
+        }
     }
 
     /// Whether this is the default value, which stands for "no snapshot yet": proxies are sent nothing. One

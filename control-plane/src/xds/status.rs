@@ -91,7 +91,7 @@ impl ProxyStatus {
             user_agent: peer.user_agent.clone(),
             variant: peer.variant,
             connected_since_ms: millis(connected),
-            wanted: stream.wanted().version().to_string(),
+            wanted: stream.latest().version().to_string(),
             applied: applied.to_owned(),
             sync: stream.sync(),
             held: stream.held(),
@@ -101,14 +101,13 @@ impl ProxyStatus {
 }
 
 fn type_status(stream: &Stream, kind: ResourceType) -> TypeStatus {
-    let wanted = stream.wanted().of(kind);
     let subscription = stream.of(kind);
     TypeStatus {
         kind: kind.label(),
-        wanted: wanted.version().to_string(),
+        wanted: stream.latest().of(kind).version().to_string(),
         sent: subscription.sent_version.to_string(),
-        acked: subscription.acked(wanted).to_string(),
-        pending: subscription.pending(wanted),
+        acked: subscription.acked(stream.wanted().of(kind)).to_string(),
+        pending: stream.pending(kind),
         rejected: subscription.rejected.len(),
         rejections: rejections(subscription),
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::in_flight::InFlight;
+use super::gate::{Course, NEVER_ASKS};
+use super::generation::Generation;
 use super::message::{Asks, Request, Response, Variant};
 use super::name_map::NameMap;
 use super::names::NamePool;
@@ -51,29 +52,37 @@ pub enum SyncState {
     Rejecting,
 }
 
-/// The state of one stream. It always works towards the latest snapshot; steps in between are skipped.
+/// The state of one stream. It works towards one snapshot at a time, and then towards the latest; steps in between are
+/// skipped.
 #[derive(Debug)]
 pub(crate) struct Stream {
     /// Whether all types go over this stream. Order between types can be kept only there.
-    aggregated: bool,
-    wanted: Arc<Snapshot>,
+    pub(super) aggregated: bool,
+    pub(super) generation: Generation,
     pool: Arc<NamePool>,
-    opened: Instant,
+    pub(super) opened: Instant,
+    /// When it was last asked for a type for the first time.
+    pub(super) last_asked: Instant,
     wanted_since: Instant,
+    /// The last generation that was completed while a newer one waited, and since when it was wanted.
+    reached: Option<(Arc<str>, Instant)>,
     /// Until when it is expected to ask for more types.
     starting: Option<Instant>,
-    /// Whether the proxy came with clusters of an earlier stream, which its listeners may still name.
-    resumed: bool,
-    secrets: Subscription,
-    clusters: Subscription,
-    endpoints: Subscription,
-    listeners: Subscription,
-    extensions: Subscription,
+    /// Whether the proxy came with what an earlier stream gave it.
+    pub(super) resumed: bool,
+    /// Whether it may hold its question for clusters back.
+    held_back: bool,
+    pub(super) secrets: Subscription,
+    pub(super) clusters: Subscription,
+    pub(super) endpoints: Subscription,
+    pub(super) listeners: Subscription,
+    pub(super) extensions: Subscription,
     /// Clusters whose endpoints the proxy has yet to ask for, and until when we wait for that.
-    awaited: NameMap<Instant>,
+    pub(super) awaited: NameMap<()>,
+    pub(super) awaited_until: Option<Instant>,
     /// The EDS response that must be answered before listeners and filters change. EDS responses after it
     /// do not matter: endpoints that never rest must not hold filters back for ever.
-    barrier: u64,
+    pub(super) barrier: u64,
     raise_barrier: bool,
 }
 
@@ -87,18 +96,22 @@ impl Stream {
     ) -> Self {
         Self {
             aggregated,
-            wanted,
+            generation: Generation::new(wanted),
             pool,
             opened: now,
+            last_asked: now,
             wanted_since: now,
+            reached: None,
             starting: None,
             resumed: false,
+            held_back: false,
             secrets: Subscription::new(ResourceType::Secret, variant),
             clusters: Subscription::new(ResourceType::Cluster, variant),
             endpoints: Subscription::new(ResourceType::Endpoints, variant),
             listeners: Subscription::new(ResourceType::Listener, variant),
             extensions: Subscription::new(ResourceType::Extension, variant),
             awaited: NameMap::default(),
+            awaited_until: None,
             barrier: 0,
             raise_barrier: false,
         }
@@ -125,9 +138,27 @@ impl Stream {
         }
     }
 
-    /// What the proxy should have.
+    /// What the stream works towards.
     pub(crate) const fn wanted(&self) -> &Arc<Snapshot> {
-        &self.wanted
+        self.generation.wanted()
+    }
+
+    /// What the proxy should have.
+    pub(crate) const fn latest(&self) -> &Arc<Snapshot> {
+        self.generation.latest()
+    }
+
+    /// How many resources of this type the proxy was not sent yet, or has not acknowledged.
+    pub(crate) fn pending(&self, kind: ResourceType) -> usize {
+        let (of, wanted, latest) = (self.of(kind), self.wanted().of(kind), self.latest().of(kind));
+        let later = latest.changes_since(wanted);
+        let later = later.iter().filter(|change| of.interest.names_or_all(&change.name)).count();
+        of.pending(wanted) + later
+    }
+
+    /// The version of a snapshot that was acknowledged while a newer one waited, and since when it was wanted; told once.
+    pub(crate) fn reached(&mut self) -> Option<(Arc<str>, Instant)> {
+        self.reached.take()
     }
 
     /// Since when it should have that: the change, or the opening of the stream.
@@ -139,10 +170,12 @@ impl Stream {
     /// counts before what is refused: who waits for an end of it must not stop too early.
     pub(crate) fn sync(&self) -> SyncState {
         let asked = || ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
-        if self.wanted.is_pending()
+        if self.latest().is_pending()
+            || !self.generation.is_latest()
             || asked().next().is_none()
             || self.starting.is_some()
             || !self.awaited.is_empty()
+            || self.held_back
             || asked().any(Subscription::moves)
         {
             SyncState::Pending
@@ -159,7 +192,7 @@ impl Stream {
     /// once it has clusters, and for filters once it has listeners.
     fn starting(&self, now: Instant) -> Option<Instant> {
         let unasked =
-            |kind: &ResourceType| !self.of(*kind).asked() && self.wanted.of(*kind).eager().next().is_some();
+            |kind: &ResourceType| !self.of(*kind).asked() && self.latest().of(*kind).eager().next().is_some();
         let until = Some(self.opened + PATIENCE).filter(|until| self.aggregated && now < *until)?;
         ResourceType::ALL.iter().any(unasked).then_some(until)
     }
@@ -173,13 +206,18 @@ impl Stream {
     ) -> Result<(Vec<Response>, bool), StreamError> {
         check_names(&request.asks)?;
         let kind = request.kind;
-        let wanted = Arc::clone(&self.wanted);
+        let wanted = Arc::clone(self.wanted());
         if self.asks_again(&request) {
             self.repeat_endpoints();
         }
-        let resumes = matches!(&request.asks, Asks::Change { initial, .. } if !initial.is_empty())
-            || matches!(&request.asks, Asks::All { version, .. } if !version.is_empty());
-        let resumes = resumes && self.clusters.sent == 0;
+        let first = !self.of(kind).asked();
+        if first {
+            self.last_asked = now;
+            if brings_state(&request.asks) {
+                self.resumed = true;
+                self.generation.forget_names();
+            }
+        }
         let stale = self.of(kind).stale(&request);
         let pool = Arc::clone(&self.pool);
         let refused = self.of_mut(kind).on_request(request, wanted.of(kind), &pool, clock);
@@ -190,39 +228,49 @@ impl Stream {
             return Err(StreamError::TooManyNames);
         }
         match kind {
-            ResourceType::Cluster => {
-                self.resumed |= resumes;
-                // Whether endpoints are taken away depends on what became of their cluster.
-                self.endpoints.dirty = true;
-            }
+            // Whether endpoints are taken away depends on what became of their cluster.
+            ResourceType::Cluster => self.endpoints.dirty = true,
             ResourceType::Endpoints => {
-                let interest = &self.endpoints.interest;
-                let before = self.awaited.len();
-                if interest.wildcard() {
-                    self.awaited.take();
-                } else {
-                    interest.names().remove_from(&mut self.awaited);
+                if first && self.aggregated && !self.clusters.asked() {
+                    self.say_all_endpoints();
                 }
-                self.raise_barrier |= self.awaited.len() != before;
+                self.endpoints_are_asked_for();
             }
             ResourceType::Secret | ResourceType::Listener | ResourceType::Extension => {}
         }
         Ok((self.advance(now), refused))
     }
 
-    /// Takes a new snapshot as the one to work towards.
-    pub(crate) fn on_snapshot(&mut self, wanted: Arc<Snapshot>, now: Instant) -> Vec<Response> {
-        let before = std::mem::replace(&mut self.wanted, wanted);
-        self.wanted_since = self.wanted.made().unwrap_or(now);
-        let wanted = Arc::clone(&self.wanted);
+    /// Takes a new snapshot in: as the one to work towards, or to be taken up after the one under way.
+    pub(crate) fn on_snapshot(&mut self, latest: Arc<Snapshot>, now: Instant) -> Vec<Response> {
+        self.wanted_since = latest.made().unwrap_or(now);
+        let course = self.course(now);
+        let before = Arc::clone(self.wanted());
+        self.generation.remember(latest);
+        self.move_on(course, &before);
+        self.advance(now)
+    }
+
+    /// Takes the latest snapshot up, unless the one under way comes first. `before`: what was worked towards until now.
+    fn move_on(&mut self, course: Course, before: &Snapshot) {
+        if !self.generation.is_latest() {
+            match course {
+                Course::UnderWay => {}
+                Course::Complete => {
+                    self.generation.move_on();
+                }
+                Course::Open => self.generation.leave(),
+                Course::TooLong => self.generation.give_up(),
+            }
+        }
+        let wanted = Arc::clone(self.wanted());
         for kind in ResourceType::ALL {
             if before.of(kind).version() != wanted.of(kind).version() {
                 self.of_mut(kind).on_wanted(before.of(kind), wanted.of(kind));
                 self.raise_barrier |= !matches!(kind, ResourceType::Endpoints | ResourceType::Secret);
             }
         }
-        self.awaited.retain(|name, _| wanted.of(ResourceType::Cluster).get(name).is_some());
-        self.advance(now)
+        self.awaited.retain(|name, ()| wanted.of(ResourceType::Cluster).get(name).is_some());
     }
 
     /// Lets time pass: nothing waits longer than its patience.
@@ -233,9 +281,10 @@ impl Stream {
     /// When `tick` should be called next, if nothing happens before.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
-        let awaited = self.awaited.iter().map(|(_, until)| *until);
-        let listeners = Some(self.opened + PATIENCE).filter(|_| self.resumed && self.clusters.unsent());
-        acknowledgements.chain(awaited).chain(listeners).chain(self.starting).filter(|at| *at > now).min()
+        let listeners = Some(self.last_asked + PATIENCE).filter(|_| self.resumed && self.clusters.unsent());
+        let clusters = Some(self.opened + NEVER_ASKS).filter(|_| self.held_back);
+        let waits = [self.awaited_until, listeners, clusters, self.starting].into_iter().flatten();
+        acknowledgements.chain(waits).chain(self.cure_deadline()).filter(|at| *at > now).min()
     }
 
     /// Sends whatever may be sent now, in order: make (secrets, clusters, their endpoints), change what names them
@@ -244,32 +293,65 @@ impl Stream {
     /// ignores that, and drops the name with the last cluster or listener that has it.
     fn advance(&mut self, now: Instant) -> Vec<Response> {
         self.starting = self.starting(now);
-        if self.wanted.is_pending() {
-            return Vec::new();
+        let mut out = Vec::new();
+        loop {
+            out.extend(self.make_and_change(now));
+            let course = self.course(now);
+            if course == Course::Complete {
+                self.generation.completed();
+            }
+            self.held_back = self.holds_clusters_back(now);
+            if self.generation.is_latest() || course == Course::UnderWay {
+                break;
+            }
+            if course == Course::Complete && self.starting.is_none() {
+                let since = self.wanted().made().unwrap_or(self.wanted_since);
+                self.reached = Some((Arc::clone(self.wanted().version()), since));
+            }
+            let before = Arc::clone(self.wanted());
+            self.move_on(course, &before);
         }
-        let wanted = Arc::clone(&self.wanted);
-        let keeps = self.note_hold(&wanted);
-        let clusters = wanted.of(ResourceType::Cluster);
-        self.awaited.retain(|_, until| *until > now);
-        let secrets = wanted.of(ResourceType::Secret);
-        let mut out = Vec::from_iter(self.secrets.push(secrets, Gate::Open, &|_| Removal::Never, now));
+        // Nothing names them any more, and no newer snapshot brought a response for them to go with.
+        if self.clusters.backlog == Backlog::Withheld {
+            out.extend(self.push_clusters(now));
+        }
+        out
+    }
+
+    /// Clusters go when nothing can name them any more.
+    fn push_clusters(&mut self, now: Instant) -> Option<Response> {
+        let wanted = Arc::clone(self.wanted());
+        let wanted = wanted.of(ResourceType::Cluster);
         // A cluster that comes and goes before it is accepted goes at once: its endpoints, for which Envoy
         // waits, will never come.
-        let leaving = self.clusters.has_leftovers(clusters);
+        let leaving = self.clusters.has_leftovers(wanted);
         let unborn = if leaving { self.clusters.unborn() } else { BTreeSet::new() };
-        let removal = |name: &str| if unborn.contains(name) { Removal::Now } else { Removal::Later };
-        if let Some(response) = self.clusters.push(clusters, Gate::Open, &removal, now) {
-            out.push(response);
-            self.clusters_sent(now);
+        let generation = &self.generation;
+        let removal = |name: &str| {
+            if unborn.contains(name) || generation.may_go(name) { Removal::Now } else { Removal::Later }
+        };
+        self.clusters.push(wanted, Gate::Open, &removal, now)
+    }
+
+    /// Make, and change.
+    fn make_and_change(&mut self, now: Instant) -> Vec<Response> {
+        if self.wanted().is_pending() {
+            return Vec::new();
         }
+        let wanted = Arc::clone(self.wanted());
+        let keeps = self.note_hold(&wanted);
+        let secrets = wanted.of(ResourceType::Secret);
+        let mut out = Vec::from_iter(self.secrets.push(secrets, Gate::Open, &|_| Removal::Never, now));
+        if let Some(response) = self.push_clusters(now) {
+            out.push(response);
+            self.clusters_sent();
+        }
+        self.await_endpoints(now);
         out.extend(self.push_endpoints(&wanted, now));
-        let gate = self.gate().keeping(keeps);
+        let gate = self.gate(now).keeping(keeps);
         let removal = |_: &str| Removal::Now;
         out.extend(self.listeners.push(wanted.of(ResourceType::Listener), gate, &removal, now));
         out.extend(self.extensions.push(wanted.of(ResourceType::Extension), gate, &|_| Removal::Never, now));
-        if self.clusters.unsent() && self.nothing_names_the_past(gate, now) {
-            out.extend(self.clusters.push(clusters, Gate::Open, &removal, now));
-        }
         out
     }
 
@@ -283,11 +365,12 @@ impl Stream {
 
     /// Endpoints follow changed clusters at once, even unchanged ones: Envoy warms the cluster, and keeps
     /// its acknowledgement back, until it sees them (8, 14). Those of new clusters it has to ask for.
-    fn clusters_sent(&mut self, now: Instant) {
+    fn clusters_sent(&mut self) {
         let Some(sent) = self.clusters.in_flight.back() else { return };
         let holds_back = self.holds_filters_back(sent);
         self.raise_barrier |= holds_back;
-        let endpoints = self.wanted.of(ResourceType::Endpoints);
+        let wanted = Arc::clone(self.wanted());
+        let endpoints = wanted.of(ResourceType::Endpoints);
         let names = sent.changes.iter().map(|change| change.sent.name());
         let (asked_for, awaited): (Vec<_>, Vec<_>) = names
             .filter(|name| endpoints.get(name).is_some())
@@ -295,25 +378,20 @@ impl Stream {
             .partition(|name| self.endpoints.interest.names_or_all(name));
         self.endpoints.due.extend(asked_for.into_iter().map(|name| (name, ())));
         if holds_back && self.aggregated {
-            self.awaited.extend(awaited.into_iter().map(|name| (name, now + PATIENCE)));
+            self.awaited.extend(awaited.into_iter().map(|name| (name, ())));
         }
-    }
-
-    /// Whether filters wait for these clusters. A listener that asks for clusters on demand keeps the player
-    /// waiting until they are there; if they held filters back, a crowd of players at new worlds would do so
-    /// for as long as it comes.
-    fn holds_filters_back(&self, sent: &InFlight) -> bool {
-        let clusters = self.wanted.of(ResourceType::Cluster);
-        sent.changes.is_empty()
-            || !sent.changes.iter().all(|change| clusters.is_on_demand(change.sent.name()))
     }
 
     fn push_endpoints(&mut self, wanted: &Snapshot, now: Instant) -> Option<Response> {
         let (clusters, made) = (&self.clusters, wanted.of(ResourceType::Cluster));
         // The proxy itself lets go of the endpoints of a removed cluster; while it has the cluster, taking
-        // them away would not empty it (15).
+        // them away would not empty it (15), and from one that warms it would take all. Which clusters it has is not known
+        // before it asks for them.
+        let unknown = self.aggregated && !clusters.asked();
         let removal = |name: &str| {
-            if clusters.variant == Variant::Sotw || clusters.held(name, made).is_some() {
+            if unknown {
+                Removal::Later
+            } else if clusters.variant == Variant::Sotw || clusters.held(name, made).is_some() {
                 Removal::Never
             } else if clusters.in_flight.is_empty() {
                 Removal::Now
@@ -333,31 +411,6 @@ impl Stream {
         response
     }
 
-    /// Whether listeners and filters may change.
-    fn gate(&self) -> Gate {
-        let making = self.clusters.backlog == Backlog::Ready
-            || self.clusters.in_flight.iter().any(|sent| self.holds_filters_back(sent))
-            || self.endpoints.answered < self.barrier
-            || !self.awaited.is_empty();
-        if making {
-            Gate::Closed
-        } else if [&self.secrets, &self.clusters, &self.endpoints].iter().all(|made| made.rejected.is_empty())
-        {
-            Gate::Open
-        } else {
-            Gate::NewOnly
-        }
-    }
-
-    /// Whether the proxy's listeners and filters are those of the wanted snapshot, so that clusters which
-    /// it does not have can go.
-    fn nothing_names_the_past(&self, gate: Gate, now: Instant) -> bool {
-        gate == Gate::Open
-            && [&self.listeners, &self.extensions].into_iter().all(|namer| {
-                if namer.asked() { namer.settled() } else { !self.resumed || now >= self.opened + PATIENCE }
-            })
-    }
-
     /// Envoy in state of the world asks for the endpoints of a changed cluster by repeating its last
     /// acknowledgement (8). While the clusters are not acknowledged that is what a repetition means.
     fn asks_again(&self, request: &Request) -> bool {
@@ -369,8 +422,32 @@ impl Stream {
             && matches!(request.asks, Asks::All { .. })
     }
 
+    /// Endpoints of clusters that this stream sent are said though the proxy has them: after a reconnect it says that it does
+    /// of the cluster before, and the changed one waits for them (14).
+    fn endpoints_are_asked_for(&mut self) {
+        let interest = &self.endpoints.interest;
+        let asked_for = if interest.wildcard() {
+            self.awaited.take().into_iter().map(|(name, ())| name).collect()
+        } else {
+            interest.names().take_from(&mut self.awaited)
+        };
+        self.raise_barrier |= !asked_for.is_empty();
+        self.endpoints.due.extend(asked_for.into_iter().map(|name| (name, ())));
+    }
+
+    /// Envoy asks for endpoints before clusters when a cluster warms, perhaps a changed one whose endpoints did not come before
+    /// the last stream broke. It says that it has those, of the cluster before, and waits for them again (14).
+    fn say_all_endpoints(&mut self) {
+        let wanted = Arc::clone(self.wanted());
+        let asked_for = wanted.of(ResourceType::Endpoints).iter();
+        let asked_for = asked_for.filter(|endpoints| self.endpoints.interest.covers(endpoints));
+        let again = asked_for.map(|endpoints| (Arc::clone(endpoints.name()), ())).collect::<Vec<_>>();
+        self.endpoints.due.extend(again);
+    }
+
     fn repeat_endpoints(&mut self) {
-        let endpoints = self.wanted.of(ResourceType::Endpoints);
+        let wanted = Arc::clone(self.wanted());
+        let endpoints = wanted.of(ResourceType::Endpoints);
         let names = self.clusters.in_flight.iter().flat_map(|sent| &sent.changes);
         let names = names.map(|change| change.sent.name());
         let again = names
@@ -378,6 +455,14 @@ impl Stream {
             .map(|name| (Arc::clone(name), ()))
             .collect::<Vec<_>>();
         self.endpoints.due.extend(again);
+    }
+}
+
+/// Whether the first request of a type says that the proxy has some of it (3, 13).
+fn brings_state(asks: &Asks) -> bool {
+    match asks {
+        Asks::All { version, .. } => !version.is_empty(),
+        Asks::Change { initial, .. } => !initial.is_empty(),
     }
 }
 

@@ -12,7 +12,7 @@ use envoy_types::pb::google::protobuf::{Any, Timestamp};
 
 use crate::xds::grpc::framed;
 use crate::xds::stream::Stream;
-use crate::xds::{MAX_NODE_NAME_BYTES, Registry, ResourceType};
+use crate::xds::{MAX_NODE_NAME_BYTES, Registry, Resource, ResourceType};
 
 /// Resources in one answer, and their bytes: a thousand proxies of a hundred clusters.
 const MAX_RESOURCES: usize = 200_000;
@@ -120,16 +120,20 @@ fn resources(stream: &Stream, contents: bool) -> Vec<GenericXdsConfig> {
     let mut resources = Vec::new();
     for kind in ResourceType::ALL {
         let contents = contents && kind != ResourceType::Secret;
-        let (wanted, subscription) = (stream.wanted().of(kind), stream.of(kind));
+        let (latest, wanted, subscription) =
+            (stream.latest().of(kind), stream.wanted().of(kind), stream.of(kind));
         let waiting = subscription.unacknowledged();
-        for resource in wanted.iter().filter(|resource| subscription.interest.covers(resource)) {
+        let later = |resource: &Resource| {
+            wanted.get(resource.name()).is_none_or(|wanted| wanted.version() != resource.version())
+        };
+        for resource in latest.iter().filter(|resource| subscription.interest.covers(resource)) {
             let name = resource.name();
             let refused = subscription.rejected.get(name);
             let (config, client) = if refused.is_some() {
                 (pb::ConfigStatus::Error, ClientResourceStatus::Nacked)
             } else if waiting.contains(name) {
                 (pb::ConfigStatus::Stale, ClientResourceStatus::Requested)
-            } else if subscription.behind.contains(name) {
+            } else if subscription.behind.contains(name) || later(resource) {
                 (pb::ConfigStatus::NotSent, ClientResourceStatus::Requested)
             } else {
                 (pb::ConfigStatus::Synced, ClientResourceStatus::Acked)

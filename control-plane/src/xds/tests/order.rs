@@ -151,7 +151,8 @@ fn a_change_taken_back_while_in_flight_leaves_nothing_waiting() {
         let came = proxy.want(&snapshot(&["a@1"], &["a@2"], &["l@1"], &["x@1"]));
         proxy.want(&snapshot(&["a@1"], &["a@3"], &["l@1"], &["x@2"]));
         proxy.want(&snapshot(&["a@1"], &["a@2"], &["l@1"], &["x@3"]));
-        assert_eq!(trace(&proxy.ack(&came[0])), ["ecds: x@3"]);
+        assert_eq!(trace(&proxy.settle(came)[1..]), ["ecds: x@2", "ecds: x@3"]);
+        assert_eq!(proxy.stream.sync(), SyncState::Synced);
     }
 }
 

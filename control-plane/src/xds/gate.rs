@@ -1,0 +1,149 @@
+//! When listeners and filters of one stream may change, when what they named may go, and when the next snapshot is taken up.
+
+use std::time::{Duration, Instant};
+
+use super::ResourceType;
+use super::in_flight::InFlight;
+use super::plan::Gate;
+use super::stream::Stream;
+use super::subscription::{Backlog, PATIENCE, Subscription};
+
+/// How long a proxy that comes back, and asks for neither clusters nor endpoints, is thought to hold its question for clusters
+/// back. Only a cluster without endpoints of ours can warm then, and Envoy resolves names in less.
+pub(super) const NEVER_ASKS: Duration = Duration::from_secs(60);
+
+/// What becomes of the snapshot that a stream works towards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Course {
+    /// The proxy has yet to acknowledge it.
+    UnderWay,
+    /// The proxy has acknowledged it: its listeners and filters are those in force.
+    Complete,
+    /// It cannot be completed, or nothing of it was sent: a newer one is better at once.
+    Open,
+    /// It takes long, and a newer one has another version of what the proxy does not acknowledge: perhaps the cure.
+    TooLong,
+}
+
+impl Stream {
+    /// Whether listeners and filters may change.
+    pub(super) fn gate(&self, now: Instant) -> Gate {
+        let making = self.clusters.backlog == Backlog::Ready
+            || self.clusters_in_flight()
+            || self.endpoints.answered < self.barrier
+            || !self.awaited.is_empty()
+            || self.holds_clusters_back(now);
+        if making {
+            Gate::Closed
+        } else if [&self.secrets, &self.clusters, &self.endpoints].iter().all(|made| made.rejected.is_empty())
+        {
+            Gate::Open
+        } else {
+            Gate::NewOnly
+        }
+    }
+
+    /// Whether the proxy has yet to acknowledge clusters for which filters wait.
+    fn clusters_in_flight(&self) -> bool {
+        self.clusters.in_flight.iter().any(|sent| self.holds_filters_back(sent))
+    }
+
+    /// Whether filters wait for these clusters. A listener that asks for clusters on demand keeps the player
+    /// waiting until they are there; if they held filters back, a crowd of players at new worlds would do so
+    /// for as long as it comes.
+    pub(super) fn holds_filters_back(&self, sent: &InFlight) -> bool {
+        let clusters = self.wanted().of(ResourceType::Cluster);
+        sent.changes.is_empty()
+            || !sent.changes.iter().all(|change| clusters.is_on_demand(change.sent.name()))
+    }
+
+    /// Whether the proxy may have clusters of which we know nothing. While a cluster warms Envoy asks for none, not even on a
+    /// new stream, where all else is asked for at once: until it does, nothing says which clusters it has in force. Who
+    /// asks for endpoints has clusters to ask for; how long they warm is for their health checks to say, not for us.
+    pub(super) fn holds_clusters_back(&self, now: Instant) -> bool {
+        let may_hold_back = match (self.resumed, self.endpoints.asked()) {
+            (true, true) => true,
+            (true, false) | (false, true) => now < self.opened + NEVER_ASKS,
+            (false, false) => false,
+        };
+        may_hold_back
+            && self.aggregated
+            && !self.clusters.asked()
+            && self.latest().of(ResourceType::Cluster).eager().next().is_some()
+    }
+
+    /// Clusters whose endpoints the proxy has not asked for are awaited as long as it has not acknowledged them, and a while
+    /// after that: Envoy asks before it acknowledges.
+    pub(super) fn await_endpoints(&mut self, now: Instant) {
+        if self.awaited.is_empty() || self.clusters_in_flight() {
+            self.awaited_until = None;
+            return;
+        }
+        let until = *self.awaited_until.get_or_insert(now + PATIENCE);
+        if until <= now {
+            self.awaited.take();
+            self.awaited_until = None;
+        }
+    }
+
+    /// Whether the proxy's listeners and filters are those of the wanted snapshot, so that clusters which
+    /// it does not have can go.
+    fn nothing_names_the_past(&self, now: Instant) -> bool {
+        self.gate(now) == Gate::Open
+            && [&self.listeners, &self.extensions].into_iter().all(|namer| {
+                if namer.asked() {
+                    namer.settled()
+                } else {
+                    !self.resumed || now >= self.last_asked + PATIENCE
+                }
+            })
+    }
+
+    /// How the snapshot under way fares.
+    pub(super) fn course(&self, now: Instant) -> Course {
+        // Its listeners and filters may be those of an earlier life.
+        if self.keeps() {
+            return Course::Open;
+        }
+        if self.nothing_names_the_past(now) {
+            return Course::Complete;
+        }
+        let asked = ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
+        if self.wanted().is_pending()
+            || !self.clusters.asked()
+            || asked.into_iter().any(Subscription::rejecting)
+        {
+            Course::Open
+        } else if self.waits_for_a_cure(now) {
+            Course::TooLong
+        } else {
+            Course::UnderWay
+        }
+    }
+
+    fn waits_for_a_cure(&self, now: Instant) -> bool {
+        let latest = self.latest();
+        let mut waiting = Self::ORDERED.into_iter().filter(|kind| {
+            let oldest = self.of(*kind).in_flight.front();
+            oldest.is_some_and(|oldest| oldest.at + self.generation.patience() <= now)
+        });
+        waiting.any(|kind| {
+            let mut sent = self.of(kind).in_flight.iter().flat_map(|sent| &sent.changes);
+            sent.any(|change| {
+                let latest = latest.of(kind).get(change.sent.name());
+                latest.is_none_or(|latest| latest.version() != change.sent.version())
+            })
+        })
+    }
+
+    /// When that is to be looked at again, if nothing happens before.
+    pub(super) fn cure_deadline(&self) -> impl Iterator<Item = Instant> {
+        let kinds = Self::ORDERED.into_iter().filter(|_| !self.generation.is_latest());
+        let oldest = kinds.filter_map(|kind| self.of(kind).in_flight.front());
+        oldest.map(|oldest| oldest.at + self.generation.patience())
+    }
+
+    /// The types that a newer snapshot has to wait for.
+    const ORDERED: [ResourceType; 3] =
+        [ResourceType::Cluster, ResourceType::Listener, ResourceType::Extension];
+}
