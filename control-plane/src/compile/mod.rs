@@ -21,6 +21,7 @@ mod rbac;
 mod resilience;
 mod routes;
 mod scopes;
+mod shape;
 mod sidecar;
 mod tls;
 
