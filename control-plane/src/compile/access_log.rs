@@ -141,8 +141,12 @@ mod tests {
         assert_eq!(config("/log"), config("/log"));
         let file = FileAccessLog::decode(&*config("/log").value).unwrap();
         let stdout = StdoutAccessLog::decode(&*config(STDOUT).value).unwrap();
-        let Some(file_access_log::AccessLogFormat::LogFormat(in_file)) = file.access_log_format else { panic!() };
-        let Some(stdout_access_log::AccessLogFormat::LogFormat(out)) = stdout.access_log_format else { panic!() };
+        let Some(file_access_log::AccessLogFormat::LogFormat(in_file)) = file.access_log_format else {
+            panic!()
+        };
+        let Some(stdout_access_log::AccessLogFormat::LogFormat(out)) = stdout.access_log_format else {
+            panic!()
+        };
         assert_eq!((in_file.clone(), &*file.path), (out, "/log"));
         let Some(Format::JsonFormat(json)) = in_file.format else { panic!() };
         assert_eq!(json.fields.len(), 3);

@@ -83,10 +83,7 @@ pub(super) fn listener(listen: SocketAddr, has_routes: bool) -> Listener {
 }
 
 fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
-    Filter {
-        name: name.to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(envoy::any(config))),
-    }
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(envoy::any(config))) }
 }
 
 fn readiness() -> HealthCheck {

@@ -2,8 +2,8 @@
 
 use envoy_types::pb::envoy::config::core::v3::{BackoffStrategy, CidrRange, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener as EnvoyListener, ListenerFilter,
-    filter::ConfigType, listener_filter,
+    Filter, FilterChain, FilterChainMatch, Listener as EnvoyListener, ListenerFilter, filter::ConfigType,
+    listener_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
@@ -55,7 +55,10 @@ pub(super) fn listener(listener: &Listener, scope: &Scope, edge: &EdgeSettings) 
             tcp_proxy_filter(listener, scope, edge),
         ],
         transport_socket: player_tls::transport_socket(listener),
-        transport_socket_connect_timeout: listener.tls.is_some().then(|| envoy::duration(HANDSHAKE_TIMEOUT_MS)),
+        transport_socket_connect_timeout: listener
+            .tls
+            .is_some()
+            .then(|| envoy::duration(HANDSHAKE_TIMEOUT_MS)),
         ..FilterChain::default()
     };
     let proxy_protocol = listener.proxy_protocol.then(|| ListenerFilter {

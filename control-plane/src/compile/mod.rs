@@ -20,6 +20,7 @@ mod priorities;
 mod rbac;
 mod resilience;
 mod routes;
+mod runtime;
 mod scopes;
 mod shape;
 mod sidecar;
@@ -38,6 +39,7 @@ pub use explain::{Explanation, PossibleCluster, PossibleTarget, Question, explai
 pub use filter::config as filter_config;
 pub use health::NAME as HEALTH_LISTENER;
 pub use routes::{Entry, Origin, Rank, RouteTable};
+pub use runtime::LAYER as RUNTIME_LAYER;
 
 /// Everything that proxies of `scope` should have.
 #[must_use]

@@ -14,7 +14,9 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 
 use super::admission::Admission;
 use super::resilience::Resilience;
-use super::{access_log, clusters, connections, envoy, guard, listeners, rbac, resource, shape, tls};
+use super::{
+    access_log, clusters, connections, envoy, guard, listeners, rbac, resource, runtime, shape, tls,
+};
 use crate::mesh::{FilterModule, Identities, Intentions, Mesh};
 use crate::xds::{Ports, ResourceSet, Scope, Snapshot};
 
@@ -88,7 +90,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
         return Snapshot::default();
     }
     if inputs.identities.leaf(&scope.service).is_none() {
-        return Snapshot::new(none(), none(), none(), none());
+        return Snapshot::new(none(), none(), none(), none()).with_runtime(runtime::layers());
     }
     let admission = Admission::of(&inputs.intentions, &scope.service);
     let trust_domain = &inputs.identities.trust_domain;
@@ -113,6 +115,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
         ResourceSet::new(extensions),
     )
     .with_secrets(ResourceSet::on_demand(tls::secrets(&inputs.identities, &scope.service)))
+    .with_runtime(runtime::layers())
 }
 
 fn listener(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Listener {

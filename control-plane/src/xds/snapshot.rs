@@ -190,10 +190,11 @@ pub struct Snapshot {
     listeners: Arc<ResourceSet>,
     extensions: Arc<ResourceSet>,
     secrets: Arc<ResourceSet>,
+    runtime: Arc<ResourceSet>,
 }
 
 impl Snapshot {
-    /// The snapshot of these sets: CDS, EDS, LDS and ECDS. It has no secrets.
+    /// The snapshot of these sets: CDS, EDS, LDS and ECDS. It has no secrets and no runtime layers.
     #[must_use]
     pub fn new(
         clusters: impl Into<Arc<ResourceSet>>,
@@ -209,6 +210,7 @@ impl Snapshot {
             listeners: listeners.into(),
             extensions: extensions.into(),
             secrets: ResourceSet::new([]).into(),
+            runtime: ResourceSet::new([]).into(),
         };
         snapshot.versioned()
     }
@@ -217,6 +219,13 @@ impl Snapshot {
     #[must_use]
     pub fn with_secrets(mut self, secrets: impl Into<Arc<ResourceSet>>) -> Self {
         self.secrets = secrets.into();
+        self.versioned()
+    }
+
+    /// The same snapshot with these runtime layers, [`ResourceSet::on_demand`].
+    #[must_use]
+    pub fn with_runtime(mut self, layers: impl Into<Arc<ResourceSet>>) -> Self {
+        self.runtime = layers.into();
         self.versioned()
     }
 
@@ -268,6 +277,7 @@ impl Snapshot {
     #[must_use]
     pub const fn of(&self, kind: ResourceType) -> &Arc<ResourceSet> {
         match kind {
+            ResourceType::Runtime => &self.runtime,
             ResourceType::Secret => &self.secrets,
             ResourceType::Cluster => &self.clusters,
             ResourceType::Endpoints => &self.endpoints,
@@ -278,6 +288,7 @@ impl Snapshot {
 
     const fn of_mut(&mut self, kind: ResourceType) -> &mut Arc<ResourceSet> {
         match kind {
+            ResourceType::Runtime => &mut self.runtime,
             ResourceType::Secret => &mut self.secrets,
             ResourceType::Cluster => &mut self.clusters,
             ResourceType::Endpoints => &mut self.endpoints,

@@ -64,6 +64,7 @@ pub(crate) struct Stream {
     starting: Option<Instant>,
     /// Whether the proxy came with clusters of an earlier stream, which its listeners may still name.
     resumed: bool,
+    runtime: Subscription,
     secrets: Subscription,
     clusters: Subscription,
     endpoints: Subscription,
@@ -93,6 +94,7 @@ impl Stream {
             wanted_since: now,
             starting: None,
             resumed: false,
+            runtime: Subscription::new(ResourceType::Runtime, variant),
             secrets: Subscription::new(ResourceType::Secret, variant),
             clusters: Subscription::new(ResourceType::Cluster, variant),
             endpoints: Subscription::new(ResourceType::Endpoints, variant),
@@ -107,6 +109,7 @@ impl Stream {
     /// The state of one type.
     pub(crate) const fn of(&self, kind: ResourceType) -> &Subscription {
         match kind {
+            ResourceType::Runtime => &self.runtime,
             ResourceType::Secret => &self.secrets,
             ResourceType::Cluster => &self.clusters,
             ResourceType::Endpoints => &self.endpoints,
@@ -117,6 +120,7 @@ impl Stream {
 
     const fn of_mut(&mut self, kind: ResourceType) -> &mut Subscription {
         match kind {
+            ResourceType::Runtime => &mut self.runtime,
             ResourceType::Secret => &mut self.secrets,
             ResourceType::Cluster => &mut self.clusters,
             ResourceType::Endpoints => &mut self.endpoints,
@@ -205,7 +209,10 @@ impl Stream {
                 }
                 self.raise_barrier |= self.awaited.len() != before;
             }
-            ResourceType::Secret | ResourceType::Listener | ResourceType::Extension => {}
+            ResourceType::Runtime
+            | ResourceType::Secret
+            | ResourceType::Listener
+            | ResourceType::Extension => {}
         }
         Ok((self.advance(now), refused))
     }
@@ -218,7 +225,8 @@ impl Stream {
         for kind in ResourceType::ALL {
             if before.of(kind).version() != wanted.of(kind).version() {
                 self.of_mut(kind).on_wanted(before.of(kind), wanted.of(kind));
-                self.raise_barrier |= !matches!(kind, ResourceType::Endpoints | ResourceType::Secret);
+                self.raise_barrier |=
+                    !matches!(kind, ResourceType::Endpoints | ResourceType::Runtime | ResourceType::Secret);
             }
         }
         self.awaited.retain(|name, _| wanted.of(ResourceType::Cluster).get(name).is_some());
@@ -250,8 +258,10 @@ impl Stream {
         let wanted = Arc::clone(&self.wanted);
         let clusters = wanted.of(ResourceType::Cluster);
         self.awaited.retain(|_, until| *until > now);
-        let secrets = wanted.of(ResourceType::Secret);
-        let mut out = Vec::from_iter(self.secrets.push(secrets, Gate::Open, &|_| Removal::Never, now));
+        // What nothing names by name waits for nothing either, and Envoy starts with it.
+        let (runtime, secrets) = (wanted.of(ResourceType::Runtime), wanted.of(ResourceType::Secret));
+        let mut out = Vec::from_iter(self.runtime.push(runtime, Gate::Open, &|_| Removal::Never, now));
+        out.extend(self.secrets.push(secrets, Gate::Open, &|_| Removal::Never, now));
         // A cluster that comes and goes before it is accepted goes at once: its endpoints, for which Envoy
         // waits, will never come.
         let leaving = self.clusters.has_leftovers(clusters);

@@ -3,11 +3,13 @@
 
 mod delta;
 mod listener;
+mod load_reports;
 mod loopback;
 mod on_demand;
 mod order;
 mod random;
 mod refusal;
+mod runtime;
 mod secrets;
 mod sotw;
 mod status;
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::message::{Asks, Request, Response, Texts, Variant};
 use super::stream::{Stream, StreamError};
 use super::{Resource, ResourceSet, ResourceType, Snapshot};
-use ResourceType::{Cluster, Endpoints, Extension, Listener, Secret};
+use ResourceType::{Cluster, Endpoints, Extension, Listener, Runtime, Secret};
 
 const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
 

@@ -116,7 +116,7 @@ impl Envoy {
                     self.warming.remove(&**name);
                 }
             }
-            Secret | Listener => {}
+            Runtime | Secret | Listener => {}
             Extension => {
                 for resource in &response.resources {
                     self.filter = Some(resource.version().to_owned());
