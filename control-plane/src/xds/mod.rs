@@ -15,7 +15,6 @@ mod grpc;
 mod in_flight;
 mod interest;
 mod listener;
-mod load_reports;
 mod message;
 mod metrics;
 mod name_map;

@@ -19,7 +19,6 @@ use super::csds::{Questions, StatusSession};
 use super::end::Fault;
 use super::grpc::Messages;
 use super::listener::Peer;
-use super::load_reports::LoadSession;
 use super::message::Variant;
 use super::names::NamePool;
 use super::session::Session;
@@ -32,7 +31,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// seconds.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// The discovery services, aggregated and of single types, both variants, the status of clients, and load reports. Cheap to clone.
+/// The discovery services, aggregated and of single types, both variants, and the status of clients. Cheap to clone.
 #[derive(Clone)]
 pub struct AdsServer(Arc<Shared>);
 
@@ -64,7 +63,6 @@ impl Shared {
 enum Method {
     Discovery(Discovery),
     Status(Questions),
-    LoadReports,
 }
 
 /// A method of a discovery service.
@@ -98,7 +96,6 @@ impl Method {
             ("secret.v3.SecretDiscoveryService", "DeltaSecrets") => (Some(Secret), Variant::Delta),
             ("runtime.v3.RuntimeDiscoveryService", "StreamRuntime") => (Some(Runtime), Variant::Sotw),
             ("runtime.v3.RuntimeDiscoveryService", "DeltaRuntime") => (Some(Runtime), Variant::Delta),
-            ("load_stats.v3.LoadReportingService", "StreamLoadStats") => return Some(Self::LoadReports),
             ("status.v3.ClientStatusDiscoveryService", "StreamClientStatus") => {
                 return Some(Self::Status(Questions::Any));
             }
@@ -150,7 +147,6 @@ impl AdsServer {
             Method::Status(questions) => {
                 Body::new(StatusSession::new(shared, from, requests, questions).into_body())
             }
-            Method::LoadReports => Body::new(LoadSession::new(shared, from, requests).into_body()),
         };
         let mut response = Response::new(body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -192,8 +188,6 @@ mod tests {
         assert_eq!(method, Some(Method::Status(Questions::One)));
         let method = Method::of("/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime");
         assert_eq!(method, discovery(ResourceType::Runtime, Variant::Delta));
-        let method = Method::of("/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats");
-        assert_eq!(method, Some(Method::LoadReports));
         assert_eq!(Method::of("/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes"), None);
         assert_eq!(Method::of("/"), None);
     }

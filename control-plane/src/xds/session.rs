@@ -27,7 +27,7 @@ use super::{ResourceType, Scope, Snapshot, listener};
 use crate::telemetry::seldom::Seldom;
 
 /// Envoy sends its node in the first packet; who opens a stream and says nothing is no proxy.
-pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(10);
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 pub(super) struct Session {
     shared: Arc<Shared>,

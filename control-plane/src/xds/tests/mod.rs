@@ -3,7 +3,6 @@
 
 mod delta;
 mod listener;
-mod load_reports;
 mod loopback;
 mod on_demand;
 mod order;
