@@ -10,6 +10,7 @@
 )]
 
 mod failover;
+mod listeners;
 mod mesh_tls;
 mod resilience;
 

@@ -6,12 +6,16 @@
 //! only numbers, addresses, names of ours and fixed words are used, and what peers may have a say in comes from the
 //! filter, which escapes it. The filter's fields start with a comma, so that a line without them is whole.
 
+use std::collections::BTreeMap;
+
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, SubstitutionFormatString, data_source, substitution_format_string::Format,
 };
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{StdoutAccessLog, stdout_access_log};
+use envoy_types::pb::google::protobuf::{Any, Value, value::Kind};
+use prost::{Message, Name};
 use realmgate_filter::access_log::PROPERTY;
 
 use super::envoy;
@@ -25,11 +29,10 @@ const STDOUT: &str = "/dev/stdout";
 
 /// The access log, where there is to be one.
 pub(super) fn access_log(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> Option<AccessLog> {
-    edge.access_log.as_deref().map(|path| written(path, format(listener, scope)))
+    edge.access_log.as_deref().map(|path| text(path, format(listener, scope)))
 }
 
-/// An access log at this path, with lines of this format.
-pub(super) fn written(path: &str, format: String) -> AccessLog {
+fn text(path: &str, format: String) -> AccessLog {
     let format = SubstitutionFormatString {
         // Empty texts instead of dashes.
         omit_empty_values: true,
@@ -39,14 +42,59 @@ pub(super) fn written(path: &str, format: String) -> AccessLog {
         })),
         ..SubstitutionFormatString::default()
     };
-    let (name, config) = if path == STDOUT {
+    if path == STDOUT {
         let access_log_format = Some(stdout_access_log::AccessLogFormat::LogFormat(format));
-        ("envoy.access_loggers.stdout", envoy::any(&StdoutAccessLog { access_log_format }))
+        logger("envoy.access_loggers.stdout", envoy::any(&StdoutAccessLog { access_log_format }))
     } else {
         let access_log_format = Some(file_access_log::AccessLogFormat::LogFormat(format));
         let file = FileAccessLog { path: path.to_owned(), access_log_format };
-        ("envoy.access_loggers.file", envoy::any(&file))
-    };
+        logger("envoy.access_loggers.file", envoy::any(&file))
+    }
+}
+
+/// An access log at this path whose lines Envoy makes JSON of, escaping what peers have a say in.
+pub(super) fn json(path: &str, fields: &[(&str, &str)]) -> AccessLog {
+    let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+    let fields = fields.iter().map(|(name, format)| ((*name).to_owned(), value(format))).collect();
+    let format = Some(JsonFormat { fields: Some(Fields { fields }) });
+    if path == STDOUT {
+        let value = JsonStdout { format }.encode_to_vec();
+        logger("envoy.access_loggers.stdout", Any { type_url: StdoutAccessLog::type_url(), value })
+    } else {
+        let value = JsonFile { path: path.to_owned(), format }.encode_to_vec();
+        logger("envoy.access_loggers.file", Any { type_url: FileAccessLog::type_url(), value })
+    }
+}
+
+/// `StdoutAccessLog`, `FileAccessLog`, `SubstitutionFormatString` and `Struct`, those fields alone, with a map that is always
+/// encoded in the same order.
+#[derive(Clone, PartialEq, Message)]
+struct JsonStdout {
+    #[prost(message, optional, tag = "1")]
+    format: Option<JsonFormat>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct JsonFile {
+    #[prost(string, tag = "1")]
+    path: String,
+    #[prost(message, optional, tag = "5")]
+    format: Option<JsonFormat>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct JsonFormat {
+    #[prost(message, optional, tag = "2")]
+    fields: Option<Fields>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Fields {
+    #[prost(btree_map = "string, message", tag = "1")]
+    fields: BTreeMap<String, Value>,
+}
+
+fn logger(name: &str, config: Any) -> AccessLog {
     AccessLog {
         name: name.to_owned(),
         config_type: Some(access_log::ConfigType::TypedConfig(config)),
@@ -81,9 +129,29 @@ fn literal(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
+
+    #[test]
+    fn json_is_what_envoy_reads_and_always_the_same() {
+        let fields = [("b", "%DURATION%"), ("a", "%START_TIME%"), ("c", "x")];
+        let config = |path: &str| match json(path, &fields).config_type {
+            Some(access_log::ConfigType::TypedConfig(any)) => any,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(config("/log"), config("/log"));
+        let file = FileAccessLog::decode(&*config("/log").value).unwrap();
+        let stdout = StdoutAccessLog::decode(&*config(STDOUT).value).unwrap();
+        let Some(file_access_log::AccessLogFormat::LogFormat(in_file)) = file.access_log_format else {
+            panic!()
+        };
+        let Some(stdout_access_log::AccessLogFormat::LogFormat(out)) = stdout.access_log_format else {
+            panic!()
+        };
+        assert_eq!((in_file.clone(), &*file.path), (out, "/log"));
+        let Some(Format::JsonFormat(json)) = in_file.format else { panic!() };
+        assert_eq!(json.fields.len(), 3);
+        assert_eq!(json.fields["a"].kind, Some(Kind::StringValue("%START_TIME%".to_owned())));
+    }
 
     #[test]
     fn names_cannot_break_out_of_a_line() {
@@ -100,7 +168,7 @@ mod tests {
             _ => "0".to_owned(),
         };
         let line: String = kept.split('%').enumerate().map(written).collect();
-        let line: Value = serde_json::from_str(&line.replace('\u{1}', "%")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&line.replace('\u{1}', "%")).unwrap();
         assert_eq!(line["datacenter"], datacenter);
         assert_eq!(line["listener"], "game-gateway");
     }

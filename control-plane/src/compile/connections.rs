@@ -4,9 +4,8 @@
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
-use prost::Name;
 
-use super::envoy;
+use super::{envoy, shape};
 use crate::model::Listener;
 
 /// The ECDS name. Listener names have no slash.
@@ -16,19 +15,37 @@ fn extension_name(listener: &str) -> String {
 
 /// Its place in the listener, which is there even without a bound: a listener that changes drains.
 pub(super) fn filter(listener: &str) -> Filter {
-    envoy::discovered_filter(extension_name(listener), ConnectionLimit::type_url())
+    shape::slot(extension_name(listener))
 }
 
 /// The ECDS resource.
 pub(super) fn extension(listener: &Listener) -> TypedExtensionConfig {
-    let limit = match listener.limits.connections {
+    let bound = match listener.limits.connections {
         0 => u64::MAX,
-        limit => limit.into(),
+        bound => bound.into(),
     };
-    let config = ConnectionLimit {
-        stat_prefix: listener.name.clone(),
-        max_connections: Some(envoy::uint64(limit)),
+    extended(extension_name(&listener.name), &limit(&listener.name, bound))
+}
+
+/// The ECDS resource of a listener without a bound.
+pub(super) fn unbounded(listener: &str) -> TypedExtensionConfig {
+    passes(extension_name(listener), listener)
+}
+
+/// What stands in a slot that is not needed: lets everybody pass, for two additions a connection.
+pub(super) fn passes(name: String, stat_prefix: &str) -> TypedExtensionConfig {
+    extended(name, &limit(stat_prefix, u64::MAX))
+}
+
+/// The filter that closes what is too much, with a count.
+pub(super) fn limit(stat_prefix: &str, bound: u64) -> ConnectionLimit {
+    ConnectionLimit {
+        stat_prefix: stat_prefix.to_owned(),
+        max_connections: Some(envoy::uint64(bound)),
         ..ConnectionLimit::default()
-    };
-    TypedExtensionConfig { name: extension_name(&listener.name), typed_config: Some(envoy::any(&config)) }
+    }
+}
+
+fn extended(name: String, limit: &ConnectionLimit) -> TypedExtensionConfig {
+    TypedExtensionConfig { name, typed_config: Some(envoy::any(limit)) }
 }

@@ -8,7 +8,7 @@ use realmgate_filter::config::RouteConfig;
 use super::clusters::{self, Clusters};
 use super::encoded::Encoded;
 use super::routes::{Origin, Rank, RouteTable};
-use super::{connections, filter, health, listeners, player_tls, resource, tls};
+use super::{connections, filter, health, listeners, player_tls, resource, runtime, tls};
 use crate::mesh::Mesh;
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
 
@@ -52,6 +52,7 @@ pub(super) fn compile(
     let (clusters, endpoints) = (ResourceSet::new(clusters), ResourceSet::new(endpoints));
     Snapshot::new(clusters, endpoints, Arc::clone(&base.listeners), Arc::clone(&base.extensions))
         .with_secrets(Arc::clone(&base.secrets))
+        .with_runtime(runtime::layers())
 }
 
 impl Base {

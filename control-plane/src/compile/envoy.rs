@@ -1,10 +1,9 @@
 //! Small Envoy messages that several kinds of resources contain.
 
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ApiVersion, ConfigSource, ExtensionConfigSource, SocketAddress, address,
-    config_source, socket_address,
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress, address, config_source,
+    socket_address,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Filter, filter};
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value, UInt64Value};
 use prost::{Message, Name};
 
@@ -15,16 +14,6 @@ pub(super) fn ads() -> ConfigSource {
         resource_api_version: ApiVersion::V3.into(),
         ..ConfigSource::default()
     }
-}
-
-/// A network filter whose configuration comes by ECDS, under the filter's name.
-pub(super) fn discovered_filter(name: String, type_url: String) -> Filter {
-    let source = ExtensionConfigSource {
-        config_source: Some(ads()),
-        type_urls: vec![type_url],
-        ..ExtensionConfigSource::default()
-    };
-    Filter { name, config_type: Some(filter::ConfigType::ConfigDiscovery(source)) }
 }
 
 /// A TCP address.

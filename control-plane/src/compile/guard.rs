@@ -5,21 +5,24 @@
 
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::listener::v3::Filter;
-use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
-use prost::Name;
 use realmgate_filter::guard::{GuardConfig, ROOT_ID, Services};
 
 use super::admission::Admission;
 use super::capabilities::Told;
-use super::{envoy, filter};
+use super::{connections, filter, shape};
 use crate::mesh::FilterModule;
 
 /// With `realmgate/` in front, the name of its ECDS resource.
 const GUARD: &str = "inbound-guard";
 
-/// Its place in the listener. By ECDS, as the intentions come.
+/// Its place in the listener, which is there without a guard, too. By ECDS, as the intentions come.
 pub(super) fn filter() -> Filter {
-    envoy::discovered_filter(filter::extension_name(GUARD), Wasm::type_url())
+    shape::slot(filter::extension_name(GUARD))
+}
+
+/// The ECDS resource where no guard is wanted.
+pub(super) fn none() -> TypedExtensionConfig {
+    connections::passes(filter::extension_name(GUARD), GUARD)
 }
 
 /// The ECDS resource.

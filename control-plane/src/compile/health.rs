@@ -1,6 +1,6 @@
 //! The HTTP listener on which an edge answers load balancers and Prometheus itself.
 
-use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HttpProtocolOptions, data_source};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
@@ -16,13 +16,22 @@ use envoy_types::pb::google::protobuf::BoolValue;
 use prost::{Message, Name};
 use std::net::SocketAddr;
 
-use super::envoy;
+use super::{connections, envoy, shape};
 
 /// The listener's name, in statistics too.
 pub const NAME: &str = "realmgate-health";
 
 /// The cluster of the bootstrap that is Envoy's own admin interface.
 const ADMIN_CLUSTER: &str = "realmgate-admin";
+
+/// Load balancers and Prometheus, each some times over, and more than that is none of them.
+const CONNECTIONS: u64 = 256;
+
+/// How long a request may be on its way to us; it has no body.
+const REQUEST_MS: u64 = 5_000;
+
+/// How long a connection may be silent, or a scrape not be taken. Prometheus asks once a minute by default.
+const IDLE_MS: u64 = 120_000;
 
 /// `/health` says that Envoy lives, `/ready` that it takes players: it has routes and is not draining (the
 /// health check filter answers 503 once the admin's `/healthcheck/fail` was called), `/metrics` passes
@@ -49,23 +58,32 @@ pub(super) fn listener(listen: SocketAddr, has_routes: bool) -> Listener {
             ..RouteConfiguration::default()
         })),
         http_filters,
+        request_headers_timeout: Some(envoy::duration(REQUEST_MS)),
+        request_timeout: Some(envoy::duration(REQUEST_MS)),
+        stream_idle_timeout: Some(envoy::duration(IDLE_MS)),
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            idle_timeout: Some(envoy::duration(IDLE_MS)),
+            ..HttpProtocolOptions::default()
+        }),
         ..HttpConnectionManager::default()
     };
     let chain = FilterChain {
-        filters: vec![Filter {
-            name: "envoy.filters.network.http_connection_manager".to_owned(),
-            config_type: Some(filter::ConfigType::TypedConfig(envoy::any(&manager))),
-        }],
+        filters: vec![
+            network_filter("envoy.filters.network.connection_limit", &connections::limit(NAME, CONNECTIONS)),
+            network_filter("envoy.filters.network.http_connection_manager", &manager),
+        ],
         ..FilterChain::default()
     };
     Listener {
-        name: NAME.to_owned(),
-        // Its connections are told from players' by this.
-        stat_prefix: NAME.to_owned(),
-        address: Some(envoy::address(&listen.ip().to_string(), listen.port())),
         filter_chains: vec![chain],
-        ..Listener::default()
+        // Players who fill the edge do not keep its load balancer out, which has a bound of its own.
+        ignore_global_conn_limit: true,
+        ..shape::listener(NAME, listen)
     }
+}
+
+fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(envoy::any(config))) }
 }
 
 fn readiness() -> HealthCheck {

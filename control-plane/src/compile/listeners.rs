@@ -2,19 +2,18 @@
 
 use envoy_types::pb::envoy::config::core::v3::{BackoffStrategy, CidrRange, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, Listener as EnvoyListener, ListenerFilter, filter, listener_filter,
+    Filter, FilterChain, FilterChainMatch, Listener as EnvoyListener, ListenerFilter, filter::ConfigType,
+    listener_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy, UpstreamConnectMode,
     tcp_proxy::{ClusterSpecifier, OnDemand},
 };
-use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
 use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
-use prost::Name;
 
 use super::access_log::access_log;
-use super::{connections, envoy, filter::extension_name, player_tls};
+use super::{connections, envoy, filter, player_tls, shape};
 use crate::mesh::EdgeSettings;
 use crate::model::{ClusterDelivery, Listener};
 use crate::xds::Scope;
@@ -23,9 +22,6 @@ use crate::xds::Scope;
 const HASHED_STRING: &str = "envoy.hashable_string";
 const HASHED_ADDRESS: &str = "envoy.network.transport_socket.original_dst_address";
 
-/// Never a cluster: where the filter chose none, Envoy must refuse and not guess.
-const NO_CLUSTER: &str = "realmgate-none";
-
 /// What the client may have sent before its backend connection stands: one message of the largest size and
 /// its header. Beyond it Envoy stops reading from the client until the backend is there.
 pub(super) const EARLY_BYTES: u32 = 8 + 65_535;
@@ -33,6 +29,9 @@ pub(super) const EARLY_BYTES: u32 = 8 + 65_535;
 /// How long a connection may owe the header of the PROXY protocol, before any filter and limit of ours hears of it. Not
 /// `header_timeout`: a change of this drains the listener. Envoy's own 15 s would hold a place three times as long.
 const PROXY_HEADER_MS: u64 = 5_000;
+
+/// How long a player may take for the TLS handshake, whatever the limits.
+const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 
 /// How long a player waits for a cluster on demand: as long as for a connection to a game server, and enough
 /// for the control plane to restart meanwhile. Envoy's 60 s would outlast any player, and Envoy never asks again
@@ -52,10 +51,14 @@ pub(super) fn listener(listener: &Listener, scope: &Scope, edge: &EdgeSettings) 
         }),
         filters: vec![
             connections::filter(&listener.name),
-            routing_filter(&listener.name),
+            shape::slot(filter::extension_name(&listener.name)),
             tcp_proxy_filter(listener, scope, edge),
         ],
         transport_socket: player_tls::transport_socket(listener),
+        transport_socket_connect_timeout: listener
+            .tls
+            .is_some()
+            .then(|| envoy::duration(HANDSHAKE_TIMEOUT_MS)),
         ..FilterChain::default()
     };
     let proxy_protocol = listener.proxy_protocol.then(|| ListenerFilter {
@@ -64,27 +67,20 @@ pub(super) fn listener(listener: &Listener, scope: &Scope, edge: &EdgeSettings) 
         ..ListenerFilter::default()
     });
     EnvoyListener {
-        name: listener.name.clone(),
-        address: Some(envoy::address(&listener.bind.ip().to_string(), listener.bind.port())),
         filter_chains: vec![chain],
         listener_filters: proxy_protocol.into_iter().collect(),
         listener_filters_timeout: listener.proxy_protocol.then(|| envoy::duration(PROXY_HEADER_MS)),
-        stat_prefix: listener.name.clone(),
         // What `/drain_listeners?inboundonly` stops, while the health listener goes on.
         traffic_direction: TrafficDirection::Inbound.into(),
-        ..EnvoyListener::default()
+        ..shape::listener(&listener.name, listener.bind)
     }
-}
-
-fn routing_filter(listener: &str) -> Filter {
-    envoy::discovered_filter(extension_name(listener), Wasm::type_url())
 }
 
 fn tcp_proxy_filter(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> Filter {
     let hash_key = if scope.hashes_addresses { HASHED_ADDRESS } else { HASHED_STRING };
     let proxy = TcpProxy {
         stat_prefix: listener.name.clone(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(NO_CLUSTER.to_owned())),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(shape::NO_CLUSTER.to_owned())),
         upstream_connect_mode: UpstreamConnectMode::OnDownstreamData.into(),
         max_early_data_bytes: Some(envoy::uint32(EARLY_BYTES)),
         idle_timeout: Some(envoy::duration(listener.limits.idle_timeout.as_millis())),
@@ -98,13 +94,13 @@ fn tcp_proxy_filter(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> 
                 key: hash_key.to_owned(),
             })),
         }],
-        access_log: access_log(listener, scope, edge).into_iter().collect(),
+        access_log: access_log(listener, scope, edge).into_iter().chain([shape::connection_log()]).collect(),
         on_demand: asks_for_clusters(listener, scope).then(on_demand),
         ..TcpProxy::default()
     };
     Filter {
         name: "envoy.filters.network.tcp_proxy".to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(envoy::any(&proxy))),
+        config_type: Some(ConfigType::TypedConfig(envoy::any(&proxy))),
     }
 }
 

@@ -21,7 +21,9 @@ mod priorities;
 mod rbac;
 mod resilience;
 mod routes;
+mod runtime;
 mod scopes;
+mod shape;
 mod sidecar;
 mod tls;
 
@@ -38,6 +40,7 @@ pub use explain::{Explanation, PossibleCluster, PossibleTarget, Question, explai
 pub use filter::config as filter_config;
 pub use health::NAME as HEALTH_LISTENER;
 pub use routes::{Entry, Origin, Rank, RouteTable};
+pub use runtime::LAYER as RUNTIME_LAYER;
 
 /// Everything that proxies of `scope` should have.
 #[must_use]

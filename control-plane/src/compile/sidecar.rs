@@ -8,16 +8,16 @@ use envoy_types::pb::envoy::config::cluster::v3::{
 };
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
-use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy, UpstreamConnectMode, tcp_proxy::ClusterSpecifier,
 };
-use prost::Name;
 
 use super::admission::Admission;
 use super::hold::hold;
 use super::resilience::Resilience;
-use super::{access_log, clusters, envoy, guard, listeners, rbac, resource, tls};
+use super::{
+    access_log, clusters, connections, envoy, guard, listeners, rbac, resource, runtime, shape, tls,
+};
 use crate::mesh::{FilterModule, Identities, Intentions, Mesh};
 use crate::xds::{Hold, Ports, ResourceSet, Scope, Snapshot};
 
@@ -33,14 +33,30 @@ const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
 /// What a session may be silent for. Edges end idle sessions long before; this is for what an edge forgot.
 const IDLE_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// One JSON line a connection, at its close; `authz` is empty for those that were let in. As text for the reason that
-/// [`access_log`] gives; why a handshake failed may repeat a peer's words and is left out.
-const ACCESS_LOG: &str = concat!(
-    r#"{"time":"%START_TIME%","peer":"%DOWNSTREAM_REMOTE_ADDRESS%","source":"%DOWNSTREAM_PEER_URI_SAN%","#,
-    r#""destination":"%DOWNSTREAM_LOCAL_URI_SAN%","authz":"%CONNECTION_TERMINATION_DETAILS%","#,
-    r#""duration_ms":%DURATION%,"received":%BYTES_RECEIVED%,"sent":%BYTES_SENT%,"server":"%UPSTREAM_HOST%","flags":"%RESPONSE_FLAGS%"}"#,
-    "\n"
-);
+/// The peer, once it is proven. Envoy knows the words of a certificate before it has checked it, and says them of a refused
+/// one, too; only RBAC's verdict and a connection to the game server come after the handshake.
+const SOURCE: &str = "%CEL(has(upstream.address) || \
+     has(connection.termination_details) && connection.termination_details.startsWith('rbac_') \
+     ? connection.uri_san_peer_certificate : '')%";
+
+/// Empty for those that were let in. Why a handshake failed may repeat a peer's words and is left out.
+const AUTHZ: &str = "%CEL(has(connection.termination_details) ? connection.termination_details \
+     : has(upstream.address) ? '' \
+     : has(connection.transport_failure_reason) ? 'tls_handshake_failed' : 'no_data')%";
+
+/// One JSON line a connection, at its close.
+const ACCESS_LOG: [(&str, &str); 10] = [
+    ("time", "%START_TIME%"),
+    ("peer", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("source", SOURCE),
+    ("destination", "%DOWNSTREAM_LOCAL_URI_SAN%"),
+    ("authz", AUTHZ),
+    ("duration_ms", "%DURATION%"),
+    ("received", "%BYTES_RECEIVED%"),
+    ("sent", "%BYTES_SENT%"),
+    ("server", "%UPSTREAM_HOST%"),
+    ("flags", "%RESPONSE_FLAGS%"),
+];
 
 /// All of a mesh that sidecars of a service are made from. There are thousands of them, and most changes are none of theirs.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,7 +93,9 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
         return Snapshot::default();
     }
     if inputs.identities.leaf(&scope.service).is_none() {
-        return Snapshot::new(none(), none(), none(), none()).holding(inputs.hold.clone());
+        return Snapshot::new(none(), none(), none(), none())
+            .with_runtime(runtime::layers())
+            .holding(inputs.hold.clone());
     }
     let admission = Admission::of(&inputs.intentions, &scope.service);
     let trust_domain = &inputs.identities.trust_domain;
@@ -85,13 +103,15 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
         name: super::filter::extension_name(INBOUND),
         typed_config: Some(envoy::any(&rbac::filter(&admission, trust_domain))),
     };
-    let mut extensions = vec![resource(rbac.name.clone(), &rbac)];
+    let bound = connections::unbounded(INBOUND);
+    let mut extensions = vec![resource(rbac.name.clone(), &rbac), resource(bound.name.clone(), &bound)];
     let mut clusters = vec![resource(APP.to_owned(), &app(ports))];
-    if let Some(module) = &inputs.guard {
-        let guard = guard::extension(&admission, trust_domain, module);
-        extensions.push(resource(guard.name.clone(), &guard));
-        clusters.extend(super::filter::module_cluster(module));
-    }
+    let guard = match &inputs.guard {
+        Some(module) => guard::extension(&admission, trust_domain, module),
+        None => guard::none(),
+    };
+    clusters.extend(inputs.guard.as_ref().and_then(super::filter::module_cluster));
+    extensions.push(resource(guard.name.clone(), &guard));
     let listener = listener(inputs, scope, ports);
     Snapshot::new(
         ResourceSet::new(clusters),
@@ -100,33 +120,30 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
         ResourceSet::new(extensions),
     )
     .with_secrets(ResourceSet::on_demand(tls::secrets(&inputs.identities, &scope.service)))
+    .with_runtime(runtime::layers())
     .holding(inputs.hold.clone())
 }
 
 fn listener(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Listener {
-    let guard = inputs.guard.as_ref().map(|_| guard::filter());
     let chain = FilterChain {
-        filters: [intentions()].into_iter().chain(guard).chain([proxy()]).collect(),
+        filters: vec![connections::filter(INBOUND), intentions(), guard::filter(), proxy()],
         transport_socket: Some(tls::server(&inputs.identities, &scope.service)),
         transport_socket_connect_timeout: Some(envoy::duration(HANDSHAKE_TIMEOUT_MS)),
         ..FilterChain::default()
     };
     let access_log = inputs.access_log.iter();
-    let access_log = access_log.map(|path| access_log::written(path, ACCESS_LOG.to_owned()));
+    let access_log = access_log.map(|path| access_log::json(path, &ACCESS_LOG));
     Listener {
-        name: INBOUND.to_owned(),
-        address: Some(envoy::address(&ports.inbound.ip().to_string(), ports.inbound.port())),
         filter_chains: vec![chain],
-        stat_prefix: INBOUND.to_owned(),
         // Of the listener, so that those are logged too whose handshake fails.
-        access_log: access_log.collect(),
-        ..Listener::default()
+        access_log: access_log.chain([shape::connection_log()]).collect(),
+        ..shape::listener(INBOUND, ports.inbound)
     }
 }
 
 /// By ECDS: a change of intentions then spares the connections that are open.
 fn intentions() -> Filter {
-    envoy::discovered_filter(super::filter::extension_name(INBOUND), Rbac::type_url())
+    shape::slot(super::filter::extension_name(INBOUND))
 }
 
 /// RBAC decides at a peer's first byte: a connection to the game server before that would be one for peers that are

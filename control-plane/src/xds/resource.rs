@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 /// The resource types we serve, in the order in which Envoy must learn of them (make before break).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceType {
+    /// RTDS: `envoy.service.runtime.v3.Runtime`, switches of Envoy's own and those that stand in listeners.
+    Runtime,
     /// SDS: `envoy.extensions.transport_sockets.tls.v3.Secret`, certificates and whom to believe.
     Secret,
     /// CDS: `envoy.config.cluster.v3.Cluster`.
@@ -25,13 +27,14 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in sending order.
-    pub const ALL: [Self; 5] =
-        [Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Extension];
+    pub const ALL: [Self; 6] =
+        [Self::Runtime, Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Extension];
 
     /// The type URL on the wire.
     #[must_use]
     pub const fn url(self) -> &'static str {
         match self {
+            Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
@@ -46,10 +49,11 @@ impl ResourceType {
         Self::ALL.into_iter().find(|t| t.url() == url)
     }
 
-    /// The short name of metrics and tables: `sds`, `cds`, `eds`, `lds`, `ecds`.
+    /// The short name of metrics and tables: `rtds`, `sds`, `cds`, `eds`, `lds`, `ecds`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Runtime => "rtds",
             Self::Secret => "sds",
             Self::Cluster => "cds",
             Self::Endpoints => "eds",

@@ -75,7 +75,7 @@ pub(super) struct Discovery {
 
 impl Method {
     fn of(path: &str) -> Option<Self> {
-        use ResourceType::{Cluster, Endpoints, Extension, Listener, Secret};
+        use ResourceType::{Cluster, Endpoints, Extension, Listener, Runtime, Secret};
         let (package, method) = path.strip_prefix("/envoy.service.")?.split_once('/')?;
         let (kind, variant) = match (package, method) {
             ("discovery.v3.AggregatedDiscoveryService", "StreamAggregatedResources") => (None, Variant::Sotw),
@@ -94,6 +94,8 @@ impl Method {
             }
             ("secret.v3.SecretDiscoveryService", "StreamSecrets") => (Some(Secret), Variant::Sotw),
             ("secret.v3.SecretDiscoveryService", "DeltaSecrets") => (Some(Secret), Variant::Delta),
+            ("runtime.v3.RuntimeDiscoveryService", "StreamRuntime") => (Some(Runtime), Variant::Sotw),
+            ("runtime.v3.RuntimeDiscoveryService", "DeltaRuntime") => (Some(Runtime), Variant::Delta),
             ("status.v3.ClientStatusDiscoveryService", "StreamClientStatus") => {
                 return Some(Self::Status(Questions::Any));
             }
@@ -184,6 +186,8 @@ mod tests {
         assert_eq!(method, discovery(ResourceType::Secret, Variant::Sotw));
         let method = Method::of("/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus");
         assert_eq!(method, Some(Method::Status(Questions::One)));
+        let method = Method::of("/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime");
+        assert_eq!(method, discovery(ResourceType::Runtime, Variant::Delta));
         assert_eq!(Method::of("/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes"), None);
         assert_eq!(Method::of("/"), None);
     }

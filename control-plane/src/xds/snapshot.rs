@@ -215,11 +215,12 @@ pub struct Snapshot {
     listeners: Arc<ResourceSet>,
     extensions: Arc<ResourceSet>,
     secrets: Arc<ResourceSet>,
+    runtime: Arc<ResourceSet>,
     hold: Option<Hold>,
 }
 
 impl Snapshot {
-    /// The snapshot of these sets: CDS, EDS, LDS and ECDS. It has no secrets.
+    /// The snapshot of these sets: CDS, EDS, LDS and ECDS. It has no secrets and no runtime layers.
     #[must_use]
     pub fn new(
         clusters: impl Into<Arc<ResourceSet>>,
@@ -235,6 +236,7 @@ impl Snapshot {
             listeners: listeners.into(),
             extensions: extensions.into(),
             secrets: ResourceSet::new([]).into(),
+            runtime: ResourceSet::new([]).into(),
             hold: None,
         };
         snapshot.versioned()
@@ -244,6 +246,13 @@ impl Snapshot {
     #[must_use]
     pub fn with_secrets(mut self, secrets: impl Into<Arc<ResourceSet>>) -> Self {
         self.secrets = secrets.into();
+        self.versioned()
+    }
+
+    /// The same snapshot with these runtime layers, [`ResourceSet::on_demand`].
+    #[must_use]
+    pub fn with_runtime(mut self, layers: impl Into<Arc<ResourceSet>>) -> Self {
+        self.runtime = layers.into();
         self.versioned()
     }
 
@@ -298,12 +307,13 @@ impl Snapshot {
     }
 
     /// The same snapshot with what `latest` has that waits for no acknowledgement of others: endpoints, of which players must
-    /// not wait for the health, and secrets. What `latest` has no more stays, since clusters of this snapshot may be
+    /// not wait for the health, secrets, and runtime layers. What `latest` has no more stays, since clusters of this snapshot may be
     /// waiting for it: without their endpoints they would come into force empty.
     pub(crate) fn with_what_never_waits(&self, latest: &Self) -> Self {
         Self {
             endpoints: latest.endpoints.keeping(&self.endpoints),
             secrets: latest.secrets.keeping(&self.secrets),
+            runtime: Arc::clone(&latest.runtime),
             ..self.clone()
         }
     }
@@ -325,6 +335,7 @@ impl Snapshot {
     #[must_use]
     pub const fn of(&self, kind: ResourceType) -> &Arc<ResourceSet> {
         match kind {
+            ResourceType::Runtime => &self.runtime,
             ResourceType::Secret => &self.secrets,
             ResourceType::Cluster => &self.clusters,
             ResourceType::Endpoints => &self.endpoints,
@@ -335,6 +346,7 @@ impl Snapshot {
 
     const fn of_mut(&mut self, kind: ResourceType) -> &mut Arc<ResourceSet> {
         match kind {
+            ResourceType::Runtime => &mut self.runtime,
             ResourceType::Secret => &mut self.secrets,
             ResourceType::Cluster => &mut self.clusters,
             ResourceType::Endpoints => &mut self.endpoints,

@@ -45,7 +45,7 @@ pub struct ProxyStatus {
 /// One resource type of one proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TypeStatus {
-    /// `cds`, `eds`, `lds` or `ecds`.
+    /// `rtds`, `sds`, `cds`, `eds`, `lds` or `ecds`.
     pub kind: &'static str,
     /// The version it should have.
     pub wanted: String,

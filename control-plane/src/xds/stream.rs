@@ -72,6 +72,7 @@ pub(crate) struct Stream {
     pub(super) resumed: bool,
     /// Whether it may hold its question for clusters back.
     held_back: bool,
+    runtime: Subscription,
     pub(super) secrets: Subscription,
     pub(super) clusters: Subscription,
     pub(super) endpoints: Subscription,
@@ -105,6 +106,7 @@ impl Stream {
             starting: None,
             resumed: false,
             held_back: false,
+            runtime: Subscription::new(ResourceType::Runtime, variant),
             secrets: Subscription::new(ResourceType::Secret, variant),
             clusters: Subscription::new(ResourceType::Cluster, variant),
             endpoints: Subscription::new(ResourceType::Endpoints, variant),
@@ -120,6 +122,7 @@ impl Stream {
     /// The state of one type.
     pub(crate) const fn of(&self, kind: ResourceType) -> &Subscription {
         match kind {
+            ResourceType::Runtime => &self.runtime,
             ResourceType::Secret => &self.secrets,
             ResourceType::Cluster => &self.clusters,
             ResourceType::Endpoints => &self.endpoints,
@@ -130,6 +133,7 @@ impl Stream {
 
     const fn of_mut(&mut self, kind: ResourceType) -> &mut Subscription {
         match kind {
+            ResourceType::Runtime => &mut self.runtime,
             ResourceType::Secret => &mut self.secrets,
             ResourceType::Cluster => &mut self.clusters,
             ResourceType::Endpoints => &mut self.endpoints,
@@ -236,7 +240,10 @@ impl Stream {
                 }
                 self.endpoints_are_asked_for();
             }
-            ResourceType::Secret | ResourceType::Listener | ResourceType::Extension => {}
+            ResourceType::Runtime
+            | ResourceType::Secret
+            | ResourceType::Listener
+            | ResourceType::Extension => {}
         }
         Ok((self.advance(now), refused))
     }
@@ -267,7 +274,8 @@ impl Stream {
         for kind in ResourceType::ALL {
             if before.of(kind).version() != wanted.of(kind).version() {
                 self.of_mut(kind).on_wanted(before.of(kind), wanted.of(kind));
-                self.raise_barrier |= !matches!(kind, ResourceType::Endpoints | ResourceType::Secret);
+                self.raise_barrier |=
+                    !matches!(kind, ResourceType::Endpoints | ResourceType::Runtime | ResourceType::Secret);
             }
         }
         self.awaited.retain(|name, ()| wanted.of(ResourceType::Cluster).get(name).is_some());
@@ -340,8 +348,10 @@ impl Stream {
         }
         let wanted = Arc::clone(self.wanted());
         let keeps = self.note_hold(&wanted);
-        let secrets = wanted.of(ResourceType::Secret);
-        let mut out = Vec::from_iter(self.secrets.push(secrets, Gate::Open, &|_| Removal::Never, now));
+        // What nothing names by name waits for nothing either, and Envoy starts with it.
+        let (runtime, secrets) = (wanted.of(ResourceType::Runtime), wanted.of(ResourceType::Secret));
+        let mut out = Vec::from_iter(self.runtime.push(runtime, Gate::Open, &|_| Removal::Never, now));
+        out.extend(self.secrets.push(secrets, Gate::Open, &|_| Removal::Never, now));
         if let Some(response) = self.push_clusters(now) {
             out.push(response);
             self.clusters_sent();

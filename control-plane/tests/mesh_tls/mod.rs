@@ -29,7 +29,7 @@ fn documented(services: &[&str]) -> Mesh {
     of_policy(&example("docs/mesh.md"), services)
 }
 
-fn of_policy(policy: &str, services: &[&str]) -> Mesh {
+pub(super) fn of_policy(policy: &str, services: &[&str]) -> Mesh {
     let mut mesh = mesh(policy, GatewayRules::default());
     let mut identities = Identities {
         trust_domain: "test.internal".to_owned(),
@@ -52,7 +52,7 @@ fn of_policy(policy: &str, services: &[&str]) -> Mesh {
     mesh
 }
 
-fn sidecar(service: &str) -> Scope {
+pub(super) fn sidecar(service: &str) -> Scope {
     let ports = Ports { inbound: "10.0.0.5:20000".parse().unwrap(), app: "127.0.0.1:7777".parse().unwrap() };
     Scope { role: Role::Sidecar, service: service.to_owned(), sidecar: Some(ports), ..Scope::default() }
 }
@@ -205,7 +205,8 @@ fn a_sidecar_has_one_listener_for_peers_of_its_trust_domain() {
     let names = |kind| snapshot.of(kind).iter().map(|r| r.name().to_string()).collect::<Vec<_>>();
     assert_eq!(names(ResourceType::Cluster), ["app"]);
     assert_eq!(names(ResourceType::Listener), ["inbound"]);
-    assert_eq!(names(ResourceType::Extension), ["realmgate/inbound"]);
+    let slots = ["realmgate/inbound", "realmgate/inbound-guard", "realmgate/inbound/connections"];
+    assert_eq!(names(ResourceType::Extension), slots);
     assert_eq!(names(ResourceType::Secret), ["leaf/game", "roots"]);
     let listener = snapshot.of(ResourceType::Listener).get("inbound").unwrap();
     let listener = Listener::decode(listener.body()).unwrap();
@@ -231,7 +232,7 @@ fn a_sidecar_has_one_listener_for_peers_of_its_trust_domain() {
 }
 
 #[test]
-fn intentions_that_close_put_a_guard_into_the_listener() {
+fn intentions_that_close_put_a_guard_into_its_place() {
     let mut mesh = documented(&["realmgate-edge", "game"]);
     Arc::make_mut(&mut mesh.policy).intentions_close = true;
     let guarded = compile(&mesh, &sidecar("game"));
@@ -241,7 +242,12 @@ fn intentions_that_close_put_a_guard_into_the_listener() {
     let filters: Vec<_> = chains[0].filters.iter().map(|filter| filter.name.as_str()).collect();
     assert_eq!(
         filters,
-        ["realmgate/inbound", "realmgate/inbound-guard", "envoy.filters.network.tcp_proxy"],
+        [
+            "realmgate/inbound/connections",
+            "realmgate/inbound",
+            "realmgate/inbound-guard",
+            "envoy.filters.network.tcp_proxy"
+        ],
         "the guard stands behind who decides and before who connects"
     );
     let guard = guarded.of(ResourceType::Extension).get("realmgate/inbound-guard").unwrap();
@@ -275,6 +281,6 @@ fn a_sidecar_of_which_no_certificate_is_wanted_listens_nowhere() {
     let snapshot = compile(&documented(&["realmgate-edge"]), &sidecar("stranger"));
     assert!(!snapshot.is_pending());
     for kind in ResourceType::ALL {
-        assert!(snapshot.of(kind).is_empty(), "{kind:?}");
+        assert_eq!(snapshot.of(kind).is_empty(), kind != ResourceType::Runtime, "{kind:?}");
     }
 }

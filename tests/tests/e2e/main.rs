@@ -45,6 +45,7 @@ mod resilience;
 mod routing;
 mod scenarios;
 mod serve;
+mod slots;
 mod strategies;
 
 use realmgate_tests::cast;

@@ -157,7 +157,7 @@ impl Envoy {
             Cluster => self.read_clusters(&response),
             Endpoints => self.read_endpoints(&response),
             Listener => self.listeners.extend(came()),
-            Secret => {}
+            Runtime | Secret => {}
             Extension => {
                 if let Some((_, version)) = came().next_back() {
                     self.filters += usize::from(self.filter.as_ref() != Some(&version));

@@ -205,7 +205,7 @@ async fn sotw_end_to_end() {
 async fn s26_types_not_served_are_ignored() {
     let fixture = Fixture::new(snapshot(&[], &[], &[], &[])).await;
     let (requests, mut responses) = fixture.delta().await;
-    let type_url = "type.googleapis.com/envoy.service.runtime.v3.Runtime".to_owned();
+    let type_url = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration".to_owned();
     requests.send(pb::DeltaDiscoveryRequest { type_url, ..first(Some(node(&[]))) }).await.unwrap();
     requests.send(first(None)).await.unwrap();
     assert_eq!(next(&mut responses).await.type_url, Cluster.url());

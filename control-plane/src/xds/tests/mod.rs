@@ -10,6 +10,7 @@ mod on_demand;
 mod order;
 mod random;
 mod refusal;
+mod runtime;
 mod secrets;
 mod sotw;
 mod status;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::message::{Asks, Request, Response, Texts, Variant};
 use super::stream::{Stream, StreamError};
 use super::{Resource, ResourceSet, ResourceType, Snapshot};
-use ResourceType::{Cluster, Endpoints, Extension, Listener, Secret};
+use ResourceType::{Cluster, Endpoints, Extension, Listener, Runtime, Secret};
 
 const BOTH: [Variant; 2] = [Variant::Sotw, Variant::Delta];
 

@@ -14,7 +14,7 @@ use tonic_prost::ProstCodec;
 use crate::conformance::{Kind, Request, SOON, Service, Suite, Variant, World};
 
 const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
-const RUNTIME: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
+const SCOPED_ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
 
 /// (20) However often a name is asked for, it is in a response once.
 pub async fn s20_no_name_is_twice_in_a_response(suite: &Suite<'_>) {
@@ -141,7 +141,7 @@ pub async fn s26_other_types_do_not_end_the_stream(suite: &Suite<'_>) {
     for run in suite.aggregated(&Variant::BOTH) {
         let mut world = run.begin_with(&["a"]);
         let mut client = run.connect().await;
-        for type_url in [ROUTES, RUNTIME, "type.googleapis.com/of.the.Future"] {
+        for type_url in [ROUTES, SCOPED_ROUTES, "type.googleapis.com/of.the.Future"] {
             for name in ["*", "a"] {
                 let (names, type_url) = (vec![name.to_owned()], type_url.to_owned());
                 let request =
