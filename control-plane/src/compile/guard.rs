@@ -3,7 +3,6 @@
 //! Envoy has nothing of its own for it: a connection keeps the RBAC rules that it began with, and a changed listener drains
 //! all connections, of whomever.
 
-use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
 use prost::Name;
@@ -13,6 +12,7 @@ use super::admission::Admission;
 use super::capabilities::Told;
 use super::{envoy, filter};
 use crate::mesh::FilterModule;
+use crate::xds::Resource;
 
 /// With `realmgate/` in front, the name of its ECDS resource.
 const GUARD: &str = "inbound-guard";
@@ -22,12 +22,12 @@ pub(super) fn filter() -> Filter {
     envoy::discovered_filter(filter::extension_name(GUARD), Wasm::type_url())
 }
 
-/// The ECDS resource.
+/// The ECDS resource; `None` without a module.
 pub(super) fn extension(
     admission: &Admission<'_>,
     trust_domain: &str,
     module: &FilterModule,
-) -> TypedExtensionConfig {
+) -> Option<Resource> {
     let owned =
         |names: &std::collections::BTreeSet<&str>| names.iter().map(|&name| name.to_owned()).collect();
     let services = match admission {

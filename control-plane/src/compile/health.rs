@@ -1,7 +1,9 @@
 //! The HTTP listener on which an edge answers load balancers and Prometheus itself.
 
-use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source};
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, HttpProtocolOptions, TypedExtensionConfig, data_source,
+};
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
     header_matcher::HeaderMatchSpecifier, route, route_action, route_match,
@@ -17,6 +19,7 @@ use prost::{Message, Name};
 use std::net::SocketAddr;
 
 use super::envoy;
+use crate::xds::Resource;
 
 /// The listener's name, in statistics too.
 pub const NAME: &str = "realmgate-health";
@@ -24,24 +27,84 @@ pub const NAME: &str = "realmgate-health";
 /// The cluster of the bootstrap that is Envoy's own admin interface.
 const ADMIN_CLUSTER: &str = "realmgate-admin";
 
-/// `/health` says that Envoy lives, `/ready` that it takes players: it has routes and is not draining (the
+/// The ECDS name of what answers there. Listener names have no slash.
+const EXTENSION: &str = "realmgate-health/http";
+
+/// How long a new Envoy waits for that before it answers by itself that it is not ready.
+const PATIENCE_MS: u64 = 1_000;
+
+/// What an edge answers at `/ready`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// 200, unless it is draining.
+    Ready,
+    /// 503 with this word.
+    Not(&'static str),
+}
+
+impl Readiness {
+    /// What a policy makes of an edge whose filters are all in force.
+    pub(super) const fn of(listeners: usize, has_routes: bool) -> Self {
+        match (listeners, has_routes) {
+            (0, _) => Self::Not("no_listener"),
+            (_, false) => Self::Not("no_routes"),
+            (_, true) => Self::Ready,
+        }
+    }
+}
+
+/// What an edge says that never had a filter which it could use: why, only the control plane knows.
+const NO_FILTER: Readiness = Readiness::Not("no_filter");
+
+/// The listener itself never changes: what it answers comes by ECDS, and until that is there it says that it is not ready.
+pub(super) fn listener(listen: SocketAddr) -> Listener {
+    let mut filter = envoy::discovered_filter(EXTENSION.to_owned(), HttpConnectionManager::type_url());
+    if let Some(filter::ConfigType::ConfigDiscovery(source)) = &mut filter.config_type {
+        source.default_config = Some(envoy::any(&manager(NO_FILTER)));
+        if let Some(from) = &mut source.config_source {
+            from.initial_fetch_timeout = Some(envoy::duration(PATIENCE_MS));
+        }
+    }
+    Listener {
+        name: NAME.to_owned(),
+        // Its connections are told from players' by this.
+        stat_prefix: NAME.to_owned(),
+        address: Some(envoy::address(&listen.ip().to_string(), listen.port())),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..FilterChain::default() }],
+        ..Listener::default()
+    }
+}
+
+/// The ECDS resource. That an edge is ready it is told last, once all its filters are in force, and that stays said while it
+/// refuses newer ones: it then serves on with its last good ones.
+pub(super) fn extension(readiness: Readiness) -> Resource {
+    let extension = TypedExtensionConfig {
+        name: EXTENSION.to_owned(),
+        typed_config: Some(envoy::any(&manager(readiness))),
+    };
+    let resource = Resource::new(EXTENSION, &extension);
+    if readiness == Readiness::Ready { resource.last() } else { resource }
+}
+
+/// `/health` says that Envoy lives, `/ready` that it takes players: it has filters and routes and is not draining (the
 /// health check filter answers 503 once the admin's `/healthcheck/fail` was called), `/metrics` passes
 /// Envoy's Prometheus statistics on.
-pub(super) fn listener(listen: SocketAddr, has_routes: bool) -> Listener {
+fn manager(readiness: Readiness) -> HttpConnectionManager {
     let mut routes = vec![respond("/health", 200, "ok\n"), forward("/metrics", "/stats/prometheus")];
     let mut http_filters = Vec::new();
-    if has_routes {
-        http_filters.push(http_filter("envoy.filters.http.health_check", &readiness()));
-    } else {
-        routes.push(respond("/ready", 503, "no routes\n"));
+    match readiness {
+        Readiness::Ready => {
+            http_filters.push(http_filter("envoy.filters.http.health_check", &health_check()))
+        }
+        Readiness::Not(word) => routes.push(respond("/ready", 503, &format!("{word}\n"))),
     }
     http_filters.push(http_filter("envoy.filters.http.router", &Router::default()));
-    let manager = HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: "realmgate_health".to_owned(),
         route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(RouteConfiguration {
-            name: "realmgate-health".to_owned(),
+            name: NAME.to_owned(),
             virtual_hosts: vec![VirtualHost {
-                name: "realmgate-health".to_owned(),
+                name: NAME.to_owned(),
                 domains: vec!["*".to_owned()],
                 routes,
                 ..VirtualHost::default()
@@ -49,26 +112,16 @@ pub(super) fn listener(listen: SocketAddr, has_routes: bool) -> Listener {
             ..RouteConfiguration::default()
         })),
         http_filters,
+        // A connection keeps the filter that it began with: who asks again over the same one would hear the old answer.
+        common_http_protocol_options: Some(HttpProtocolOptions {
+            max_requests_per_connection: Some(envoy::uint32(1)),
+            ..HttpProtocolOptions::default()
+        }),
         ..HttpConnectionManager::default()
-    };
-    let chain = FilterChain {
-        filters: vec![Filter {
-            name: "envoy.filters.network.http_connection_manager".to_owned(),
-            config_type: Some(filter::ConfigType::TypedConfig(envoy::any(&manager))),
-        }],
-        ..FilterChain::default()
-    };
-    Listener {
-        name: NAME.to_owned(),
-        // Its connections are told from players' by this.
-        stat_prefix: NAME.to_owned(),
-        address: Some(envoy::address(&listen.ip().to_string(), listen.port())),
-        filter_chains: vec![chain],
-        ..Listener::default()
     }
 }
 
-fn readiness() -> HealthCheck {
+fn health_check() -> HealthCheck {
     HealthCheck {
         pass_through_mode: Some(BoolValue { value: false }),
         headers: vec![HeaderMatcher {

@@ -86,7 +86,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
     let mut clusters = vec![resource(APP.to_owned(), &app(ports))];
     if let Some(module) = &inputs.guard {
         let guard = guard::extension(&admission, trust_domain, module);
-        extensions.push(resource(guard.name.clone(), &guard));
+        extensions.extend(guard.map(Arc::new));
         clusters.extend(super::filter::module_cluster(module));
     }
     let listener = listener(inputs, scope, ports);

@@ -49,6 +49,8 @@ pub enum SyncState {
     Pending,
     /// It refuses something that is still wanted.
     Rejecting,
+    /// Its Envoy is older than what is served: it is sent nothing, and keeps what it has.
+    Unsupported,
 }
 
 /// The state of one stream. It always works towards the latest snapshot; steps in between are skipped.
@@ -177,10 +179,11 @@ impl Stream {
         if self.asks_again(&request) {
             self.repeat_endpoints();
         }
-        let resumes = matches!(&request.asks, Asks::Change { initial, .. } if !initial.is_empty())
+        let claims = matches!(&request.asks, Asks::Change { initial, .. } if !initial.is_empty())
             || matches!(&request.asks, Asks::All { version, .. } if !version.is_empty());
-        let resumes = resumes && self.clusters.sent == 0;
+        let resumes = claims && self.clusters.sent == 0;
         let stale = self.of(kind).stale(&request);
+        self.extensions.resumed |= claims && self.of(kind).sent == 0;
         let pool = Arc::clone(&self.pool);
         let refused = self.of_mut(kind).on_request(request, wanted.of(kind), &pool, clock);
         if stale {
@@ -235,7 +238,8 @@ impl Stream {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
         let awaited = self.awaited.iter().map(|(_, until)| *until);
         let listeners = Some(self.opened + PATIENCE).filter(|_| self.resumed && self.clusters.unsent());
-        acknowledgements.chain(awaited).chain(listeners).chain(self.starting).filter(|at| *at > now).min()
+        let waits = listeners.into_iter().chain(self.starting).chain(self.extensions.retry_at());
+        acknowledgements.chain(awaited).chain(waits).filter(|at| *at > now).min()
     }
 
     /// Sends whatever may be sent now, in order: make (secrets, clusters, their endpoints), change what names them
@@ -265,7 +269,10 @@ impl Stream {
         let gate = self.gate();
         let removal = |_: &str| Removal::Now;
         out.extend(self.listeners.push(wanted.of(ResourceType::Listener), gate, &removal, now));
-        out.extend(self.extensions.push(wanted.of(ResourceType::Extension), gate, &|_| Removal::Never, now));
+        let extensions = wanted.of(ResourceType::Extension);
+        self.extensions.try_again(extensions, now);
+        self.extensions.unproven = !self.filters_are_in_force();
+        out.extend(self.extensions.push(extensions, gate, &|_| Removal::Never, now));
         if self.clusters.unsent() && self.nothing_names_the_past(gate, now) {
             out.extend(self.clusters.push(clusters, Gate::Open, &removal, now));
         }

@@ -2,6 +2,7 @@
 //! 4-8 state of the world, 9-16 delta, 17-21 refusals, 22 order, 23 silence.
 
 mod delta;
+mod filters;
 mod listener;
 mod loopback;
 mod on_demand;
