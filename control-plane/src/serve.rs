@@ -21,14 +21,12 @@ use crate::api;
 use crate::compile::Compiler;
 use crate::mesh::failover::{self, Tracker};
 use crate::mesh::identity::wanted_leaves;
-use crate::mesh::{
-    self, ConsulLink, ConsulStatus, EdgeSettings, GatewayStatus, Identities, ModuleLocation, Sources, Wanted,
-};
+use crate::mesh::{self, ConsulLink, ConsulStatus, EdgeSettings, GatewayStatus, Identities, Sources, Wanted};
 use crate::model;
 use crate::settings::{Delivery, MeshCa, Settings};
 use crate::source::ca::{CaConfig, CaError, EmbeddedCa};
 use crate::source::consul::{self, ConsulConfig, ConsulSource};
-use crate::source::filter_module::FilterModuleSource;
+use crate::source::filter_module::{self, FilterModuleConfig, FilterModuleSource, ModuleDelivery};
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
 use crate::source::policy::{ApplyError, PolicySource};
 use crate::source::policy_store::StoreError;
@@ -118,7 +116,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
 
     let mut tasks = JoinSet::new();
     let policy = policy::start(&settings, &metrics, &mut tasks).await?;
-    let module = Arc::new(FilterModuleSource::new(settings.filter.path.clone(), module_location(&settings)));
+    let module = FilterModuleSource::new(module_config(&settings), &metrics).map_err(internal)?;
+    let module = Arc::new(module);
     let gateway = start_gateway(&settings, &metrics)?;
     // It follows for as long as it lives.
     let (_consul, consul) = start_consul(&settings, &policy, &metrics)?.unzip();
@@ -153,7 +152,9 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let (unready, not_ready) = watch::channel(false);
     let (stop, stopping) = watch::channel(false);
     let (close, closing) = watch::channel(false);
+    let problems = api::problems::Metrics::register(&metrics).map_err(internal)?;
     let context = api::Context {
+        problems,
         policy,
         module,
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
@@ -273,13 +274,19 @@ fn listener_config(settings: &Settings) -> ListenerConfig {
     }
 }
 
-fn module_location(settings: &Settings) -> ModuleLocation {
-    match settings.filter.delivery {
-        Delivery::Path => ModuleLocation::Path(settings.filter.path.display().to_string()),
+fn module_config(settings: &Settings) -> FilterModuleConfig {
+    let delivery = match settings.filter.delivery {
+        Delivery::Path => ModuleDelivery::Path,
         Delivery::Http => {
             let advertise = settings.filter.advertise.as_ref().map(ToString::to_string);
-            ModuleLocation::Http(advertise.unwrap_or_else(|| settings.api.listen.to_string()))
+            ModuleDelivery::Http(advertise.unwrap_or_else(|| settings.api.listen.to_string()))
         }
+    };
+    FilterModuleConfig {
+        places: filter_module::places_here(&settings.filter.path),
+        delivery,
+        data_dir: settings.data_dir.clone(),
+        look_every: filter_module::LOOK_EVERY,
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Applied {
     synced: usize,
     /// Ids of those that have not answered yet.
     pending: Vec<String>,
-    /// Ids of those that refused something; `/v1/proxies` has their words.
+    /// Ids of those that refused something, or whose Envoy is not supported; `/v1/proxies` has their words.
     rejecting: Vec<String>,
 }
 
@@ -32,7 +32,9 @@ impl Applied {
         for Progress { id, scope, wanted, applied: has, sync } in proxies {
             let latest = latest_of.entry(scope).or_insert_with_key(|scope| latest(scope));
             let made = compiled && !latest.is_empty();
-            if made && has == *latest {
+            if sync == SyncState::Unsupported {
+                applied.rejecting.push(id.to_string());
+            } else if made && has == *latest {
                 applied.synced += 1;
             } else if made && wanted == *latest && sync == SyncState::Rejecting {
                 applied.rejecting.push(id.to_string());

@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz` with the state of every source, and `/metrics`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use axum::Json;
 use axum::extract::State;
@@ -13,14 +14,18 @@ use serde::Serialize;
 use super::Context;
 use crate::mesh::{ConsulStatus, GatewayStatus, Identities};
 use crate::source::Health;
+use crate::source::filter_module::Content;
 use crate::source::gateway_rules::Refusal;
 use crate::source::policy::PolicySource;
 
 /// Answer of `/readyz`; 200 when `ready`, else 503.
 #[derive(Serialize)]
 struct Report {
-    /// Whether proxies are served: every source has been heard, now or in an earlier run.
+    /// Whether proxies can be given all they need: every source has been heard, now or in an earlier run, and there is a
+    /// filter module.
     ready: bool,
+    /// Why it is not: `stopping`, `sources` (one has never been heard), `filter_module`.
+    reasons: Vec<&'static str>,
     /// Whether the process is ending.
     stopping: bool,
     policy: PolicyState,
@@ -60,7 +65,17 @@ struct PolicyState {
 
 #[derive(Serialize)]
 struct ModuleState {
+    /// `ok`; `degraded`: the last good one is served; `missing`: there never was a good one.
+    state: &'static str,
+    /// Of what is served; empty = nothing.
     sha256: String,
+    /// Where it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<PathBuf>,
+    /// A short name for what is wrong, as in `realmgate_filter_module_refusals_total`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// What is wrong, and where.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -114,11 +129,15 @@ pub(super) async fn live() -> &'static str {
 pub(super) async fn ready(State(context): State<Context>) -> Response {
     let stopping = *context.stopping.borrow();
     let module = context.module.content();
+    let heard = context.compiler.compiled().borrow().is_some();
+    let lacking = [(stopping, "stopping"), (!heard, "sources"), (!module.is_known(), "filter_module")];
+    let reasons: Vec<_> = lacking.into_iter().filter_map(|(lacks, reason)| lacks.then_some(reason)).collect();
     let report = Report {
-        ready: context.compiler.compiled().borrow().is_some() && !stopping,
+        ready: reasons.is_empty(),
+        reasons,
         stopping,
         policy: policy_state(&context.policy),
-        filter_module: ModuleState { sha256: module.sha256.clone(), error: module.error.clone() },
+        filter_module: module_state(&module),
         game_gateway: context.gateway.as_ref().map(gateway_state),
         mesh: context.identities.as_ref().map(|identities| mesh_state(&identities.borrow())),
         consul: context.consul.as_ref().map(consul_state),
@@ -127,6 +146,20 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
     };
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report)).into_response()
+}
+
+fn module_state(content: &Content) -> ModuleState {
+    ModuleState {
+        state: match (&content.problem, content.is_known()) {
+            (None, _) => "ok",
+            (Some(_), true) => "degraded",
+            (Some(_), false) => "missing",
+        },
+        sha256: content.sha256.clone(),
+        path: content.path.clone(),
+        reason: content.problem.as_ref().map(|problem| problem.reason),
+        error: content.problem.as_ref().map(|problem| problem.message.clone()),
+    }
 }
 
 fn policy_state(source: &PolicySource) -> PolicyState {
@@ -179,6 +212,7 @@ fn consul_state(status: &ConsulStatus) -> ConsulState {
 }
 
 pub(super) async fn metrics(State(context): State<Context>) -> Response {
+    context.problems.show(&context.proxies.proxies(), &context.module.content());
     let encoder = TextEncoder::new();
     let mut text = Vec::new();
     match encoder.encode(&context.metrics.gather(), &mut text) {

@@ -7,6 +7,7 @@ mod grpc;
 mod health;
 mod module;
 mod policy;
+pub mod problems;
 mod proxies;
 
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub struct Context {
     pub proxies: Arc<Registry>,
     /// All metrics.
     pub metrics: prometheus::Registry,
+    /// Those of what is wrong with proxies.
+    pub problems: problems::Metrics,
     /// Becomes true when the process is asked to end: readiness goes first.
     pub stopping: watch::Receiver<bool>,
 }

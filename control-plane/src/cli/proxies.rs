@@ -54,7 +54,7 @@ fn paint(text: &str) -> String {
         let colour = match state.trim_end() {
             "synced" => "32",
             "pending" => "33",
-            "rejecting" => "31",
+            "rejecting" | "unsupported" => "31",
             _ => return line.to_owned(),
         };
         format!("{rest}\x1b[{colour}m{state}\x1b[0m")
@@ -71,14 +71,15 @@ fn describe(answer: &Value) -> String {
         return "no proxy is connected".to_owned();
     }
     let rows = proxies.iter().map(row);
-    let head = ["ID", "ROLE", "DATACENTER", "ADDRESS", "PROXY", "XDS", "CONNECTED", "SYNC"];
+    let head = ["ID", "ROLE", "DATACENTER", "ADDRESS", "PROXY", "XDS", "CONNECTED", "MODULE", "SYNC"];
     let mut lines = vec![table(head, rows)];
     lines.extend(proxies.iter().flat_map(rejections));
     lines.extend(proxies.iter().filter_map(held));
+    lines.extend(proxies.iter().flat_map(problems));
     lines.join("\n")
 }
 
-fn row(proxy: &Value) -> [String; 8] {
+fn row(proxy: &Value) -> [String; 9] {
     let field = |pointer| text(proxy, pointer).to_owned();
     let connected = proxy.get("connected_since_ms").and_then(Value::as_u64).map(Duration::from_millis);
     [
@@ -89,8 +90,25 @@ fn row(proxy: &Value) -> [String; 8] {
         field("/user_agent"),
         field("/variant"),
         ago(connected),
+        short(text(proxy, "/module_sha256")).to_owned(),
         field("/sync"),
     ]
+}
+
+/// As much of a hash as tells builds apart.
+fn short(hash: &str) -> &str {
+    match hash.get(..8) {
+        Some(start) => start,
+        None if hash.is_empty() => "-",
+        None => hash,
+    }
+}
+
+/// What is wrong with a proxy, and what to do.
+fn problems(proxy: &Value) -> impl Iterator<Item = String> {
+    let id = text(proxy, "/id");
+    let problems = list(proxy, "/problems").iter();
+    problems.map(move |problem| format!("{id}: {}: {}", text(problem, "/reason"), text(problem, "/message")))
 }
 
 /// What a proxy refuses, resource by resource, in its own words.
@@ -117,35 +135,15 @@ fn held(proxy: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::{describe, paint};
-    use crate::xds::{Held, ProxyStatus, Rejection, Scope, SyncState, TypeStatus};
+    use crate::xds::{Held, ProxyStatus, Rejection, SyncState, TypeStatus};
 
-    fn proxy(id: &str, sync: SyncState, rejections: Vec<Rejection>) -> ProxyStatus {
-        let eds = TypeStatus {
-            kind: "eds",
-            wanted: String::new(),
-            sent: String::new(),
-            acked: String::new(),
-            pending: 0,
-            rejected: rejections.len(),
-            rejections,
-        };
-        ProxyStatus {
-            stream: 1,
-            id: id.to_owned(),
-            scope: Scope::default(),
-            address: Some(([10, 0, 0, 1], 4).into()),
-            user_agent: "envoy 1.40.0".to_owned(),
-            variant: "delta",
-            connected_since_ms: 0,
-            wanted: String::new(),
-            applied: String::new(),
-            sync,
-            held: None,
-            types: vec![eds],
-        }
+    fn proxy(id: &str, sync: SyncState, rejections: Vec<Rejection>) -> Value {
+        let eds = TypeStatus { kind: "eds", rejected: rejections.len(), rejections, ..TypeStatus::default() };
+        let module_sha256 = "0123456789abcdef".to_owned();
+        json!(ProxyStatus { sync, module_sha256, types: vec![eds], ..ProxyStatus::example(id) })
     }
 
     #[test]
@@ -156,15 +154,23 @@ mod tests {
             message: "bad port".to_owned(),
             at_ms: 0,
         };
-        let proxies =
-            [proxy("edge-1", SyncState::Synced, vec![]), proxy("edge-2", SyncState::Rejecting, vec![bad])];
+        let mut proxies = vec![
+            proxy("edge-1", SyncState::Synced, vec![]),
+            proxy("edge-2", SyncState::Rejecting, vec![bad]),
+            proxy("edge-3", SyncState::Unsupported, vec![]),
+        ];
+        proxies[2]["problems"] = json!([{"reason": "unsupported_envoy", "message": "upgrade it"}]);
         let text = describe(&json!({ "proxies": proxies }));
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("ID"), "{text}");
         let words: Vec<_> = lines[1].split_whitespace().collect();
         assert_eq!(words[..7], ["edge-1", "edge", "-", "10.0.0.1:4", "envoy", "1.40.0", "delta"], "{text}");
-        assert_eq!(words.last(), Some(&"synced"), "{text}");
-        assert_eq!(lines[3], "edge-2 rejects eds game: bad port");
+        assert_eq!(words[words.len() - 2..], ["01234567", "synced"], "{text}");
+        assert!(lines[3].ends_with("unsupported"), "{text}");
+        assert_eq!(
+            lines[4..],
+            ["edge-2 rejects eds game: bad port", "edge-3: unsupported_envoy: upgrade it"]
+        );
     }
 
     #[test]
@@ -172,7 +178,7 @@ mod tests {
         let reason = "no policy was ever put; put it again".to_owned();
         let proxies = [Some(7), None].map(|resources| ProxyStatus {
             held: Some(Held { reason: reason.clone(), resources }),
-            ..proxy("edge-1", SyncState::Synced, vec![])
+            ..ProxyStatus::example("edge-1")
         });
         let text = describe(&json!({ "proxies": proxies }));
         let lines: Vec<_> = text.lines().skip(3).collect();

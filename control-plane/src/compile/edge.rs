@@ -9,7 +9,7 @@ use super::clusters::{self, Clusters};
 use super::encoded::Encoded;
 use super::routes::{Origin, Rank, RouteTable};
 use super::{connections, filter, health, listeners, player_tls, resource, runtime, tls};
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, ModuleLocation};
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
 
 /// Everything but the clusters of game-gateway rules.
@@ -73,7 +73,7 @@ impl Base {
             let config = filter::config(listener, table.to_filter(), &mesh.edge);
             has_routes |= !config.routes.is_empty();
             let extension = filter::extension(&listener.name, &config, &mesh.module);
-            extensions.push(resource(extension.name.clone(), &extension));
+            extensions.extend(extension.map(Arc::new));
             let bound = connections::extension(listener);
             extensions.push(resource(bound.name.clone(), &bound));
             let envoys = listeners::listener(listener, scope, &mesh.edge);
@@ -81,8 +81,13 @@ impl Base {
             secrets.extend(player_tls::secrets(listener));
         }
         if let Some(listen) = mesh.edge.health_listen {
-            let listener = health::listener(listen, has_routes);
+            let readiness = health::Readiness::of(listeners.len(), has_routes);
+            let listener = health::listener(listen);
             listeners.push(resource(listener.name.clone(), &listener));
+            // Without a module nothing is said: who serves with an earlier one goes on, and all others are not ready.
+            if mesh.module.location != ModuleLocation::Nowhere {
+                extensions.push(Arc::new(health::extension(readiness)));
+            }
         }
         // A listener that does not ask must find what it names, whoever else names it.
         on_demand.retain(|name, _| !eager.contains_key(name));

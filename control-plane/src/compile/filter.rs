@@ -47,25 +47,21 @@ pub fn config(listener: &Listener, routes: Vec<RouteConfig>, edge: &EdgeSettings
     }
 }
 
-/// The ECDS resource.
-pub(super) fn extension(
-    listener: &str,
-    config: &FilterConfig,
-    module: &FilterModule,
-) -> TypedExtensionConfig {
+/// The ECDS resource; `None` without a module.
+pub(super) fn extension(listener: &str, config: &FilterConfig, module: &FilterModule) -> Option<Resource> {
     // Numbers and strings alone: this cannot fail.
     let json = serde_json::to_string(config).unwrap_or_default();
     plugin(listener, "realmgate", json, Told::of(config), module)
 }
 
-/// The ECDS resource of a plugin of the module, with its configuration.
+/// The ECDS resource of a plugin of the module, with its configuration; `None` without a module.
 pub(super) fn plugin(
     name: &str,
     root_id: &str,
     json: String,
     told: Told,
     module: &FilterModule,
-) -> TypedExtensionConfig {
+) -> Option<Resource> {
     let vm = VmConfig {
         // What VMs share belongs to this id: a new module goes on counting where the old one is.
         vm_id: "realmgate".to_owned(),
@@ -75,7 +71,10 @@ pub(super) fn plugin(
             value: format!("{}{}", module.sha256, told.suffix()),
         })),
         runtime: "envoy.wasm.runtime.v8".to_owned(),
-        code: Some(AsyncDataSource { specifier: Some(code(module)) }),
+        code: Some(AsyncDataSource { specifier: Some(code(module)?) }),
+        // Envoy would acknowledge a filter before it has fetched its code, and keep it without any when that fails. So it
+        // refuses until it has the code, says so, and what it had serves on; it is told again after a while.
+        nack_on_code_cache_miss: matches!(module.location, ModuleLocation::Http(_)),
         ..VmConfig::default()
     };
     let plugin = PluginConfig {
@@ -89,11 +88,13 @@ pub(super) fn plugin(
     };
     let mut wasm = envoy::any(&Wasm { config: Some(plugin) });
     capabilities::restrict(&mut wasm, told);
-    TypedExtensionConfig { name: extension_name(name), typed_config: Some(wasm) }
+    let extension = TypedExtensionConfig { name: extension_name(name), typed_config: Some(wasm) };
+    Some(Resource::new(extension.name.clone(), &extension).with_code(module.sha256.as_str()))
 }
 
-fn code(module: &FilterModule) -> async_data_source::Specifier {
-    match &module.location {
+fn code(module: &FilterModule) -> Option<async_data_source::Specifier> {
+    Some(match &module.location {
+        ModuleLocation::Nowhere => return None,
         ModuleLocation::Path(path) => async_data_source::Specifier::Local(DataSource {
             specifier: Some(data_source::Specifier::Filename(path.clone())),
             ..DataSource::default()
@@ -107,7 +108,7 @@ fn code(module: &FilterModule) -> async_data_source::Specifier {
             sha256: module.sha256.clone(),
             ..RemoteDataSource::default()
         }),
-    }
+    })
 }
 
 /// Where proxies fetch the module when the control plane serves it. The address is checked with the settings.

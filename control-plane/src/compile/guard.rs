@@ -3,7 +3,6 @@
 //! Envoy has nothing of its own for it: a connection keeps the RBAC rules that it began with, and a changed listener drains
 //! all connections, of whomever.
 
-use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use realmgate_filter::guard::{GuardConfig, ROOT_ID, Services};
 
@@ -11,6 +10,7 @@ use super::admission::Admission;
 use super::capabilities::Told;
 use super::{connections, filter, shape};
 use crate::mesh::FilterModule;
+use crate::xds::Resource;
 
 /// With `realmgate/` in front, the name of its ECDS resource.
 const GUARD: &str = "inbound-guard";
@@ -21,16 +21,17 @@ pub(super) fn filter() -> Filter {
 }
 
 /// The ECDS resource where no guard is wanted.
-pub(super) fn none() -> TypedExtensionConfig {
-    connections::passes(filter::extension_name(GUARD), GUARD)
+pub(super) fn none() -> Resource {
+    let passes = connections::passes(filter::extension_name(GUARD), GUARD);
+    Resource::new(passes.name.clone(), &passes)
 }
 
-/// The ECDS resource.
+/// The ECDS resource; `None` without a module.
 pub(super) fn extension(
     admission: &Admission<'_>,
     trust_domain: &str,
     module: &FilterModule,
-) -> TypedExtensionConfig {
+) -> Option<Resource> {
     let owned =
         |names: &std::collections::BTreeSet<&str>| names.iter().map(|&name| name.to_owned()).collect();
     let services = match admission {

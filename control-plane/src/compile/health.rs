@@ -1,6 +1,8 @@
 //! The HTTP listener on which an edge answers load balancers and Prometheus itself.
 
-use envoy_types::pb::envoy::config::core::v3::{DataSource, HttpProtocolOptions, data_source};
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, HttpProtocolOptions, TypedExtensionConfig, data_source,
+};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
@@ -17,6 +19,7 @@ use prost::{Message, Name};
 use std::net::SocketAddr;
 
 use super::{connections, envoy, shape};
+use crate::xds::Resource;
 
 /// The listener's name, in statistics too.
 pub const NAME: &str = "realmgate-health";
@@ -33,24 +36,83 @@ const REQUEST_MS: u64 = 5_000;
 /// How long a connection may be silent, or a scrape not be taken. Prometheus asks once a minute by default.
 const IDLE_MS: u64 = 120_000;
 
-/// `/health` says that Envoy lives, `/ready` that it takes players: it has routes and is not draining (the
+/// The ECDS name of what answers there. Listener names have no slash.
+const EXTENSION: &str = "realmgate-health/http";
+
+/// How long a new Envoy waits for that before it answers by itself that it is not ready.
+const PATIENCE_MS: u64 = 1_000;
+
+/// What an edge answers at `/ready`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// 200, unless it is draining.
+    Ready,
+    /// 503 with this word.
+    Not(&'static str),
+}
+
+impl Readiness {
+    /// What a policy makes of an edge whose filters are all in force.
+    pub(super) const fn of(listeners: usize, has_routes: bool) -> Self {
+        match (listeners, has_routes) {
+            (0, _) => Self::Not("no_listener"),
+            (_, false) => Self::Not("no_routes"),
+            (_, true) => Self::Ready,
+        }
+    }
+}
+
+/// What an edge says that never had a filter which it could use: why, only the control plane knows.
+const NO_FILTER: Readiness = Readiness::Not("no_filter");
+
+/// The listener itself never changes: what it answers comes by ECDS, and until that is there it says that it is not ready.
+pub(super) fn listener(listen: SocketAddr) -> Listener {
+    let bound = Filter {
+        name: "envoy.filters.network.connection_limit".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(envoy::any(&connections::limit(
+            NAME,
+            CONNECTIONS,
+        )))),
+    };
+    let answers = shape::last_slot(EXTENSION, &manager(NO_FILTER), PATIENCE_MS);
+    Listener {
+        filter_chains: vec![FilterChain { filters: vec![bound, answers], ..FilterChain::default() }],
+        // Players who fill the edge do not keep its load balancer out, which has a bound of its own.
+        ignore_global_conn_limit: true,
+        ..shape::listener(NAME, listen)
+    }
+}
+
+/// The ECDS resource. That an edge is ready it is told last, once all its filters are in force, and that stays said while it
+/// refuses newer ones: it then serves on with its last good ones.
+pub(super) fn extension(readiness: Readiness) -> Resource {
+    let extension = TypedExtensionConfig {
+        name: EXTENSION.to_owned(),
+        typed_config: Some(envoy::any(&manager(readiness))),
+    };
+    let resource = Resource::new(EXTENSION, &extension);
+    if readiness == Readiness::Ready { resource.last() } else { resource }
+}
+
+/// `/health` says that Envoy lives, `/ready` that it takes players: it has filters and routes and is not draining (the
 /// health check filter answers 503 once the admin's `/healthcheck/fail` was called), `/metrics` passes
 /// Envoy's Prometheus statistics on.
-pub(super) fn listener(listen: SocketAddr, has_routes: bool) -> Listener {
+fn manager(readiness: Readiness) -> HttpConnectionManager {
     let mut routes = vec![respond("/health", 200, "ok\n"), forward("/metrics", "/stats/prometheus")];
     let mut http_filters = Vec::new();
-    if has_routes {
-        http_filters.push(http_filter("envoy.filters.http.health_check", &readiness()));
-    } else {
-        routes.push(respond("/ready", 503, "no routes\n"));
+    match readiness {
+        Readiness::Ready => {
+            http_filters.push(http_filter("envoy.filters.http.health_check", &health_check()))
+        }
+        Readiness::Not(word) => routes.push(respond("/ready", 503, &format!("{word}\n"))),
     }
     http_filters.push(http_filter("envoy.filters.http.router", &Router::default()));
-    let manager = HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: "realmgate_health".to_owned(),
         route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(RouteConfiguration {
-            name: "realmgate-health".to_owned(),
+            name: NAME.to_owned(),
             virtual_hosts: vec![VirtualHost {
-                name: "realmgate-health".to_owned(),
+                name: NAME.to_owned(),
                 domains: vec!["*".to_owned()],
                 routes,
                 ..VirtualHost::default()
@@ -63,30 +125,15 @@ pub(super) fn listener(listen: SocketAddr, has_routes: bool) -> Listener {
         stream_idle_timeout: Some(envoy::duration(IDLE_MS)),
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(envoy::duration(IDLE_MS)),
+            // A connection keeps the filter that it began with: who asks again over the same one would hear the old answer.
+            max_requests_per_connection: Some(envoy::uint32(1)),
             ..HttpProtocolOptions::default()
         }),
         ..HttpConnectionManager::default()
-    };
-    let chain = FilterChain {
-        filters: vec![
-            network_filter("envoy.filters.network.connection_limit", &connections::limit(NAME, CONNECTIONS)),
-            network_filter("envoy.filters.network.http_connection_manager", &manager),
-        ],
-        ..FilterChain::default()
-    };
-    Listener {
-        filter_chains: vec![chain],
-        // Players who fill the edge do not keep its load balancer out, which has a bound of its own.
-        ignore_global_conn_limit: true,
-        ..shape::listener(NAME, listen)
     }
 }
 
-fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
-    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(envoy::any(config))) }
-}
-
-fn readiness() -> HealthCheck {
+fn health_check() -> HealthCheck {
     HealthCheck {
         pass_through_mode: Some(BoolValue { value: false }),
         headers: vec![HeaderMatcher {

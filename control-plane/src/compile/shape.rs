@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::config::accesslog::v3::{
     AccessLog, AccessLogFilter, RuntimeFilter, access_log, access_log_filter::FilterSpecifier,
 };
 use envoy_types::pb::envoy::config::core::v3::{
-    ApiVersion, ExtensionConfigSource, GrpcService, TcpKeepalive,
+    ApiVersion, ConfigSource, ExtensionConfigSource, GrpcService, TcpKeepalive,
     grpc_service::{EnvoyGrpc, TargetSpecifier},
 };
 use envoy_types::pb::envoy::config::listener::v3::{Filter, Listener, filter};
@@ -25,7 +25,7 @@ use envoy_types::pb::envoy::extensions::filters::network::ratelimit::v3::RateLim
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
-use prost::Name;
+use prost::{Message, Name};
 use realmgate_filter::access_log::PROPERTY;
 
 use super::envoy;
@@ -90,6 +90,21 @@ pub(super) fn slot(name: String) -> Filter {
         ..ExtensionConfigSource::default()
     };
     Filter { name, config_type: Some(filter::ConfigType::ConfigDiscovery(source)) }
+}
+
+/// A place for the filter at the end of a chain, which comes by ECDS under this name. Until it is there, for so long at
+/// most, the listener waits; after that, or where Envoy refuses it, `default` stands there.
+pub(super) fn last_slot<M: Message + Name>(name: &str, default: &M, patience_ms: u64) -> Filter {
+    let source = ExtensionConfigSource {
+        config_source: Some(ConfigSource {
+            initial_fetch_timeout: Some(envoy::duration(patience_ms)),
+            ..envoy::ads()
+        }),
+        default_config: Some(envoy::any(default)),
+        type_urls: vec![M::type_url()],
+        ..ExtensionConfigSource::default()
+    };
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::ConfigDiscovery(source)) }
 }
 
 /// Closes each connection as it comes: a rate limit is asked for where nobody answers, and who gets no answer is refused.

@@ -108,10 +108,10 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
     let mut clusters = vec![resource(APP.to_owned(), &app(ports))];
     let guard = match &inputs.guard {
         Some(module) => guard::extension(&admission, trust_domain, module),
-        None => guard::none(),
+        None => Some(guard::none()),
     };
     clusters.extend(inputs.guard.as_ref().and_then(super::filter::module_cluster));
-    extensions.push(resource(guard.name.clone(), &guard));
+    extensions.extend(guard.map(Arc::new));
     let listener = listener(inputs, scope, ports);
     Snapshot::new(
         ResourceSet::new(clusters),

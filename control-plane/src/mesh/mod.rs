@@ -92,7 +92,7 @@ impl EdgeSettings {
 /// The filter's code and how an Envoy gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterModule {
-    /// SHA-256 in hex; empty when the control plane cannot read the file that its proxies have.
+    /// SHA-256 in hex; empty when the control plane cannot read the file that its proxies may have.
     pub sha256: String,
     /// Where it is.
     pub location: ModuleLocation,
@@ -105,6 +105,8 @@ pub enum ModuleLocation {
     Path(String),
     /// `host:port` of the API listener, as proxies reach it; it serves the module under its hash.
     Http(String),
+    /// There is none that could be used: proxies are told of no filter.
+    Nowhere,
 }
 
 impl Mesh {

@@ -8,6 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::{Consul, Delivery, MeshCa, PolicyStore, Settings, Xds};
 use crate::model::Duration;
+use crate::source::filter_module;
 
 /// Something wrong with a setting.
 pub(super) struct Finding {
@@ -205,21 +206,25 @@ fn check_level(filter: &str) -> Result<(), String> {
 }
 
 fn check_filter(settings: &mut Settings, refuse: &mut impl FnMut(&'static str, String)) {
-    let filter = &mut settings.filter;
+    let Settings { filter, data_dir, api, .. } = settings;
     // Envoy's working directory is not ours.
-    match path::absolute(&filter.path) {
-        Ok(absolute) => filter.path = absolute,
-        Err(e) => refuse("filter.path", format!("`{}`: {e}", filter.path.display())),
+    if !filter.path.as_os_str().is_empty() {
+        match path::absolute(&filter.path) {
+            Ok(absolute) => filter.path = absolute,
+            Err(e) => refuse("filter.path", format!("`{}`: {e}", filter.path.display())),
+        }
     }
     if filter.delivery == Delivery::Http {
-        if !filter.path.is_file() {
+        let places = filter_module::places_here(&filter.path);
+        // With a copy of an earlier run there is something to serve.
+        if !places.iter().any(|place| place.is_file()) && !filter_module::has_copy(data_dir) {
             let message =
                 "there is no such file, and `filter.delivery: http` has to read it; `make build` builds it";
-            refuse("filter.path", format!("`{}`: {message}", filter.path.display()));
+            refuse("filter.path", format!("{}: {message}", filter_module::listed(&places)));
         }
-        if filter.advertise.is_none() && settings.api.listen.ip().is_unspecified() {
+        if filter.advertise.is_none() && api.listen.ip().is_unspecified() {
             let message = "set it to the host:port under which proxies reach the API: they cannot connect to";
-            refuse("filter.advertise", format!("{message} `{}`", settings.api.listen));
+            refuse("filter.advertise", format!("{message} `{}`", api.listen));
         }
     }
 }

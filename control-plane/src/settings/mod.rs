@@ -276,8 +276,9 @@ pub enum MeshCa {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Filter {
-    /// Path of `realmgate_filter.wasm`: where Envoy finds it when `filter.delivery` is `path`, where this
-    /// process finds it when it is `http`. Made absolute.
+    /// Path of `realmgate_filter.wasm`: where this process finds it, and with `filter.delivery: path` Envoys too. Made
+    /// absolute. Empty = looked for beside the program (where `make build` puts it, and in `../lib/realmgate`), then in
+    /// `/usr/local/lib/realmgate` and `/usr/lib/realmgate`.
     pub path: PathBuf,
     /// `path`: Envoys read the file themselves; `http`: they fetch it from the API listener.
     #[schemars(with = "String")]
@@ -415,12 +416,7 @@ impl Default for Mesh {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self {
-            // Where `make build` puts it.
-            path: "target/wasm32-unknown-unknown/release/realmgate_filter.wasm".into(),
-            delivery: Delivery::default(),
-            advertise: None,
-        }
+        Self { path: PathBuf::new(), delivery: Delivery::default(), advertise: None }
     }
 }
 

@@ -23,13 +23,9 @@ fn refusal(file: &str) -> String {
 
 #[test]
 fn nothing_said_means_the_defaults() {
-    let expected = Settings {
-        filter: Filter { path: std::path::absolute(Filter::default().path).unwrap(), ..Filter::default() },
-        ..Settings::default()
-    };
-    assert_eq!(settings("", &[], &[]).unwrap(), expected);
-    assert_eq!(settings("xds:\n#  listen: x\n", &[], &[]).unwrap(), expected);
-    assert_eq!(settings("{}", &[("PATH", "x")], &[]).unwrap(), expected);
+    assert_eq!(settings("", &[], &[]).unwrap(), Settings::default());
+    assert_eq!(settings("xds:\n#  listen: x\n", &[], &[]).unwrap(), Settings::default());
+    assert_eq!(settings("{}", &[("PATH", "x")], &[]).unwrap(), Settings::default());
 }
 
 #[test]
@@ -197,6 +193,11 @@ fn listeners_do_not_share_a_port() {
 fn the_filter_served_over_http_is_there_and_can_be_reached() {
     assert!(refusal("filter: {path: /nowhere.wasm, delivery: http}").contains("there is no such file"));
     assert!(settings("filter: {path: /nowhere.wasm}", &[], &[]).is_ok());
+    let all_places = refusal("filter: {delivery: http}");
+    assert!(all_places.contains("wasm32-unknown-unknown/release/realmgate_filter.wasm"), "{all_places}");
+    assert!(all_places.contains("/usr/lib/realmgate/realmgate_filter.wasm"), "{all_places}");
+    let relative = settings("filter: {path: nowhere.wasm}", &[], &[]).unwrap().filter.path;
+    assert!(relative.is_absolute() && relative.ends_with("nowhere.wasm"));
     let here = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     let open =
         format!("filter: {{path: '{here}', delivery: http}}\napi: {{listen: '0.0.0.0:1', insecure: true}}");

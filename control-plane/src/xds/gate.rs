@@ -112,6 +112,7 @@ impl Stream {
         if self.wanted().is_pending()
             || !self.clusters.asked()
             || asked.into_iter().any(Subscription::rejecting)
+            || !self.is_under_way(now)
         {
             Course::Open
         } else if self.waits_for_a_cure(now) {
@@ -119,6 +120,12 @@ impl Stream {
         } else {
             Course::UnderWay
         }
+    }
+
+    /// Whether an answer of the proxy is still to come, after which there is more to say. Where none is, what is held back
+    /// would wait for ever.
+    fn is_under_way(&self, now: Instant) -> bool {
+        self.gate(now) == Gate::Closed || Self::ORDERED.into_iter().any(|kind| self.of(kind).moves())
     }
 
     fn waits_for_a_cure(&self, now: Instant) -> bool {

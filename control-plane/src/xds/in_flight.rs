@@ -61,12 +61,20 @@ pub(crate) struct Suspects {
 /// that it cannot even read.
 pub(crate) fn suspects(changes: Vec<Sent>, message: &str) -> Suspects {
     let (guilty, others): (Vec<_>, Vec<_>) =
-        changes.into_iter().partition(|change| mentions(message, change.sent.name()));
+        changes.into_iter().partition(|change| means(message, &change.sent));
     if guilty.is_empty() || message.ends_with(CUT) {
         Suspects { guilty, suspect: others, innocent: Vec::new() }
     } else {
         Suspects { guilty, suspect: Vec::new(), innocent: others }
     }
+}
+
+/// Whether a refusal is of this resource. Of filters that need code Envoy says the plugin, whose name is the end of ours.
+fn means(message: &str, resource: &Resource) -> bool {
+    let name = resource.name();
+    let plugin = || name.split_once('/').map(|(_, plugin)| format!("Wasm plugin {plugin}"));
+    mentions(message, name)
+        || resource.code().and_then(|_| plugin()).is_some_and(|plugin| mentions(message, &plugin))
 }
 
 /// Whether `message` holds `name` as a word of its own: `world-1` is not meant by `world-10`, nor by what a cut
@@ -84,7 +92,23 @@ fn mentions(message: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::mentions;
+    use super::{means, mentions};
+    use crate::xds::{Resource, ResourceType};
+
+    #[test]
+    fn a_plugin_is_meant_by_the_end_of_its_name() {
+        let named =
+            |name: &str| Resource::encoded(ResourceType::Extension.url(), name.into(), "1".into(), b"");
+        let message = "Unable to create Wasm plugin edge-1";
+        assert!(means(message, &named("realmgate/edge-1").with_code("")));
+        for other in [
+            named("realmgate/edge").with_code(""),
+            named("realmgate/edge-1"),
+            named("a/plugin").with_code(""),
+        ] {
+            assert!(!means(message, &other), "{other:?}");
+        }
+    }
 
     #[test]
     fn a_name_is_meant_only_as_a_whole_word() {

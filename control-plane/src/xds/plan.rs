@@ -158,6 +158,7 @@ impl Subscription {
         if !self.rejected.is_empty() && self.is_refused(resource) {
             return;
         }
+        let gate = if self.unproven && resource.is_last() { Gate::Closed } else { gate };
         if gate == Gate::Open || gate == Gate::NewOnly && self.is_new(resource.name()) {
             plan.changes.push(Arc::clone(resource));
         } else {
@@ -216,7 +217,8 @@ impl Subscription {
             let version = list_version(&list, wanted);
             (list, version)
         } else {
-            (plan.changes.clone(), Arc::clone(wanted.version()))
+            let payloads = plan.changes.iter().map(|resource| self.payload(resource));
+            (payloads.collect(), Arc::clone(wanted.version()))
         };
         let changes = self.note_sent(plan.changes, &plan.removed);
         self.due = plan.still_due.into_iter().map(|name| (name, ())).collect();

@@ -85,9 +85,12 @@ impl Subscription {
         // Depending on where Envoy found the fault the others went live or not (18): say them again.
         self.due.extend(innocent.into_iter().map(|change| (Arc::clone(change.sent.name()), ())));
         self.trust_no_exclusion();
+        // Code that was missing a moment ago may be there now: that one is accepted acquits nobody else of anything.
+        let lasting = |change: &Arc<str>| wanted.get(change).is_none_or(|resource| resource.code().is_none());
+        let guilty = !named && suspects.iter().all(lasting);
         // One that is refused alone is the one; beside others that are named it may be good.
         if suspects.len() > usize::from(!named) {
-            self.try_half(suspects, !named);
+            self.try_half(suspects, guilty);
         } else {
             self.resume_suspended(answered.sequence, false);
         }

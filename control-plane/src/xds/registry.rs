@@ -14,6 +14,7 @@ use super::Scope;
 use super::keep::Held;
 use super::listener::Cut;
 use super::metrics::Metrics;
+use super::program::Program;
 use super::status::ProxyStatus;
 use super::stream::{Stream, SyncState};
 
@@ -75,8 +76,16 @@ pub(crate) struct Peer {
     pub(crate) scope: Arc<Scope>,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) user_agent: String,
+    pub(crate) program: Program,
     pub(crate) variant: &'static str,
     pub(crate) cut: Cut,
+}
+
+impl Peer {
+    /// How far it is with its stream.
+    pub(crate) fn sync(&self, stream: &Stream) -> SyncState {
+        if self.program.is_unsupported() { SyncState::Unsupported } else { stream.sync() }
+    }
 }
 
 impl Registry {
@@ -265,7 +274,7 @@ impl Entry {
             scope: Arc::clone(&self.peer.scope),
             wanted: Arc::clone(tracked.stream.latest().version()),
             applied: Arc::clone(&tracked.applied),
-            sync: tracked.stream.sync(),
+            sync: self.peer.sync(&tracked.stream),
         }
     }
 

@@ -69,6 +69,10 @@ pub struct Resource {
     name: Arc<str>,
     version: Arc<str>,
     on_demand: bool,
+    /// Whether it is sent only when all that needs code is in force.
+    last: bool,
+    /// Hash of the code that the proxy has to load for it.
+    code: Option<Arc<str>>,
     /// As an entry of a delta response.
     entry: Bytes,
     /// Where in it the entry of a state-of-the-world response begins.
@@ -107,12 +111,31 @@ impl Resource {
         put_field(ANY_TYPE_URL, type_url.as_bytes(), &mut entry);
         put_field(ANY_VALUE, body, &mut entry);
         let body_at = entry.len() - body.len();
-        Self { name, version, on_demand: false, entry: entry.into(), any_at, body_at }
+        Self {
+            name,
+            version,
+            on_demand: false,
+            last: false,
+            code: None,
+            entry: entry.into(),
+            any_at,
+            body_at,
+        }
     }
 
     /// What a proxy says it has from an earlier stream: its content is not known.
     pub(crate) fn claimed(name: Arc<str>, version: &str) -> Self {
-        Self { name, version: version.into(), on_demand: false, entry: Bytes::new(), any_at: 0, body_at: 0 }
+        let version = version.into();
+        Self {
+            name,
+            version,
+            on_demand: false,
+            last: false,
+            code: None,
+            entry: Bytes::new(),
+            any_at: 0,
+            body_at: 0,
+        }
     }
 
     /// Whether it is what a proxy says it has from an earlier stream.
@@ -131,6 +154,39 @@ impl Resource {
     #[must_use]
     pub const fn is_on_demand(&self) -> bool {
         self.on_demand
+    }
+
+    /// The same resource, sent to a proxy only when all filters that need code are in force there: it says so to others.
+    #[must_use]
+    pub fn last(mut self) -> Self {
+        self.last = true;
+        self
+    }
+
+    /// Whether it waits for the filters.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        self.last
+    }
+
+    /// Another payload under the same name and version.
+    pub(crate) fn with_body(&self, type_url: &str, body: &[u8]) -> Self {
+        let (on_demand, last, code) = (self.on_demand, self.last, self.code.clone());
+        let other = Self::encoded(type_url, Arc::clone(&self.name), Arc::clone(&self.version), body);
+        Self { on_demand, last, code, ..other }
+    }
+
+    /// The same resource, which needs code that the proxy loads by itself; `hash` tells one code from another, empty = unknown.
+    #[must_use]
+    pub fn with_code(mut self, hash: impl Into<Arc<str>>) -> Self {
+        self.code = Some(hash.into());
+        self
+    }
+
+    /// Hash of the code that the proxy has to load for it; `None` = it needs none, or that is not known.
+    #[must_use]
+    pub const fn code(&self) -> Option<&Arc<str>> {
+        self.code.as_ref()
     }
 
     /// The name on the wire.

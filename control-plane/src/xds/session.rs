@@ -18,6 +18,7 @@ use super::end::{End, Fault};
 use super::grpc::Messages;
 use super::message::{Request, Response, Variant};
 use super::node::{NodeError, user_agent};
+use super::program::{OLDEST, Program};
 use super::registry::{Connection, Peer};
 use super::request::RawRequest;
 use super::server::{Discovery, Shared};
@@ -132,7 +133,17 @@ impl Session {
         let mut request = decode(self.method, &first)?;
         let peer = self.peer(request.node.take()).map_err(Fault::from)?;
         self.from.may_be(&peer.scope).map_err(Fault::from)?;
-        let mut snapshots = self.shared.source.subscribe(&peer.scope).map_err(Fault::from)?;
+        let mut snapshots = if peer.program.is_unsupported() {
+            let (version, (major, minor)) = (peer.program.version(), OLDEST);
+            tracing::warn!(
+                node = &*peer.id, address = %self.from.address, version,
+                "Envoy not supported: it is sent nothing and keeps what it has; upgrade it to {major}.{minor} or newer"
+            );
+            // A snapshot that never comes.
+            watch::channel(Arc::default()).1
+        } else {
+            self.shared.source.subscribe(&peer.scope).map_err(Fault::from)?
+        };
         tracing::info!(node = &*peer.id, address = %self.from.address, "proxy connected");
         let wanted = Arc::clone(&snapshots.borrow_and_update());
         let names = Arc::clone(&self.shared.names);
@@ -156,12 +167,13 @@ impl Session {
         };
         let state_of_the_world = self.method.variant == Variant::Sotw;
         let scope = Scope { state_of_the_world, ..Scope::from_node(&node)? };
-        let user_agent = user_agent(&node);
+        let (user_agent, program) = (user_agent(&node), Program::of(&node));
         Ok(Peer {
             id: node.id.into(),
             scope: Arc::new(scope),
             address: Some(self.from.address),
             user_agent,
+            program,
             variant,
             cut: self.from.cut.clone(),
         })

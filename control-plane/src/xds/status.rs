@@ -1,6 +1,7 @@
 //! What is told of a proxy: who it is, and how far it follows what is wanted of it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -10,7 +11,7 @@ use super::refusal::Nack;
 use super::registry::Peer;
 use super::stream::{Stream, SyncState};
 use super::subscription::Subscription;
-use super::{ResourceType, Scope};
+use super::{Resource, ResourceType, Scope};
 
 /// One connected proxy. Two streams of one node are two entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,6 +26,11 @@ pub struct ProxyStatus {
     pub address: Option<SocketAddr>,
     /// Its name and version, as `envoy 1.40.0`.
     pub user_agent: String,
+    /// Of its Envoy, as `1.40.0`; empty when it does not say.
+    pub envoy_version: String,
+    /// SHA-256 of the filter module that it runs, of the stale one where there are several; empty while it runs none, or none
+    /// that this control plane knows. It is what the proxy was told: which file it has at `filter.path` only it knows.
+    pub module_sha256: String,
     /// `delta` or `sotw`.
     pub variant: &'static str,
     /// Milliseconds since the Unix epoch.
@@ -40,10 +46,41 @@ pub struct ProxyStatus {
     pub held: Option<Held>,
     /// By type, in sending order; types it never asked for are left out.
     pub types: Vec<TypeStatus>,
+    /// The filters that it should run.
+    #[serde(skip)]
+    pub filters: Vec<FilterStatus>,
+    /// Whether its Envoy is newer than what we know.
+    #[serde(skip)]
+    pub is_untested: bool,
+    /// Whether it says that it cannot run our filters.
+    #[serde(skip)]
+    pub lacks_wasm: bool,
+    /// Whether it refuses only what it is most likely still fetching.
+    #[serde(skip)]
+    pub is_fetching: bool,
+}
+
+/// A resource of a proxy that needs code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterStatus {
+    /// Its name.
+    pub name: String,
+    /// Hash of the code that it should run; empty = unknown.
+    pub wanted: String,
+    /// Hash of the code that it runs, empty = unknown; `None` = it never took any version of it.
+    pub running: Option<String>,
+}
+
+impl FilterStatus {
+    /// Whether it runs other code than it should.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.is_empty() && *running != self.wanted)
+    }
 }
 
 /// One resource type of one proxy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TypeStatus {
     /// `rtds`, `sds`, `cds`, `eds`, `lds` or `ecds`.
     pub kind: &'static str,
@@ -75,6 +112,31 @@ pub struct Rejection {
 }
 
 impl ProxyStatus {
+    /// A proxy that is well and has asked for nothing yet.
+    #[cfg(test)]
+    pub(crate) fn example(id: &str) -> Self {
+        Self {
+            stream: 1,
+            id: id.to_owned(),
+            scope: Scope::default(),
+            address: Some(([10, 0, 0, 1], 4).into()),
+            user_agent: "envoy 1.40.0".to_owned(),
+            envoy_version: "1.40.0".to_owned(),
+            module_sha256: String::new(),
+            variant: "delta",
+            connected_since_ms: 0,
+            wanted: String::new(),
+            applied: String::new(),
+            sync: SyncState::Synced,
+            held: None,
+            types: Vec::new(),
+            filters: Vec::new(),
+            is_untested: false,
+            lacks_wasm: false,
+            is_fetching: false,
+        }
+    }
+
     pub(super) fn new(
         number: u64,
         peer: &Peer,
@@ -82,6 +144,10 @@ impl ProxyStatus {
         applied: &str,
         stream: &Stream,
     ) -> Self {
+        let filters = filters(stream);
+        let stale = filters.iter().find(|filter| filter.is_stale());
+        let shown = stale.or_else(|| filters.iter().find(|filter| filter.running.is_some()));
+        let module_sha256 = shown.and_then(|filter| filter.running.clone()).unwrap_or_default();
         let asked = ResourceType::ALL.into_iter().filter(|kind| stream.of(*kind).asked());
         Self {
             stream: number,
@@ -89,15 +155,34 @@ impl ProxyStatus {
             scope: Scope::clone(&peer.scope),
             address: peer.address,
             user_agent: peer.user_agent.clone(),
+            envoy_version: peer.program.version(),
+            module_sha256,
             variant: peer.variant,
             connected_since_ms: millis(connected),
             wanted: stream.latest().version().to_string(),
             applied: applied.to_owned(),
-            sync: stream.sync(),
+            sync: peer.sync(stream),
             held: stream.held(),
             types: asked.map(|kind| type_status(stream, kind)).collect(),
+            filters,
+            is_untested: peer.program.is_untested(),
+            lacks_wasm: peer.program.lacks_wasm(),
+            is_fetching: stream.of(ResourceType::Extension).is_fetching(),
         }
     }
+}
+
+fn filters(stream: &Stream) -> Vec<FilterStatus> {
+    let (extensions, wanted) =
+        (stream.of(ResourceType::Extension), stream.wanted().of(ResourceType::Extension));
+    let filter = |resource: &Arc<Resource>| {
+        let code = resource.code()?;
+        let running = extensions.in_force(resource.name(), wanted);
+        // What it claims to have from an earlier stream is known by its version alone.
+        let running = running.map(|running| running.code().map(ToString::to_string).unwrap_or_default());
+        Some(FilterStatus { name: resource.name().to_string(), wanted: code.to_string(), running })
+    };
+    wanted.iter().filter_map(filter).collect()
 }
 
 fn type_status(stream: &Stream, kind: ResourceType) -> TypeStatus {

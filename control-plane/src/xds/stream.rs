@@ -50,6 +50,8 @@ pub enum SyncState {
     Pending,
     /// It refuses something that is still wanted.
     Rejecting,
+    /// Its Envoy is older than what is served: it is sent nothing, and keeps what it has.
+    Unsupported,
 }
 
 /// The state of one stream. It works towards one snapshot at a time, and then towards the latest; steps in between are
@@ -223,6 +225,7 @@ impl Stream {
             }
         }
         let stale = self.of(kind).stale(&request);
+        self.extensions.resumed |= self.resumed;
         let pool = Arc::clone(&self.pool);
         let refused = self.of_mut(kind).on_request(request, wanted.of(kind), &pool, clock);
         if stale {
@@ -291,7 +294,8 @@ impl Stream {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
         let listeners = Some(self.last_asked + PATIENCE).filter(|_| self.resumed && self.clusters.unsent());
         let clusters = Some(self.opened + NEVER_ASKS).filter(|_| self.held_back);
-        let waits = [self.awaited_until, listeners, clusters, self.starting].into_iter().flatten();
+        let retry = self.extensions.retry_at();
+        let waits = [self.awaited_until, listeners, clusters, self.starting, retry].into_iter().flatten();
         acknowledgements.chain(waits).chain(self.cure_deadline()).filter(|at| *at > now).min()
     }
 
@@ -361,7 +365,10 @@ impl Stream {
         let gate = self.gate(now).keeping(keeps);
         let removal = |_: &str| Removal::Now;
         out.extend(self.listeners.push(wanted.of(ResourceType::Listener), gate, &removal, now));
-        out.extend(self.extensions.push(wanted.of(ResourceType::Extension), gate, &|_| Removal::Never, now));
+        let extensions = wanted.of(ResourceType::Extension);
+        self.extensions.try_again(extensions, now);
+        self.extensions.unproven = !self.filters_are_in_force();
+        out.extend(self.extensions.push(extensions, gate, &|_| Removal::Never, now));
         out
     }
 

@@ -11,6 +11,7 @@ use super::message::{Asks, Request, Texts, Variant};
 use super::name_map::{NameMap, join};
 use super::names::NamePool;
 use super::refusal::{Nack, Rejected, Suspended};
+use super::retry::Retry;
 use super::snapshot::Change;
 use super::{Resource, ResourceSet, ResourceType};
 
@@ -70,6 +71,14 @@ pub(crate) struct Subscription {
     pub(super) sent_version: Arc<str>,
     pub(super) acked_version: Arc<str>,
     pub(super) nack: Option<Arc<Nack>>,
+    /// When what needs code is tried again.
+    pub(super) retry: Retry,
+    /// What tells one attempt from another, on whichever stream: nanoseconds since the Unix epoch.
+    pub(super) attempt: u64,
+    /// Whether the proxy has an earlier stream behind it, on which it may have refused what it does not claim now.
+    pub(super) resumed: bool,
+    /// Whether what says that all filters are in force has to wait.
+    pub(super) unproven: bool,
 }
 
 impl Subscription {
@@ -94,6 +103,10 @@ impl Subscription {
             sent_version: Arc::default(),
             acked_version: Arc::default(),
             nack: None,
+            retry: Retry::default(),
+            attempt: 0,
+            resumed: false,
+            unproven: false,
         }
     }
 
@@ -161,7 +174,7 @@ impl Subscription {
 
     /// Whether an answer of the proxy is awaited, after which there may be more to say.
     pub(crate) fn moves(&self) -> bool {
-        !self.in_flight.is_empty() || self.backlog == Backlog::Ready
+        !self.in_flight.is_empty() || self.backlog == Backlog::Ready || self.is_fetching()
     }
 
     /// Whether the proxy has all of this type that is wanted, and said so.
@@ -197,6 +210,7 @@ impl Subscription {
         now: SystemTime,
     ) -> bool {
         let stale = self.stale(&request);
+        self.attempt = nanos(now);
         let refused = self.on_acknowledgement(&request.nonce, request.error, wanted, now);
         match request.asks {
             _ if stale => {}
@@ -303,4 +317,10 @@ impl Subscription {
         };
         (!as_wanted).then_some(has)
     }
+}
+
+/// Nanoseconds since the Unix epoch, which 64 bits hold for five centuries.
+fn nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -3,6 +3,7 @@
 
 mod delta;
 mod envoy;
+mod filters;
 mod hold;
 mod listener;
 mod loopback;
