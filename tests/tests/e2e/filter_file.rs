@@ -41,8 +41,9 @@ fn a_vm_that_dies_is_counted() {
         let count = |outcome: &str| {
             let metrics = edge.edge().get("/stats/prometheus");
             let name = format!("envoy_wasm_{LISTENER}_vm_reload_{outcome}");
-            let values =
-                metrics.lines().filter_map(|line| line.strip_prefix(&*name)?.split_once(' ')?.1.parse::<u64>().ok());
+            let values = metrics
+                .lines()
+                .filter_map(|line| line.strip_prefix(&*name)?.split_once(' ')?.1.parse::<u64>().ok());
             values.sum::<u64>()
         };
         assert_eq!(["success", "backoff", "failure"].map(count), [0; 3]);
