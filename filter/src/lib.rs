@@ -11,7 +11,7 @@
 //!                  |       |
 //!           translate    config, validate, ranges                host       what the core asks of a proxy
 //! ```
-//! `guard` is for sidecars: it closes the connections that intentions no longer allow.
+//! `guard` is for sidecars: it closes the connections that intentions no longer allow. `ticker` says when time passes for all of them.
 //! `capabilities` lists what the module needs of Envoy. Everything but `plugin` also runs natively: in tests, and in the control plane's `explain`.
 
 pub mod access_log;

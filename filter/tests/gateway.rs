@@ -226,7 +226,9 @@ fn what_the_host_refuses_is_handled() {
 fn a_silent_client_is_closed_in_time_and_not_before() {
     let (mut gateway, mut host) = gateway();
     assert_eq!(gateway.tick_period_ms(), Some(100));
+    assert!(!gateway.waits());
     let silent = gateway.open(1, &mut host);
+    assert!(gateway.waits());
     gateway.tick(100, &mut host);
     let later = gateway.open(2, &mut host);
     let routed = gateway.open(3, &mut host);
@@ -247,6 +249,7 @@ fn a_silent_client_is_closed_in_time_and_not_before() {
     assert_eq!(host.counted(Metric::Refused(Refusal::HeaderTimeout)), 1);
     assert_eq!(host.counted(Metric::AwaitingHeader), 0);
     assert_eq!(gateway.remembered(), 0);
+    assert!(!gateway.waits(), "no more ticks are wanted");
 }
 
 #[test]

@@ -252,6 +252,38 @@ fn a_process_that_stood_still_buries_nobody() {
     assert_eq!(workers[0].admit(address(1), open(2), &mut host).unwrap(), Answer::TooMany);
 }
 
+/// It need not wake for it, then; nobody takes it for dead, and it counts again as soon as somebody comes.
+#[test]
+fn a_worker_that_has_nothing_to_count_stops_and_comes_back() {
+    let mut host = Shared::default();
+    let mut workers = vec![Table::default(), Table::default()];
+    assert!(!workers[0].counts());
+    workers[1].admit(address(9), open(1), &mut host).unwrap();
+    let limits = AddressLimits { connections: 1, new_per_second: 1 };
+    for _ in 0..5 {
+        assert_eq!(workers[0].admit(address(1), limits, &mut host).unwrap(), Answer::Counted);
+        assert_eq!(workers[1].admit(address(1), limits, &mut host).unwrap(), Answer::TooMany);
+        for _ in 0..20 {
+            second(&mut host, &mut workers);
+            assert!(workers[0].counts(), "a connection is open");
+        }
+        workers[0].release(address(1), &mut host).unwrap();
+        assert_eq!(workers[0].admit(address(1), limits, &mut host).unwrap(), Answer::Counted);
+        workers[0].release(address(1), &mut host).unwrap();
+        host.pass(0.5);
+        assert_eq!(workers[1].admit(address(1), limits, &mut host).unwrap(), Answer::TooFast, "it just came");
+        for _ in 0..2 {
+            second(&mut host, &mut workers);
+        }
+        assert!(!workers[0].counts() && workers[1].counts());
+    }
+    workers[1].release(address(9), &mut host).unwrap();
+    for _ in 0..2 {
+        second(&mut host, &mut workers);
+    }
+    assert_eq!(host.0.borrow().values["limits.1.workers"].0.len(), 12, "nobody is on the list");
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Open { worker: usize, address: u32 },

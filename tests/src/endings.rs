@@ -73,8 +73,11 @@ impl Bytes {
             Self::Long => of_length(65_545, 60_000),
             Self::Negative => of_length(-1, HEADER - 4),
             Self::GoodThenShort => [good, of_length(8, HEADER - 4)].concat(),
-            Self::MidHeader => good[..7].to_vec(),
-            Self::MidBody => good[..good.len() - 2].to_vec(),
+            Self::MidHeader => good.into_iter().take(7).collect(),
+            Self::MidBody => {
+                let whole = good.len();
+                good.into_iter().take(whole - 2).collect()
+            }
         }
     }
 }
@@ -180,7 +183,7 @@ async fn end_player(edge: SocketAddr, world: u16, number: u8, end: PlayerEnd) ->
     stream.set_nodelay(true)?;
     let message = Frame::to_world(world, number.into(), "hello").to_bytes()?;
     if end == PlayerEnd::Undecided {
-        stream.write_all(&message[..5]).await?;
+        stream.write_all(&message.slice(..5)).await?;
         sleep(Duration::from_millis(u64::from(number) * 5)).await;
         return Ok(());
     }
@@ -208,8 +211,8 @@ async fn end_player(edge: SocketAddr, world: u16, number: u8, end: PlayerEnd) ->
     Ok(())
 }
 
-/// Every end of a server with every end of a player, once, in these worlds.
-async fn every_end(edge: SocketAddr, worlds: &[u16]) {
+/// Players, one for every end of a server with every end of a player in each of these worlds.
+fn every_end(edge: SocketAddr, worlds: &[u16]) -> JoinSet<()> {
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut players = JoinSet::new();
     let count = u8::try_from(server_ends().len()).expect("few");
@@ -225,7 +228,7 @@ async fn every_end(edge: SocketAddr, worlds: &[u16]) {
             }
         }
     }
-    players.join_all().await;
+    players
 }
 
 /// Sessions that go on all the time, and tell when they cannot.
@@ -253,8 +256,9 @@ impl Bystanders {
     }
 }
 
-fn policy(net: &TestNet, live: &[Value], unruly: &[(Framing, SocketAddr)]) -> Value {
-    let limits = json!({"header_timeout": "100ms", "max_message_bytes": 60_000});
+/// Each round has a configuration of its own: a new root context beside those that still have players.
+fn policy(net: &TestNet, live: &[Value], unruly: &[(Framing, SocketAddr)], round: u32) -> Value {
+    let limits = json!({"header_timeout": "100ms", "max_message_bytes": 60_000 + round});
     let listener =
         json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string(), "limits": crowd(&limits)}]);
     let mut services = live.to_vec();
@@ -290,7 +294,7 @@ pub async fn soak(version: Option<&str>, time: Duration) {
     for &(framing, address) in &rude {
         unruly(framing, address).await;
     }
-    control_plane.put_policy(&policy(&net, &services, &rude).to_string());
+    control_plane.put_policy(&policy(&net, &services, &rude, 0).to_string());
     let admin = net.at(port::ADMIN);
     let bootstrap = control_plane.edge_bootstrap("edge-1", admin).expect("a bootstrap");
     let mut builder = Envoy::with(net.dir(), bootstrap, admin).name("edge").concurrency(2);
@@ -303,11 +307,13 @@ pub async fn soak(version: Option<&str>, time: Duration) {
         until_lands(edge, cast::game(world, 1), Some(name), Instant::now()).await;
     }
     let mut bystanders = Bystanders::come(edge, &[1, 2]).await;
-    let mut rounds = 0;
+    let mut rounds = 0_u32;
     while rounds == 0 || start.elapsed() < time {
-        every_end(edge, &[3, 4, 5]).await;
-        bystanders.play().await;
         rounds += 1;
+        let players = every_end(edge, &[3, 4, 5]);
+        stage.control_plane.put_policy(&policy(&stage.net, &services, &rude, rounds % 5000).to_string());
+        players.join_all().await;
+        bystanders.play().await;
     }
     no_vm_died(&stage);
     let live = u64::try_from(bystanders.0.len()).expect("few");

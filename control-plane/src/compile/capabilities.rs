@@ -1,6 +1,6 @@
 //! What Envoy lets the filter do, and what it tells it: no more than it needs.
 //!
-//! Envoy calls a module for every event that it has a function for, and the SDK exports all of them: a call that does
+//! Envoy calls a module for every event that it has a function for, and not every listener needs all: a call that does
 //! nothing still costs a tenth of a microsecond, for every message that a game server sends. What is not on this list
 //! Envoy neither calls nor serves. Envoy before 1.40 does not know where the list stands and calls all: slower by so
 //! much, and otherwise the same.

@@ -122,7 +122,9 @@ impl Table {
         if self.open > 0 || self.beats < 2 {
             return workers.beat(host);
         }
-        self.workers.take().map_or(Ok(()), |workers| workers.leave(host))
+        workers.leave(host)?;
+        self.workers = None;
+        Ok(())
     }
 
     /// This worker's number; also names the bucket of the calls that follow.

@@ -114,11 +114,11 @@ impl Workers {
         Ok(())
     }
 
-    /// Takes the number back: there is nothing that it counted, and nobody need wait for its death.
+    /// Gives the number back: it counts nothing, and nobody need wait for its death.
     ///
     /// # Errors
-    /// [`HostError`]: the host refused a call; the others will find it dead.
-    pub fn leave(self, host: &mut impl Process) -> Result<(), HostError> {
+    /// [`HostError`]: the host refused a call; it is as before.
+    pub fn leave(&self, host: &mut impl Process) -> Result<(), HostError> {
         let leave = |roll: &mut Roll, is_new| {
             if is_new {
                 (roll.seed, roll.next) = (self.seed, self.next);

@@ -201,8 +201,9 @@ fn take(call: impl FnOnce(*mut *mut u8, *mut usize) -> Status) -> Result<Vec<u8>
     if at.is_null() || size == 0 {
         return Ok(Vec::new());
     }
+    let bytes = std::ptr::slice_from_raw_parts_mut(at, size);
     // SAFETY: Envoy had it allocated by `malloc` with this size, filled it, and forgets it.
-    Ok(unsafe { Vec::from_raw_parts(at, size, size) })
+    Ok(unsafe { Box::from_raw(bytes) }.into_vec())
 }
 
 // Each call below hands over the bounds of slices that outlive it, or places of the type that the ABI says it writes.

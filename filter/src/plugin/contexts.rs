@@ -82,7 +82,8 @@ pub(super) fn on_configure(root: u32, size: usize) -> bool {
         // A configuration that was refused gets no ticks.
         counts::tell();
         let Some(period) = period else { return false };
-        set(vm.ticker.begin(root, period));
+        let timer = vm.ticker.begin(root, period);
+        vm.set(timer);
         vm.wake_for(root);
         true
     })
@@ -101,7 +102,8 @@ pub(super) fn on_tick(root: u32) {
         guard::look(&mut vm.guard);
         // Where something was counted there is more to come: setting the timer for each would be two calls more.
         if !counts::tell() && !vm.waits() {
-            set(vm.ticker.rest());
+            let timer = vm.ticker.rest();
+            vm.set(timer);
         }
     });
 }
@@ -210,7 +212,7 @@ impl Contexts {
 
     fn end_root(&mut self, root: u32) {
         if self.roots.remove(&root).is_some() {
-            self.ticker.end(root).into_iter().for_each(set);
+            self.ticker.end(root).into_iter().for_each(|timer| self.set(timer));
         }
     }
 
@@ -224,7 +226,8 @@ impl Contexts {
     /// Has ticks come, where something happened that wants them.
     fn wake_for(&mut self, root: u32) {
         if !self.ticker.is_awake() && (counts::are_untold() || self.guard.waits()) {
-            set(self.ticker.wake(root));
+            let timer = self.ticker.wake(root);
+            self.set(timer);
         }
     }
 
@@ -234,13 +237,12 @@ impl Contexts {
         self.guard.waits()
             || self.gateways().any(|root| counts || gateway::with(root, false, |gateway, _| gateway.waits()))
     }
-}
 
-/// Sets a timer, under whatever context the event is.
-fn set(timer: Option<Timer>) {
-    if let Some(Timer { root, period_ms }) = timer
-        && abi::select(root).is_ok()
-    {
-        let _ = abi::set_tick_period(period_ms);
+    /// Sets a timer, under whatever context the event is. Without one it is tried again at the next event.
+    fn set(&mut self, timer: Option<Timer>) {
+        let Some(Timer { root, period_ms }) = timer else { return };
+        if abi::select(root).and_then(|()| abi::set_tick_period(period_ms)).is_err() && period_ms > 0 {
+            self.ticker.rest();
+        }
     }
 }

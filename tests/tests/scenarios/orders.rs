@@ -60,6 +60,8 @@ enum Step {
     /// From now on it stays open although the filter closes it: its client is slow to read.
     Linger(u32),
     Wait(u32),
+    /// So many of the module's next calls are refused.
+    Refuse(u32),
 }
 
 fn bytes(good: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
@@ -101,6 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => id().prop_map(Step::Tick),
         1 => id().prop_map(Step::Linger),
         3 => (1..700_u32).prop_map(Step::Wait),
+        2 => (1..6_u32).prop_map(Step::Refuse),
     ]
 }
 
@@ -146,11 +149,16 @@ fn take(vm: &mut Vm, step: Step) -> Result<(), Failure> {
             Ok(())
         }
         Step::Wait(ms) => vm.wait(ms),
+        Step::Refuse(calls) => {
+            vm.refuse(calls);
+            Ok(())
+        }
     }
 }
 
 /// Everything that there is ends, in Envoy's order, and time passes.
 fn end(vm: &mut Vm) -> Result<(), Failure> {
+    vm.refuse(0);
     (11..21).chain([77, BYSTANDER]).try_for_each(|id| vm.delete(id))?;
     vm.wait(3000)
 }
@@ -171,12 +179,14 @@ proptest! {
         for (i, step) in steps.into_iter().enumerate() {
             let told = format!("step {i}: {step:?}");
             take(&mut vm, step).map_err(|trap| TestCaseError::fail(format!("{told}: {trap}")))?;
-            // Others play on.
+            // Others play on. What is refused to them is another matter.
+            let refusals = vm.refuse(0);
             vm.send(BYSTANDER, &MESSAGE).unwrap();
             vm.reply(BYSTANDER, &REPLY).unwrap();
             let session = vm.outcome(BYSTANDER);
             let sent = (session.to_backend.len(), session.to_client.len());
             prop_assert_eq!(sent, ((i + 2) * REPLY.len(), (i + 1) * MESSAGE.len()), "{}", told);
+            vm.refuse(refusals);
             // Of one root context at most, which lives.
             let timers = vm.timers();
             prop_assert!(timers.len() <= 1 && timers.iter().all(|&(_, lives)| lives), "{}: {:?}", told, timers);

@@ -116,7 +116,7 @@ connects; the second one with the client's first bytes, as it has to wherever so
 - The minimal module (`tests/src/bench/proxies/minimal.wat`, written by hand) reads 8 bytes and names a cluster. It counts, logs, refuses and \
 frees nothing: what it costs is what Envoy's wasm host costs, which no filter can be without.
 - The same with the Rust SDK (`tests/peers/sdk`) is what the `proxy-wasm` library adds: a map of connections, and memory for each. The filter \
-cannot be quicker than that as long as it is made with it, which it is: a library that others keep is worth more than these percents.
+is not made with it, since it ends the VM at an event for a context that is gone.
 - Our filter in its place, in the same Envoy of static configuration, is what the filter itself adds to that: counts, deadlines, reasons and \
 a table of routes. Edges have more: `connection_limit` in front, filters by ECDS, ranges of all worlds.
 - The minimal module with server framing (`framed.wat`) puts 29 bytes in the place of 8 and 8 in the place of 29 with one read and one write \
@@ -139,7 +139,7 @@ bytes; a quarter is to read them, and a quarter to name the cluster: a function 
 name, and in `tcp_proxy` a route for this connection alone. None of it can be left out: `tcp_proxy` settles its cluster when it first hears of a \
 connection, so that the filter has to be asked before. Being told of beginnings and ends is little each, and of who ended a connection the filter \
 is told only where an access log wants to know. The filter's own code takes under a microsecond for a connection when nothing else runs; between \
-the kernel's and Envoy's it runs from cold caches, and so does the SDK's.
+the kernel's and Envoy's it runs from cold caches.
 
 Tried on plain Envoy with one worker, and without effect beyond noise: buffers of 32 KiB instead of 1 MiB, `enable_reuse_port` off, \
 `connection_limit` in front, no access log. With two workers and our filter, exact connection balance: 200 connections in equal halves instead of \

@@ -13,6 +13,7 @@ const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const BAD_ARGUMENT: u32 = 2;
 const CAS_MISMATCH: u32 = 8;
+const INTERNAL_FAILURE: u32 = 10;
 
 /// Buffers of the ABI.
 const DOWNSTREAM_DATA: u32 = 2;
@@ -60,6 +61,8 @@ pub(super) struct Host {
     pub(super) elapsed_ms: u64,
     pub(super) log: Vec<String>,
     pub(super) calls: usize,
+    /// So many of the next calls are refused, whatever they are for: those of them that can be.
+    pub(super) refusals: u32,
     pub(super) shared: Arc<Mutex<Shared>>,
 }
 
@@ -103,6 +106,15 @@ impl Host {
             self.timers.insert(root, Timer { period_ms, due_ms });
         }
     }
+}
+
+/// Counts a call; whether it is refused.
+fn is_refused(caller: &mut Called<'_>) -> bool {
+    let host = caller.data_mut();
+    host.calls += 1;
+    let is_refused = host.refusals > 0;
+    host.refusals = host.refusals.saturating_sub(1);
+    is_refused
 }
 
 /// Defines the calls.
@@ -153,7 +165,9 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         if known { OK } else { BAD_ARGUMENT }
     })?;
     linker.func_wrap(env, "proxy_close_stream", |mut caller: Called<'_>, _stream: u32| {
-        caller.data_mut().calls += 1;
+        if is_refused(&mut caller) {
+            return INTERNAL_FAILURE;
+        }
         if let Some(connection) = caller.data_mut().connection() {
             connection.to_close = true;
         }
@@ -180,7 +194,9 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 
 /// The two extremes that Envoy knows: data in front, instead of so many bytes, or data behind the end.
 fn set_buffer(mut caller: Called<'_>, kind: u32, start: u32, size: u32, at: u32, len: u32) -> u32 {
-    caller.data_mut().calls += 1;
+    if is_refused(&mut caller) {
+        return INTERNAL_FAILURE;
+    }
     let bytes = read(&mut caller, at, len);
     let Some(connection) = caller.data_mut().connection() else { return NOT_FOUND };
     let buffer = match kind {
@@ -200,7 +216,9 @@ fn set_buffer(mut caller: Called<'_>, kind: u32, start: u32, size: u32, at: u32,
 }
 
 fn get_shared_data(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size: u32, to_cas: u32) -> u32 {
-    caller.data_mut().calls += 1;
+    if is_refused(&mut caller) {
+        return INTERNAL_FAILURE;
+    }
     let key = text(&mut caller, at, size);
     let found = caller.data().shared.lock().unwrap().values.get(&key).cloned();
     let Some((value, cas)) = found else { return NOT_FOUND };
@@ -210,7 +228,9 @@ fn get_shared_data(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size:
 }
 
 fn set_shared_data(mut caller: Called<'_>, at: u32, size: u32, value: u32, value_size: u32, cas: u32) -> u32 {
-    caller.data_mut().calls += 1;
+    if is_refused(&mut caller) {
+        return INTERNAL_FAILURE;
+    }
     let key = text(&mut caller, at, size);
     let value = read(&mut caller, value, value_size);
     let mut shared = caller.data().shared.lock().unwrap();
@@ -233,7 +253,9 @@ fn random_get(mut caller: Called<'_>, to: u32, len: u32) -> u32 {
 }
 
 fn get_buffer(mut caller: Called<'_>, kind: u32, start: u32, size: u32, to: u32, to_size: u32) -> u32 {
-    caller.data_mut().calls += 1;
+    if is_refused(&mut caller) {
+        return INTERNAL_FAILURE;
+    }
     let bytes = match kind {
         DOWNSTREAM_DATA => caller.data_mut().connection().map(|connection| connection.held.clone()),
         UPSTREAM_DATA => caller.data_mut().connection().map(|connection| connection.replied.clone()),
@@ -248,7 +270,9 @@ fn get_buffer(mut caller: Called<'_>, kind: u32, start: u32, size: u32, to: u32,
 }
 
 fn get_property(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size: u32) -> u32 {
-    caller.data_mut().calls += 1;
+    if is_refused(&mut caller) {
+        return INTERNAL_FAILURE;
+    }
     let path = text(&mut caller, at, size);
     let host = caller.data_mut();
     let root_id = host.roots.get(&host.current).copied();
@@ -269,7 +293,9 @@ fn get_property(mut caller: Called<'_>, at: u32, size: u32, to: u32, to_size: u3
 }
 
 fn set_property(mut caller: Called<'_>, path: u32, size: u32, value: u32, value_size: u32) -> u32 {
-    caller.data_mut().calls += 1;
+    if is_refused(&mut caller) {
+        return INTERNAL_FAILURE;
+    }
     let (path, value) = (text(&mut caller, path, size), text(&mut caller, value, value_size));
     if let Some(connection) = caller.data_mut().connection()
         && path == realmgate_filter::access_log::PROPERTY
@@ -288,7 +314,9 @@ fn foreign(
     _to: u32,
     _to_size: u32,
 ) -> u32 {
-    caller.data_mut().calls += 1;
+    if is_refused(&mut caller) {
+        return INTERNAL_FAILURE;
+    }
     if text(&mut caller, name, name_size) != "set_envoy_filter_state" {
         return NOT_FOUND;
     }

@@ -227,6 +227,11 @@ impl Vm {
         self.raise::<u32, ()>("proxy_on_delete", id, id)
     }
 
+    /// From now on so many calls of the module are refused; gives how many were left of those before.
+    pub(crate) fn refuse(&mut self, calls: u32) -> u32 {
+        std::mem::replace(&mut self.store.data_mut().refusals, calls)
+    }
+
     /// Its client has proven to be a service.
     pub(crate) fn prove(&mut self, id: u32, service: &str) {
         self.connection(id).peer = Some(format!("spiffe://x.consul/ns/default/dc/aws/svc/{service}"));
