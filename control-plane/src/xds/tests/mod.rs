@@ -7,6 +7,7 @@ mod listener;
 mod loopback;
 mod on_demand;
 mod order;
+mod pace;
 mod random;
 mod refusal;
 mod secrets;
