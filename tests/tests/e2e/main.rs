@@ -43,5 +43,6 @@ mod routing;
 mod scenarios;
 mod serve;
 mod strategies;
+mod warming;
 
 use realmgate_tests::cast;
