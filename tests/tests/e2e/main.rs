@@ -47,5 +47,6 @@ mod scenarios;
 mod serve;
 mod slots;
 mod strategies;
+mod warming;
 
 use realmgate_tests::cast;

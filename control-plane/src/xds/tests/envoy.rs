@@ -45,8 +45,6 @@ pub(super) struct Envoy {
     pub(super) outbox: VecDeque<Request>,
     /// Requests for clusters, while any warms.
     kept_back: VecDeque<Request>,
-    /// How often another filter came into force.
-    pub(super) filters: usize,
 }
 
 impl Envoy {
@@ -68,7 +66,6 @@ impl Envoy {
             inbox: VecDeque::new(),
             outbox: VecDeque::new(),
             kept_back: VecDeque::new(),
-            filters: 0,
         };
         envoy.connect();
         envoy
@@ -160,7 +157,6 @@ impl Envoy {
             Runtime | Secret => {}
             Extension => {
                 if let Some((_, version)) = came().next_back() {
-                    self.filters += usize::from(self.filter.as_ref() != Some(&version));
                     self.filter = Some(version);
                 }
                 self.check("a filter came");

@@ -9,6 +9,7 @@ mod listener;
 mod loopback;
 mod on_demand;
 mod order;
+mod pace;
 mod random;
 mod refusal;
 mod runtime;

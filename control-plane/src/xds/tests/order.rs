@@ -197,3 +197,158 @@ fn what_is_under_way_counts_before_what_is_refused() {
         assert_eq!(proxy.stream.sync(), SyncState::Rejecting);
     }
 }
+
+/// Asks as a proxy does that has the first version of all that it names.
+fn ask_again(proxy: &mut Proxy, kind: ResourceType, names: &[&str]) -> Vec<Response> {
+    proxy.names.entry(kind).or_default().extend(names.iter().map(ToString::to_string));
+    let has: Vec<_> = names.iter().map(|name| (*name, "1")).collect();
+    let asks = match proxy.variant {
+        Variant::Delta => again(names, &has),
+        Variant::Sotw => Asks::All { names: names.iter().collect(), version: "before".to_owned() },
+    };
+    proxy.send(kind, "", None, asks)
+}
+
+#[test]
+fn s22_changes_that_add_clusters_do_not_push_filters_back() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@a"]));
+        let clusters = proxy.want(&snapshot(&["a@1", "b@1"], &["a@1", "b@1"], &["l@1"], &["x@ab"]));
+        assert_eq!(clusters.len(), 1);
+        let next = snapshot(&["a@1", "b@1", "c@1"], &["a@1", "b@1", "c@1"], &["l@1"], &["x@abc"]);
+        assert!(proxy.want(&next).is_empty());
+        let endpoints = proxy.ask(Endpoints, &["b"]);
+        proxy.ack(&endpoints[0]);
+        let filter = proxy.ack(&clusters[0]);
+        assert_eq!(trace(&filter), ["ecds: x@ab"]);
+        let last = snapshot(&["a@1", "c@1", "d@1"], &["a@1", "c@1", "d@1"], &["l@1"], &["x@acd"]);
+        assert!(proxy.want(&last).is_empty());
+        assert_eq!(proxy.stream.sync(), SyncState::Pending);
+        assert_eq!(proxy.stream.pending(Cluster), 3, "one goes, two come");
+        // The filter in force names `b`.
+        let clusters = proxy.ack(&filter[0]);
+        let both = if variant == Variant::Sotw { "cds: a@1 c@1 d@1 b@1" } else { "cds: c@1 d@1" };
+        assert_eq!(trace(&clusters), [both]);
+        let endpoints = proxy.ask(Endpoints, &["c", "d"]);
+        proxy.ack(&endpoints[0]);
+        let came = proxy.ack(&clusters[0]);
+        assert_eq!(trace(&came), ["ecds: x@acd"]);
+        let gone = if variant == Variant::Sotw { "cds: a@1 c@1 d@1" } else { "cds: -b" };
+        assert_eq!(trace(&proxy.settle(came)[1..])[0], gone);
+        assert_eq!(proxy.stream.sync(), SyncState::Synced);
+    }
+}
+
+#[test]
+fn s22_clusters_go_with_the_next_that_come() {
+    for variant in BOTH {
+        let mut proxy =
+            Proxy::started(variant, &snapshot(&["a@1", "b@1"], &["a@1", "b@1"], &["l@1"], &["x@ab"]));
+        let came = proxy.want(&snapshot(&["b@1"], &["b@1"], &["l@1"], &["x@b"]));
+        assert!(proxy.want(&snapshot(&["b@1", "c@1"], &["b@1", "c@1"], &["l@1"], &["x@bc"])).is_empty());
+        let both = if variant == Variant::Sotw { "cds: b@1 c@1" } else { "cds: c@1 -a" };
+        assert_eq!(trace(&proxy.ack(&came[0])), [both]);
+    }
+}
+
+#[test]
+fn endpoints_and_secrets_do_not_wait_for_what_is_under_way() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@a"]));
+        let clusters = proxy.want(&snapshot(&["a@1", "b@1"], &["a@1", "b@1"], &["l@1"], &["x@ab"]));
+        // `b` goes again, and the endpoints of `a` fail over.
+        let latest = snapshot(&["a@1"], &["a@2"], &["l@1"], &["x@a2"]);
+        let came = proxy.want(&latest);
+        assert_eq!(trace(&came), ["eds: a@2"]);
+        proxy.ack(&came[0]);
+        // What is under way still names `b`, which must not come into force empty.
+        let endpoints = proxy.ask(Endpoints, &["b"]);
+        assert_eq!(trace(&endpoints), ["eds: b@1"]);
+        proxy.ack(&endpoints[0]);
+        let came = proxy.ack(&clusters[0]);
+        assert_eq!(trace(&came), ["ecds: x@ab"]);
+        proxy.settle(came);
+        assert_eq!(proxy.stream.sync(), SyncState::Synced);
+        assert_eq!(proxy.stream.latest().version(), latest.version());
+    }
+}
+
+#[test]
+fn a_refusal_makes_way_for_the_next_snapshot_at_once() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@a"]));
+        let clusters = proxy.want(&snapshot(&["a@1", "b@1"], &["a@1", "b@1"], &["l@1"], &["x@ab"]));
+        assert!(proxy.want(&snapshot(&["a@1", "b@2"], &["a@1", "b@2"], &["l@1"], &["x@ab2"])).is_empty());
+        let came = proxy.answer(&clusters[0], Some("b: bad"));
+        let cure = if variant == Variant::Sotw { "cds: a@1 b@2" } else { "cds: b@2" };
+        assert_eq!(trace(&came), [cure]);
+    }
+}
+
+#[test]
+fn what_is_under_way_is_given_up_for_a_cure_alone() {
+    for variant in BOTH {
+        let one = snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@a"]);
+        let mut proxy = Proxy::started(variant, &one);
+        proxy.want(&snapshot(&["a@1", "b@1"], &["a@1", "b@1"], &["l@1"], &["x@ab"]));
+        let endpoints = proxy.ask(Endpoints, &["b"]);
+        proxy.ack(&endpoints[0]);
+        // A check of `b` that takes long is no reason to have more clusters warm.
+        let more = snapshot(&["a@1", "b@1", "c@1"], &["a@1", "b@1", "c@1"], &["l@1"], &["x@abc"]);
+        assert!(proxy.want(&more).is_empty());
+        assert!(proxy.wait(Duration::from_mins(1)).is_empty());
+        // `b` goes: that ends it.
+        let gone = if variant == Variant::Sotw { "cds: a@1" } else { "cds: -b" };
+        assert_eq!(trace(&proxy.want(&one))[0], gone);
+    }
+}
+
+#[test]
+fn s22_a_proxy_that_comes_back_gets_filters_after_it_asked_for_clusters() {
+    for variant in BOTH {
+        let wanted = snapshot(&["a@1", "b@1"], &["a@1", "b@1"], &["l@1"], &["x@2"]);
+        let mut proxy = Proxy::new(variant, &wanted);
+        // A cluster warms: its endpoints are asked for, and those of the others, but no clusters.
+        let endpoints = ask_again(&mut proxy, Endpoints, &["a", "b"]);
+        assert_eq!(trace(&endpoints), ["eds: a@1 b@1"], "the proxy may have lost them on the way");
+        proxy.ack(&endpoints[0]);
+        ask_again(&mut proxy, Listener, &[]);
+        assert!(ask_again(&mut proxy, Extension, &["x"]).is_empty());
+        // A check may take as long as it likes.
+        assert!(proxy.wait(Duration::from_hours(1)).is_empty());
+        assert_eq!(proxy.stream.sync(), SyncState::Pending);
+        let mut came = match variant {
+            Variant::Delta => proxy.send(Cluster, "", None, again(&[], &[("a", "1"), ("b", "0")])),
+            Variant::Sotw => ask_again(&mut proxy, Cluster, &[]),
+        };
+        assert_eq!(came[0].kind, Cluster, "what it claims is not what is wanted");
+        if variant == Variant::Delta {
+            // Its endpoints are said once more: the proxy may wait for them.
+            came.extend(proxy.ask(Endpoints, &["b"]));
+        }
+        assert!(trace(&proxy.settle(came)).contains(&"ecds: x@2".to_owned()));
+    }
+}
+
+#[test]
+fn a_proxy_that_never_asks_for_clusters_is_waited_for_a_while() {
+    use crate::xds::gate::NEVER_ASKS;
+    for variant in BOTH {
+        let wanted = snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@2"]);
+        let mut proxy = Proxy::new(variant, &wanted);
+        assert!(ask_again(&mut proxy, Extension, &["x"]).is_empty());
+        assert!(proxy.wait(NEVER_ASKS - PATIENCE).is_empty());
+        assert_eq!(proxy.stream.sync(), SyncState::Pending);
+        assert_eq!(trace(&proxy.wait(PATIENCE)), ["ecds: x@2"]);
+        // One that brings nothing holds nothing back.
+        let mut proxy = Proxy::new(variant, &wanted);
+        assert_eq!(trace(&proxy.ask(Extension, &["x"])), ["ecds: x@2"]);
+    }
+}
+
+#[test]
+fn s15_endpoints_are_not_taken_away_before_it_is_known_which_clusters_there_are() {
+    let wanted = snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@1"]);
+    let mut proxy = Proxy::new(Variant::Delta, &wanted);
+    assert_eq!(trace(&ask_again(&mut proxy, Endpoints, &["a", "b"])), ["eds: a@1"]);
+}
