@@ -44,5 +44,6 @@ mod scenarios;
 mod serve;
 mod slots;
 mod strategies;
+mod upgrade;
 
 use realmgate_tests::cast;
