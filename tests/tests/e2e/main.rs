@@ -44,6 +44,7 @@ mod scenarios;
 mod serve;
 mod slots;
 mod strategies;
+mod switches;
 mod upgrade;
 
 use realmgate_tests::cast;
