@@ -56,7 +56,7 @@ impl Mesh {
         let mesh = policy(&net, &json!([]), "deny");
         control_plane.put_policy(&mesh);
         let bootstrap = control_plane.bootstrap("sidecar", "api-1", admin, &more).unwrap();
-        let sidecar = Envoy::with(net.dir(), bootstrap, admin).name("sidecar");
+        let sidecar = Envoy::with(net.dir(), bootstrap, admin).name("sidecar").tells_at_once();
         let sidecar =
             version.iter().fold(sidecar, |sidecar, version| sidecar.version(version)).start().unwrap();
         Self { sidecar, control_plane, server, net }
