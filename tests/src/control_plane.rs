@@ -39,6 +39,17 @@ impl ControlPlane {
         Self::start_in(None, dir, xds, api, settings)
     }
 
+    /// The same of another build.
+    pub fn start_build(
+        binary: &Path,
+        dir: &Path,
+        xds: SocketAddr,
+        api: SocketAddr,
+        settings: &Value,
+    ) -> Result<Self, Failure> {
+        Self::start_any(binary.to_owned(), None, dir, xds, api, settings)
+    }
+
     /// The same in a network namespace.
     pub fn start_in(
         namespace: Option<&Namespace>,
@@ -47,7 +58,17 @@ impl ControlPlane {
         api: SocketAddr,
         settings: &Value,
     ) -> Result<Self, Failure> {
-        let binary = parts::REALMGATE.find()?;
+        Self::start_any(parts::REALMGATE.find()?, namespace, dir, xds, api, settings)
+    }
+
+    fn start_any(
+        binary: PathBuf,
+        namespace: Option<&Namespace>,
+        dir: &Path,
+        xds: SocketAddr,
+        api: SocketAddr,
+        settings: &Value,
+    ) -> Result<Self, Failure> {
         let mut all = serde_json::json!({
             "xds": {"listen": xds.to_string()},
             "api": {"listen": api.to_string()},

@@ -35,6 +35,7 @@ pub struct Builder {
     version: Option<String>,
     concurrency: u32,
     namespace: Option<String>,
+    tells_at_once: bool,
 }
 
 impl Envoy {
@@ -50,6 +51,7 @@ impl Envoy {
             version: None,
             concurrency: 1,
             namespace: None,
+            tells_at_once: false,
         }
     }
 
@@ -171,6 +173,13 @@ impl Builder {
         self
     }
 
+    /// Writes its access log at once, not after up to 10 s.
+    #[must_use]
+    pub const fn tells_at_once(mut self) -> Self {
+        self.tells_at_once = true;
+        self
+    }
+
     /// Runs it in a network namespace.
     #[must_use]
     pub fn within(mut self, namespace: Option<&Namespace>) -> Self {
@@ -202,6 +211,9 @@ impl Builder {
         command.args(["--concurrency", &self.concurrency.to_string(), "--log-level", "warning"]);
         // Nothing to hand over to a next generation, and no shared memory to clash on with other tests.
         command.args(["--disable-hot-restart", "--use-dynamic-base-id"]);
+        if self.tells_at_once {
+            command.args(["--file-flush-interval-msec", "50"]);
+        }
         let mut process = Process::start(&self.name, &mut command, &self.dir)?;
         let http = Http::new(self.admin);
         process.wait_ready("Envoy's admin interface answers", READY, || http.get("/ready").is_ok())?;

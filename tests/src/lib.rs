@@ -50,6 +50,7 @@ pub mod scenario;
 pub mod sockets;
 pub mod stage;
 pub mod tap;
+pub mod upgrade;
 pub mod wait;
 
 pub use address::TestNet;

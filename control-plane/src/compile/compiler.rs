@@ -106,11 +106,13 @@ impl SnapshotSource for Compiler {
 mod tests {
     use std::time::{Duration, SystemTime};
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::compile::{Memory, compile};
     use crate::mesh::identity::Leaf;
     use crate::mesh::{FilterModule, ModuleLocation, Unheard};
-    use crate::model::{Action, Strategy, parse};
+    use crate::model::{Action, Strategy as HashStrategy, parse};
     use crate::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
     use crate::xds::ResourceType::{Cluster, Endpoints};
     use crate::xds::{Ports, Resource, Role};
@@ -152,7 +154,7 @@ mod tests {
             server_type: 10,
             world: Some(world),
             service: "old".to_owned(),
-            strategy: Strategy::RoundRobin,
+            strategy: HashStrategy::RoundRobin,
             endpoints: vec![format!("127.0.0.1:{port}").parse().unwrap()],
         };
         let rules = (1..).zip(ports).map(rule).collect();
@@ -177,6 +179,26 @@ mod tests {
         let after = endpoints([2, 2, 2]);
         let same = [0, 1, 2].map(|rule| Arc::ptr_eq(&before[rule], &after[rule]));
         assert_eq!(same, [true, true, false]);
+    }
+
+    proptest! {
+        /// Replicas that were started at different times have seen different things, and proxies move between them.
+        #[test]
+        fn what_came_before_is_in_no_resource(came in proptest::collection::vec(0..6_u16, 0..6)) {
+            let nth = |nth: u16| match nth {
+                0..3 => mesh(nth + 1),
+                _ => with_rules([nth, 1, 1]),
+            };
+            let (compiler, mut encoded) = (Compiler::new(), Encoded::default());
+            let scopes = [false, true].map(|old| Scope { hashes_addresses: old, ..Scope::default() });
+            let snapshots = scopes.each_ref().map(|scope| compiler.subscribe(scope).unwrap());
+            for mesh in came.into_iter().chain([5]).map(nth) {
+                compiler.update(Some(&mesh), Instant::now(), &mut encoded);
+            }
+            for (scope, snapshot) in scopes.iter().zip(&snapshots) {
+                prop_assert_eq!(&**snapshot.borrow(), &compile(&nth(5), scope));
+            }
+        }
     }
 
     #[tokio::test]

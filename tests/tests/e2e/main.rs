@@ -47,6 +47,8 @@ mod scenarios;
 mod serve;
 mod slots;
 mod strategies;
+mod switches;
+mod upgrade;
 mod warming;
 
 use realmgate_tests::cast;

@@ -18,7 +18,7 @@ use realmgate_control_plane::xds::{
     Snapshot, SnapshotSource, TooManyScopes,
 };
 use realmgate_tests::stage::port;
-use realmgate_tests::{Envoy, GameClient, TestNet, parts, wait_until};
+use realmgate_tests::{Envoy, GameClient, GameServer, TestNet, parts, wait_until};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -64,6 +64,15 @@ fn mesh(policy: &str) -> Mesh {
         placement: Arc::default(),
         unheard: Unheard::default(),
     }
+}
+
+/// An edge of this version whose players go to one server, `most` of them.
+pub(crate) fn edge(net: &TestNet, version: Option<&str>, server: &GameServer, most: u64) -> Snapshot {
+    let at = net.at(port::PLAYERS).to_string();
+    let policy = json!({"listeners": [{"name": "edge", "bind": at, "limits": {"connections": most}}],
+        "services": services(std::slice::from_ref(server)), "routes": [route("all", &json!("any"), server.name())]});
+    let hashes_addresses = version == Some("1.37");
+    compile(&mesh(&policy.to_string()), &Scope { hashes_addresses, ..Scope::default() })
 }
 
 fn sidecar(net: &TestNet) -> Snapshot {
@@ -115,14 +124,14 @@ fn with_fault(good: &Snapshot, slot: &str, fault: Fault) -> Snapshot {
 }
 
 /// A proxy of this bootstrap and version that is served what the sender holds.
-struct Served {
+pub(crate) struct Served {
     snapshots: Arc<Same>,
-    proxy: Envoy,
+    pub(crate) proxy: Envoy,
     serving: tokio::task::JoinHandle<()>,
 }
 
 impl Served {
-    async fn start(net: &TestNet, version: Option<&str>, role: &str, first: Snapshot) -> Self {
+    pub(crate) async fn start(net: &TestNet, version: Option<&str>, role: &str, first: Snapshot) -> Self {
         let snapshots = Arc::new(Same(watch::Sender::new(Arc::new(first))));
         let metrics = prometheus::Registry::new();
         let registry = Arc::new(Registry::new(&metrics).unwrap());
@@ -135,6 +144,11 @@ impl Served {
         let proxy = Envoy::with(net.dir(), bootstrap, net.at(port::ADMIN)).name(role).concurrency(2);
         let proxy = version.iter().fold(proxy, |proxy, version| proxy.version(version)).start().unwrap();
         Self { snapshots, proxy, serving }
+    }
+
+    /// Has the proxy follow this one from now on.
+    pub(crate) fn serve(&self, snapshot: Snapshot) {
+        self.snapshots.0.send_replace(Arc::new(snapshot));
     }
 
     /// Every connection is closed soon, is counted, and takes no place, whether it says something or not.
@@ -159,7 +173,7 @@ impl Served {
         self.holds(listener, 0);
     }
 
-    fn holds(&self, listener: &str, count: u64) {
+    pub(crate) fn holds(&self, listener: &str, count: u64) {
         let active = format!("connection_limit.{listener}.active_connections");
         wait_until("the places that are taken", LIMIT, || self.proxy.stat(&active) == count);
     }
@@ -171,31 +185,31 @@ impl Drop for Served {
     }
 }
 
-async fn an_edge(version: Option<&str>, slot: &str, fault: Fault) {
-    let net = TestNet::new();
-    let server = servers(&net, 1, 0).await.remove(0);
-    let at = net.at(port::PLAYERS);
-    let policy = json!({"listeners": [{"name": "edge", "bind": at.to_string(), "limits": {"connections": MOST}}],
-        "services": services(std::slice::from_ref(&server)), "routes": [route("all", &json!("any"), server.name())]});
-    let good = compile(
-        &mesh(&policy.to_string()),
-        &Scope { hashes_addresses: version == Some("1.37"), ..Scope::default() },
-    );
-    let served = Served::start(&net, version, "edge", with_fault(&good, slot, fault)).await;
-    served.closes(at, "edge").await;
-    let listeners = served.proxy.stat("listener_manager.lds.update_success");
-
-    served.snapshots.0.send_replace(Arc::new(good));
-    until_lands(at, game(1, 1), Some(server.name()), Instant::now()).await;
-    served.holds("edge", 0);
-    let closed = served.proxy.stat(CLOSED);
-    let coming: JoinSet<_> = (0..20)
+/// Those of `count` players, all at once, who get through.
+pub(crate) async fn players(at: SocketAddr, count: usize) -> Vec<GameClient> {
+    let coming: JoinSet<_> = (0..count)
         .map(|_| async move {
             let mut client = GameClient::connect(at).await.ok()?;
             client.who_are_you(game(1, 1)).await.ok().map(|_| client)
         })
         .collect();
-    let playing: Vec<_> = coming.join_all().await.into_iter().flatten().collect();
+    coming.join_all().await.into_iter().flatten().collect()
+}
+
+async fn an_edge(version: Option<&str>, slot: &str, fault: Fault) {
+    let net = TestNet::new();
+    let server = servers(&net, 1, 0).await.remove(0);
+    let at = net.at(port::PLAYERS);
+    let good = edge(&net, version, &server, MOST);
+    let served = Served::start(&net, version, "edge", with_fault(&good, slot, fault)).await;
+    served.closes(at, "edge").await;
+    let listeners = served.proxy.stat("listener_manager.lds.update_success");
+
+    served.serve(good);
+    until_lands(at, game(1, 1), Some(server.name()), Instant::now()).await;
+    served.holds("edge", 0);
+    let closed = served.proxy.stat(CLOSED);
+    let playing = players(at, 20).await;
     assert_eq!(playing.len() as u64, MOST, "the bound is exact");
     served.holds("edge", MOST);
     drop(playing);
@@ -209,7 +223,7 @@ async fn a_sidecar(version: Option<&str>, slot: &str) {
     let good = sidecar(&net);
     let served = Served::start(&net, version, "sidecar", with_fault(&good, slot, Fault::Refused)).await;
     served.closes(net.at(INBOUND), "inbound").await;
-    served.snapshots.0.send_replace(Arc::new(good));
+    served.serve(good);
     let mut kept = None;
     wait_until("a connection is kept", LIMIT, || {
         kept = std::net::TcpStream::connect(net.at(INBOUND)).ok();

@@ -11,3 +11,4 @@
 
 mod configurations;
 mod endings;
+mod upgrade;

@@ -2,6 +2,7 @@
 //! authority.
 
 mod closing;
+mod naming;
 mod oracle;
 mod peers;
 mod unexpected;
@@ -39,6 +40,11 @@ struct Mesh {
 
 impl Mesh {
     async fn start(settings: &Value) -> Self {
+        Self::with(None, settings).await
+    }
+
+    /// One with a sidecar of another version than the newest.
+    async fn with(version: Option<&str>, settings: &Value) -> Self {
         let net = TestNet::new();
         let mut all = json!({"mesh": {"ca": "embedded"}});
         realmgate_tests::control_plane::merge_settings(&mut all, settings);
@@ -50,7 +56,9 @@ impl Mesh {
         let mesh = policy(&net, &json!([]), "deny");
         control_plane.put_policy(&mesh);
         let bootstrap = control_plane.bootstrap("sidecar", "api-1", admin, &more).unwrap();
-        let sidecar = Envoy::with(net.dir(), bootstrap, admin).name("sidecar").start().unwrap();
+        let sidecar = Envoy::with(net.dir(), bootstrap, admin).name("sidecar").tells_at_once();
+        let sidecar =
+            version.iter().fold(sidecar, |sidecar, version| sidecar.version(version)).start().unwrap();
         Self { sidecar, control_plane, server, net }
     }
 
