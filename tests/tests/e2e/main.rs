@@ -36,6 +36,7 @@ mod mesh_tls;
 mod migration;
 mod parity;
 mod player_tls;
+mod readiness;
 mod readme;
 mod redis_rules;
 mod resilience;
