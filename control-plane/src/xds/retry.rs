@@ -4,6 +4,7 @@
 //! It compares what comes with what came last, *whether it took that or not*, and acknowledges what is the same without a look.
 //! So each attempt is another payload (19), by some nanoseconds of a time that Envoy reads in milliseconds.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use envoy_types::pb::envoy::extensions::wasm::v3::{PluginConfig, ReloadConfig};
 use envoy_types::pb::google::protobuf;
 use prost::{Message, Name};
 
+use super::refusal::Nack;
 use super::subscription::Subscription;
 use super::{Resource, ResourceSet};
 
@@ -23,11 +25,14 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// So many refusals are what a fetch brings with it; together they take a good three seconds.
 const STARTING: u32 = 6;
 
-/// When to try again.
+/// What was refused and is tried again.
 #[derive(Debug, Default)]
 pub(super) struct Retry {
+    /// When the next attempt is due; `None` while one is on its way.
     at: Option<Instant>,
     refusals: u32,
+    /// By name, why: while an attempt is on its way, too.
+    refused: BTreeMap<Arc<str>, Arc<Nack>>,
 }
 
 impl Retry {
@@ -39,7 +44,7 @@ impl Retry {
 
     /// Whether the proxy is most likely still fetching.
     const fn is_starting(&self) -> bool {
-        self.at.is_some() && self.refusals <= STARTING
+        self.refusals > 0 && self.refusals <= STARTING
     }
 }
 
@@ -50,10 +55,13 @@ impl Subscription {
             return;
         }
         let needs_code = |name: &str| wanted.get(name).is_some_and(|resource| resource.code().is_some());
-        let refused: Vec<_> = self.rejected.keys().filter(|name| needs_code(name)).cloned().collect();
+        let refused: Vec<_> = self.rejected.iter().filter(|(name, _)| needs_code(name)).collect();
+        let refused: BTreeMap<_, _> =
+            refused.into_iter().map(|(name, why)| (Arc::clone(name), Arc::clone(&why.why))).collect();
         if refused.is_empty() {
-            let sent = self.in_flight.iter().flat_map(|sent| &sent.changes);
-            if !sent.into_iter().any(|change| change.sent.code().is_some()) {
+            let sent: BTreeSet<_> = self.unacknowledged().into_iter().cloned().collect();
+            self.retry.refused.retain(|name, _| sent.contains(name));
+            if self.retry.refused.is_empty() {
                 self.retry = Retry::default();
             }
             return;
@@ -62,10 +70,18 @@ impl Subscription {
             None => self.retry.refused(now),
             Some(at) if at <= now => {
                 self.retry.at = None;
-                self.due.extend(refused.into_iter().map(|name| (name, ())));
+                self.due.extend(refused.keys().map(|name| (Arc::clone(name), ())).collect::<Vec<_>>());
             }
             Some(_) => {}
         }
+        self.retry.refused.extend(refused);
+    }
+
+    /// Why the proxy does not have this in the wanted version, also while it is tried again.
+    pub(super) fn refusal(&self, name: &str) -> Option<&Arc<Nack>> {
+        let tried = || self.unacknowledged().into_iter().any(|sent| &**sent == name);
+        let now = self.rejected.get(name).map(|rejected| &rejected.why);
+        now.or_else(|| self.retry.refused.get(name).filter(|_| tried()))
     }
 
     /// When the next attempt is due.

@@ -69,6 +69,8 @@ pub struct FilterStatus {
     pub wanted: String,
     /// Hash of the code that it runs, empty = unknown; `None` = it never took any version of it.
     pub running: Option<String>,
+    /// Why it does not have the wanted version, in its own words.
+    pub refusal: Option<String>,
 }
 
 impl FilterStatus {
@@ -180,7 +182,9 @@ fn filters(stream: &Stream) -> Vec<FilterStatus> {
         let running = extensions.in_force(resource.name(), wanted);
         // What it claims to have from an earlier stream is known by its version alone.
         let running = running.map(|running| running.code().map(ToString::to_string).unwrap_or_default());
-        Some(FilterStatus { name: resource.name().to_string(), wanted: code.to_string(), running })
+        let refusal = extensions.refusal(resource.name()).map(|nack| nack.message.clone());
+        let (name, wanted) = (resource.name().to_string(), code.to_string());
+        Some(FilterStatus { name, wanted, running, refusal })
     };
     wanted.iter().filter_map(filter).collect()
 }

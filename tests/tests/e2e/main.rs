@@ -39,6 +39,7 @@ mod mesh_tls;
 mod migration;
 mod parity;
 mod player_tls;
+mod readiness;
 mod readme;
 mod redis_rules;
 mod resilience;

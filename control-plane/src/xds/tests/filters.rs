@@ -78,6 +78,7 @@ fn s19_code_that_could_not_be_loaded_is_tried_again_each_time_as_another_payload
             assert!(next <= Duration::from_secs(5), "{next:?}");
             waited += next;
             came = proxy.wait(next);
+            assert!(proxy.stream.of(Extension).refusal(NAMES[1]).is_some(), "on its way, and not in force");
         }
         assert!(waited > Duration::from_secs(20), "{waited:?}");
         let came = proxy.settle(came);

@@ -3,9 +3,11 @@
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+use envoy_types::pb::envoy::config::core::v3::{BuildVersion, Node};
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use http_body_util::{BodyExt, Full};
@@ -398,4 +400,32 @@ impl Raw {
         // The server may reset what it does not read.
         let _ = timeout(SOON, response.into_body().collect()).await.expect("no end");
     }
+}
+
+#[tokio::test]
+async fn an_envoy_that_is_too_old_is_sent_nothing_and_told_of() {
+    let fixture = Fixture::new(snapshot(&["a@1"], &[], &[], &[])).await;
+    let of_version = |minor_number| {
+        let version = SemanticVersion { major_number: 1, minor_number, patch: 4 };
+        let build = BuildVersion { version: Some(version), ..BuildVersion::default() };
+        let user_agent_version_type = Some(UserAgentVersionType::UserAgentBuildVersion(build));
+        Node { user_agent_name: "envoy".to_owned(), user_agent_version_type, ..node(&[]) }
+    };
+    let (requests, mut responses) = fixture.delta().await;
+    requests.send(first(Some(of_version(36)))).await.unwrap();
+    let told = |registry: &Registry| registry.proxies().pop();
+    let (version, sync) = loop {
+        if let Some(proxy) = told(&fixture.registry) {
+            break (proxy.envoy_version, proxy.sync);
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!((&*version, sync), ("1.36.4", SyncState::Unsupported));
+    fixture.source.0.send_replace(snapshot(&["a@2"], &[], &[], &[]));
+    // Another stream is served meanwhile.
+    let (others, mut answers) = fixture.delta().await;
+    others.send(first(Some(of_version(37)))).await.unwrap();
+    next(&mut answers).await;
+    assert!(timeout(Duration::from_millis(50), responses.message()).await.is_err(), "it was sent something");
+    assert!(fixture.registry.progress().iter().any(|proxy| proxy.sync == SyncState::Unsupported));
 }
