@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 use prost::Name;
 
 use super::admission::Admission;
-use super::hold::hold;
+use super::hold::{hold, secret_hold};
 use super::resilience::Resilience;
 use super::{access_log, clusters, envoy, guard, listeners, rbac, resource, tls};
 use crate::mesh::{FilterModule, Identities, Intentions, Mesh};
@@ -101,6 +101,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
     )
     .with_secrets(ResourceSet::on_demand(tls::secrets(&inputs.identities, &scope.service)))
     .holding(inputs.hold.clone())
+    .holding_secrets(secret_hold(&inputs.identities))
 }
 
 fn listener(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Listener {

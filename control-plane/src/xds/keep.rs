@@ -17,16 +17,26 @@ impl Subscription {
             || self.unknown(wanted).any(|name| hold.is_evidence(self.kind, name))
     }
 
+    /// Whether the proxy came with another version of what this is about.
+    pub(super) fn claims_another(&self, hold: &Hold) -> bool {
+        self.claimed_otherwise().any(|name| hold.is_evidence(self.kind, name))
+    }
+
     /// In state of the world a proxy says of its list no more than the version: of another one nobody knows what is in it,
     /// and so it cannot be sent back in full.
     fn claims_another_list(&self, wanted: &ResourceSet) -> bool {
         self.full_state() && self.claimed.as_ref().is_some_and(|version| **version != **wanted.version())
     }
 
-    /// Names of what it came with and nobody here knows.
-    fn unknown<'a>(&'a self, wanted: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<str>> {
+    /// Names of what it came with and is not wanted so.
+    fn claimed_otherwise(&self) -> impl Iterator<Item = &Arc<str>> {
         let claimed = self.behind.iter().filter(|(_, has)| has.as_ref().is_some_and(|has| has.is_claimed()));
-        claimed.map(|(name, _)| name).filter(|name| self.covered(name, wanted).is_none())
+        claimed.map(|(name, _)| name)
+    }
+
+    /// Those that nobody here knows.
+    fn unknown<'a>(&'a self, wanted: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<str>> {
+        self.claimed_otherwise().filter(|name| self.covered(name, wanted).is_none())
     }
 
     /// Lets the proxy keep what it came with, or no longer.
@@ -61,18 +71,22 @@ pub struct Held {
 }
 
 impl Stream {
-    /// Whether the proxy keeps what it came with.
+    /// Whether the proxy keeps what it came with, or at least its secrets.
     pub(super) const fn keeps(&self) -> bool {
-        self.of(ResourceType::Cluster).keeps
+        self.of(ResourceType::Secret).keeps
     }
 
     /// What the proxy keeps, if it does.
     pub(super) fn held(&self) -> Option<Held> {
         let wanted = self.wanted();
-        let hold = wanted.hold().filter(|_| self.keeps())?;
-        let kept = |kind: ResourceType| self.of(kind).kept(wanted.of(kind));
-        let resources = ResourceType::ALL.into_iter().map(kept).sum();
-        Some(Held { reason: hold.reason().to_string(), resources })
+        let secrets = self.of(ResourceType::Secret);
+        let held = |hold: &Hold, resources| Held { reason: hold.reason().to_string(), resources };
+        if self.of(ResourceType::Cluster).keeps {
+            let kept = |kind: ResourceType| self.of(kind).kept(wanted.of(kind));
+            return Some(held(wanted.hold()?, ResourceType::ALL.into_iter().map(kept).sum()));
+        }
+        let hold = wanted.secret_hold().filter(|_| secrets.keeps)?;
+        Some(held(hold, Some(secrets.claimed_otherwise().count())))
     }
 }
 

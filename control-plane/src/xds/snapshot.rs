@@ -191,6 +191,7 @@ pub struct Snapshot {
     extensions: Arc<ResourceSet>,
     secrets: Arc<ResourceSet>,
     hold: Option<Hold>,
+    secret_hold: Option<Hold>,
 }
 
 impl Snapshot {
@@ -211,6 +212,7 @@ impl Snapshot {
             extensions: extensions.into(),
             secrets: ResourceSet::new([]).into(),
             hold: None,
+            secret_hold: None,
         };
         snapshot.versioned()
     }
@@ -233,6 +235,22 @@ impl Snapshot {
         self.versioned()
     }
 
+    /// The same snapshot, whose secrets are of an authority that is new: proxies that come with another one keep theirs.
+    #[must_use]
+    pub fn holding_secrets(mut self, hold: Option<Hold>) -> Self {
+        if self.is_pending() {
+            return self;
+        }
+        self.secret_hold = hold;
+        self.versioned()
+    }
+
+    /// Which secrets it must not replace.
+    #[must_use]
+    pub const fn secret_hold(&self) -> Option<&Hold> {
+        self.secret_hold.as_ref()
+    }
+
     /// What it must not take away.
     #[must_use]
     pub const fn hold(&self) -> Option<&Hold> {
@@ -242,7 +260,7 @@ impl Snapshot {
     /// Whoever has all of it and is not held any more has more to be told, so a hold makes another version.
     fn versioned(mut self) -> Self {
         let versions = ResourceType::ALL.map(|kind| self.of(kind).version().as_bytes());
-        let hold = self.hold.iter().map(|hold| hold.reason().as_bytes());
+        let hold = self.hold.iter().chain(&self.secret_hold).map(|hold| hold.reason().as_bytes());
         self.version = content_hash(versions.into_iter().chain(hold)).into();
         self
     }

@@ -252,7 +252,8 @@ impl Stream {
         let clusters = wanted.of(ResourceType::Cluster);
         self.awaited.retain(|_, until| *until > now);
         let secrets = wanted.of(ResourceType::Secret);
-        let mut out = Vec::from_iter(self.secrets.push(secrets, Gate::Open, &|_| Removal::Never, now));
+        let gate = Gate::Open.keeping(self.secrets.keeps);
+        let mut out = Vec::from_iter(self.secrets.push(secrets, gate, &|_| Removal::Never, now));
         // A cluster that comes and goes before it is accepted goes at once: its endpoints, for which Envoy
         // waits, will never come.
         let leaving = self.clusters.has_leftovers(clusters);
@@ -277,7 +278,10 @@ impl Stream {
     fn note_hold(&mut self, wanted: &Snapshot) -> bool {
         let shows = |hold| ResourceType::ALL.iter().any(|kind| self.of(*kind).shows(hold, wanted.of(*kind)));
         let keeps = wanted.hold().is_some_and(shows);
-        ResourceType::ALL.into_iter().for_each(|kind| self.of_mut(kind).keep(keeps));
+        let keeps_secrets = wanted.secret_hold().is_some_and(|hold| self.secrets.claims_another(hold));
+        for kind in ResourceType::ALL {
+            self.of_mut(kind).keep(keeps || kind == ResourceType::Secret && keeps_secrets);
+        }
         keeps
     }
 

@@ -210,3 +210,30 @@ fn an_unknown_name_is_answered_once_it_is_known_what_there_is() {
     assert_eq!(proxy.stream.of(Cluster).kept(wanted.of(Cluster)), Some(1));
     assert_eq!(trace(&proxy.want(&snapshot(&["p@1"], &[], &[], &[]))), ["cds: -p-on-demand"]);
 }
+
+#[test]
+fn certificates_of_a_new_authority_go_to_those_who_have_none_of_another() {
+    let secrets = |version: &str| {
+        let of = |name: &str| Resource::encoded("", name.into(), version.into(), version.as_bytes());
+        ResourceSet::on_demand([of("roots"), of("leaf")])
+    };
+    let wanted = Snapshot::clone(&snapshot(&["a@2"], &[], &[], &[])).with_secrets(secrets("new"));
+    let hold = Hold::new("the authority is new", |kind, name| kind == Secret && name == "roots");
+    let held = Arc::new(wanted.clone().holding_secrets(Some(hold)));
+    let names = ["roots", "leaf"];
+
+    let mut old = Proxy::new(Variant::Delta, &held);
+    assert_eq!(trace(&old.send(Cluster, "", None, again(&[], &[("a", "1")]))), ["cds: a@2"], "the rest goes on");
+    let came = old.send(Secret, "", None, again(&names, &[("roots", "old"), ("leaf", "old")]));
+    assert!(came.is_empty(), "{:?}", trace(&came));
+    assert_eq!(old.stream.held().map(|held| held.resources), Some(Some(2)));
+    assert_eq!(trace(&old.want(&Arc::new(wanted))), ["sds: leaf@new roots@new"]);
+    assert_eq!(old.stream.held(), None);
+
+    let mut fresh = Proxy::new(Variant::Delta, &held);
+    assert_eq!(trace(&fresh.send(Secret, "", None, again(&names, &[]))), ["sds: leaf@new roots@new"]);
+    // Leaves are made anew with each start; who has these roots gets one.
+    let mut ours = Proxy::new(Variant::Delta, &held);
+    let came = ours.send(Secret, "", None, again(&names, &[("roots", "new"), ("leaf", "before")]));
+    assert_eq!(trace(&came), ["sds: leaf@new"]);
+}

@@ -2,6 +2,7 @@
 //! authority.
 
 mod closing;
+mod lost;
 mod oracle;
 mod peers;
 mod unexpected;
