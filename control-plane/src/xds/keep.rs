@@ -8,7 +8,7 @@ use super::message::Variant;
 use super::plan::Gate;
 use super::stream::Stream;
 use super::subscription::Subscription;
-use super::{Hold, ResourceSet, ResourceType};
+use super::{Hold, Resource, ResourceSet, ResourceType};
 
 impl Subscription {
     /// Whether the proxy came with something that only the source could have given it which was never heard.
@@ -37,6 +37,13 @@ impl Subscription {
     /// Those that nobody here knows.
     fn unknown<'a>(&'a self, wanted: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<str>> {
         self.claimed_otherwise().filter(|name| self.covered(name, wanted).is_none())
+    }
+
+    /// Whether the proxy came with something better than this, which is as it is for want of knowing. Where Envoy waits for it,
+    /// as behind a changed cluster, it gets it all the same.
+    pub(super) fn is_kept_from(&self, resource: &Resource) -> bool {
+        let has = || self.behind.get(resource.name()).and_then(Option::as_ref);
+        resource.is_hollow() && has().is_some_and(|has| has.is_claimed())
     }
 
     /// Lets the proxy keep what it came with, or no longer.

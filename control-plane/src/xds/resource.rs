@@ -65,6 +65,7 @@ pub struct Resource {
     name: Arc<str>,
     version: Arc<str>,
     on_demand: bool,
+    hollow: bool,
     /// As an entry of a delta response.
     entry: Bytes,
     /// Where in it the entry of a state-of-the-world response begins.
@@ -103,12 +104,12 @@ impl Resource {
         put_field(ANY_TYPE_URL, type_url.as_bytes(), &mut entry);
         put_field(ANY_VALUE, body, &mut entry);
         let body_at = entry.len() - body.len();
-        Self { name, version, on_demand: false, entry: entry.into(), any_at, body_at }
+        Self { name, version, on_demand: false, hollow: false, entry: entry.into(), any_at, body_at }
     }
 
     /// What a proxy says it has from an earlier stream: its content is not known.
     pub(crate) fn claimed(name: Arc<str>, version: &str) -> Self {
-        Self { name, version: version.into(), on_demand: false, entry: Bytes::new(), any_at: 0, body_at: 0 }
+        Self { name, version: version.into(), on_demand: false, hollow: false, entry: Bytes::new(), any_at: 0, body_at: 0 }
     }
 
     /// Whether it is what a proxy says it has from an earlier stream.
@@ -121,6 +122,19 @@ impl Resource {
     pub fn on_demand(mut self) -> Self {
         self.on_demand = true;
         self
+    }
+
+    /// The same resource, which is as it is for want of knowing better: a proxy that comes with another version keeps that.
+    #[must_use]
+    pub fn hollow(mut self) -> Self {
+        self.hollow = true;
+        self
+    }
+
+    /// Whether it is as it is for want of knowing better.
+    #[must_use]
+    pub const fn is_hollow(&self) -> bool {
+        self.hollow
     }
 
     /// Whether only those get it that ask for it by name.

@@ -44,8 +44,12 @@ impl ResourceSet {
         resources.sort_by(|a, b| a.name().cmp(b.name()));
         resources.dedup_by(|next, kept| next.name() == kept.name());
         let parts = resources.iter().flat_map(|r| {
-            let covered: &[u8] = if r.is_on_demand() { b"on demand" } else { b"" };
-            [r.name().as_bytes(), r.version().as_bytes(), covered]
+            let marks: &[u8] = match (r.is_on_demand(), r.is_hollow()) {
+                (false, false) => b"",
+                (true, _) => b"on demand",
+                (false, true) => b"hollow",
+            };
+            [r.name().as_bytes(), r.version().as_bytes(), marks]
         });
         let version = content_hash(parts).into();
         let index = resources.iter().enumerate().map(|(at, r)| (Arc::clone(r.name()), at)).collect();
@@ -176,7 +180,9 @@ fn changes(before: &ResourceSet, after: &ResourceSet) -> Arc<[Change]> {
 fn same(before: Option<&Arc<Resource>>, after: Option<&Arc<Resource>>) -> bool {
     before.zip(after).is_some_and(|(before, after)| {
         Arc::ptr_eq(before, after)
-            || before.version() == after.version() && before.is_on_demand() == after.is_on_demand()
+            || before.version() == after.version()
+                && before.is_on_demand() == after.is_on_demand()
+                && before.is_hollow() == after.is_hollow()
     })
 }
 

@@ -237,3 +237,26 @@ fn certificates_of_a_new_authority_go_to_those_who_have_none_of_another() {
     let came = ours.send(Secret, "", None, again(&names, &[("roots", "new"), ("leaf", "before")]));
     assert_eq!(trace(&came), ["sds: leaf@new"]);
 }
+
+#[test]
+fn endpoints_of_which_nobody_knows_better_replace_none_that_a_proxy_came_with() {
+    let of = |endpoints: Vec<Arc<Resource>>| {
+        Arc::new(Snapshot::new(set(&["a@1"]), ResourceSet::new(endpoints), set(&[]), set(&[])))
+    };
+    let empty = || Resource::encoded("", "a".into(), "empty".into(), b"");
+    let hollow = of(vec![Arc::new(empty().hollow())]);
+    let mut old = Proxy::new(Variant::Delta, &hollow);
+    assert!(old.send(Cluster, "", None, again(&[], &[("a", "1")])).is_empty());
+    assert!(old.send(Endpoints, "", None, again(&["a"], &[("a", "1")])).is_empty());
+    let came = old.want(&of(vec![Arc::new(Resource::encoded("", "a".into(), "2".into(), b""))]));
+    assert_eq!(trace(&old.settle(came)), ["eds: a@2"]);
+    // What was known here, and is no more, is gone.
+    assert_eq!(trace(&old.want(&of(vec![Arc::new(empty())]))), ["eds: a@empty"]);
+
+    let mut known = Proxy::new(Variant::Delta, &of(vec![Arc::new(empty())]));
+    known.send(Cluster, "", None, again(&[], &[("a", "1")]));
+    assert_eq!(trace(&known.send(Endpoints, "", None, again(&["a"], &[("a", "1")]))), ["eds: a@empty"]);
+    let mut fresh = Proxy::new(Variant::Delta, &hollow);
+    fresh.ask(Cluster, &[]);
+    assert_eq!(trace(&fresh.ask(Endpoints, &["a"])), ["eds: a@empty"]);
+}
