@@ -166,8 +166,7 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome,
     let before = context.policy.current();
     let mut mass_removal = None;
     let (stored, changed, policy) = if change.dry_run {
-        let (policy, unconfirmed) =
-            context.policy.check(&change.text).map_err(ApiError::invalid_policy)?;
+        let (policy, unconfirmed) = context.policy.check(&change.text).map_err(ApiError::invalid_policy)?;
         mass_removal = unconfirmed.filter(|_| !change.forced);
         (before.stored.clone(), before.policy != policy, policy)
     } else {

@@ -32,9 +32,9 @@ const NEW_AUTHORITY: &str = "the embedded authority was made anew in this data_d
 
 /// Whose certificates a snapshot of these identities must not replace: who comes with other roots believes others.
 pub(super) fn secret_hold(identities: &Identities) -> Option<Hold> {
-    identities.unproven.then(|| {
-        Hold::new(NEW_AUTHORITY, |kind, name| kind == ResourceType::Secret && name == tls::ROOTS)
-    })
+    identities
+        .unproven
+        .then(|| Hold::new(NEW_AUTHORITY, |kind, name| kind == ResourceType::Secret && name == tls::ROOTS))
 }
 
 /// What starts like this is named by settings, not by a policy or a rule.

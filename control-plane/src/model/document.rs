@@ -11,7 +11,8 @@ pub const MAX_BYTES: usize = 4 << 20;
 
 /// What is wrong with a document that says nothing: a file that was forgotten, `null`, `[]`, a single value. It may have
 /// been meant to hold something, and must not remove everything.
-pub const EMPTY: &str = "empty: the document has no keys, so it is no policy; one that routes nothing is `{}`";
+pub const EMPTY: &str =
+    "empty: the document has no keys, so it is no policy; one that routes nothing is `{}`";
 
 /// Deepest nesting that is read; a policy needs 5. The tree is walked by recursion.
 const MAX_DEPTH: usize = 64;
@@ -38,7 +39,9 @@ impl<'a> Document<'a> {
         let Some(root) = documents.pop() else { return Err(Problem::at("", EMPTY)) };
         let fault = match &root.data {
             YamlData::Mapping(_) => return Ok(Self { root }),
-            YamlData::Sequence(items) if !items.is_empty() => "this is a list; a mapping is wanted, as `routes: [...]`",
+            YamlData::Sequence(items) if !items.is_empty() => {
+                "this is a list; a mapping is wanted, as `routes: [...]`"
+            }
             _ => EMPTY,
         };
         Err(at_line(root.span.start.line(), root.span.start.col() + 1, fault))

@@ -110,14 +110,29 @@ routes:
     #[test]
     fn a_document_that_says_nothing_is_no_policy() {
         for text in [
-            "", " \n\t", "\u{feff}", "# nothing yet\n", "---\n", "---\n...\n", "null", "~", "[]", " [ ]\n", "\"\"", "''", "5", "true",
-            "policy", "\"{}\"",
+            "",
+            " \n\t",
+            "\u{feff}",
+            "# nothing yet\n",
+            "---\n",
+            "---\n...\n",
+            "null",
+            "~",
+            "[]",
+            " [ ]\n",
+            "\"\"",
+            "''",
+            "5",
+            "true",
+            "policy",
+            "\"{}\"",
         ] {
             let problems = parse(text).expect_err(text);
             assert!(is_empty(&problems), "{text:?} gave {problems:?}");
             assert!(super::super::parse_overlay(text).is_err_and(|problems| is_empty(&problems)), "{text:?}");
         }
-        for text in ["[[], []]", "[{}]", "listeners:\nservices:\nroutes:\n", "{} {}", "{\"listeners\": null}"] {
+        for text in ["[[], []]", "[{}]", "listeners:\nservices:\nroutes:\n", "{} {}", "{\"listeners\": null}"]
+        {
             let problems = parse(text).expect_err(text);
             assert!(!is_empty(&problems), "{text:?} gave {problems:?}");
         }

@@ -133,8 +133,8 @@ mod tests {
         let range = || without..of;
         let listeners = range().map(|i| format!("{{name: l{i}, bind: '127.0.0.1:{}'}}", i + 1));
         let services = (0..of).map(|i| format!("{{name: s{i}, endpoints: ['127.0.0.1:1']}}"));
-        let routes =
-            range().map(|i| format!("{{name: r{i}, server_type: 1, worlds: {}, to: [{{service: s{i}}}]}}", i + 1));
+        let routes = range()
+            .map(|i| format!("{{name: r{i}, server_type: 1, worlds: {}, to: [{{service: s{i}}}]}}", i + 1));
         let list = |all: &mut dyn Iterator<Item = String>| all.collect::<Vec<_>>().join(", ");
         let [mut listeners, mut services, mut routes]: [Box<dyn Iterator<Item = String>>; 3] =
             [Box::new(listeners), Box::new(services), Box::new(routes)];

@@ -13,8 +13,7 @@ use super::{Hold, Resource, ResourceSet, ResourceType};
 impl Subscription {
     /// Whether the proxy came with something that only the source could have given it which was never heard.
     pub(super) fn shows(&self, hold: &Hold, wanted: &ResourceSet) -> bool {
-        self.claims_another_list(wanted)
-            || self.unknown(wanted).any(|name| hold.is_evidence(self.kind, name))
+        self.claims_another_list(wanted) || self.unknown(wanted).any(|name| hold.is_evidence(self.kind, name))
     }
 
     /// Whether the proxy came with another version of what this is about.

@@ -229,7 +229,12 @@ impl Connection {
         self.registry.metrics.held.add(if tracked.held { 1 } else { -1 });
         match held {
             Some(Held { reason, resources }) => {
-                tracing::error!(node = self.id(), resources, reason, "proxy keeps resources that are not known here");
+                tracing::error!(
+                    node = self.id(),
+                    resources,
+                    reason,
+                    "proxy keeps resources that are not known here"
+                );
             }
             None => tracing::info!(node = self.id(), "nothing is held back from the proxy any more"),
         }

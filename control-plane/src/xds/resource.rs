@@ -109,7 +109,15 @@ impl Resource {
 
     /// What a proxy says it has from an earlier stream: its content is not known.
     pub(crate) fn claimed(name: Arc<str>, version: &str) -> Self {
-        Self { name, version: version.into(), on_demand: false, hollow: false, entry: Bytes::new(), any_at: 0, body_at: 0 }
+        Self {
+            name,
+            version: version.into(),
+            on_demand: false,
+            hollow: false,
+            entry: Bytes::new(),
+            any_at: 0,
+            body_at: 0,
+        }
     }
 
     /// Whether it is what a proxy says it has from an earlier stream.

@@ -74,7 +74,8 @@ async fn grpc_says_the_same() {
 
 /// So many routes, each of a world, on a listener.
 fn routes(count: usize) -> String {
-    let routes = (1..=count).map(|i| format!("{{name: r{i}, server_type: 200, worlds: {i}, to: [{{service: blue}}]}}"));
+    let routes = (1..=count)
+        .map(|i| format!("{{name: r{i}, server_type: 200, worlds: {i}, to: [{{service: blue}}]}}"));
     let routes = routes.collect::<Vec<_>>().join(", ");
     format!(
         "listeners: [{{name: edge, bind: '127.0.0.1:7000'}}]\nservices: [{{name: blue, endpoints: ['127.0.0.1:1']}}]\n\
@@ -87,7 +88,11 @@ async fn nothing_is_no_policy_and_much_is_not_taken_away_by_accident() {
     let net = TestNet::new();
     let control_plane = Stage::control_plane(&net, &json!({})).unwrap();
     let mut client = ManagementClient::connect(format!("http://{}", net.at(port::API))).await.unwrap();
-    let request = |text: &str, force: bool| PutPolicyRequest { text: text.to_owned(), force, ..PutPolicyRequest::default() };
+    let request = |text: &str, force: bool| PutPolicyRequest {
+        text: text.to_owned(),
+        force,
+        ..PutPolicyRequest::default()
+    };
     let put = |query: &str, text: &str| {
         let (status, body) = control_plane.put_policy_with(query, text);
         (status, serde_json::from_str::<Value>(&body).unwrap())
@@ -99,7 +104,8 @@ async fn nothing_is_no_policy_and_much_is_not_taken_away_by_accident() {
         (output.status.code().unwrap(), String::from_utf8(words).unwrap())
     };
     assert_eq!(put("", &routes(12)).0, 200);
-    const EMPTY: &str = "empty: the document has no keys, so it is no policy; one that routes nothing is `{}`";
+    const EMPTY: &str =
+        "empty: the document has no keys, so it is no policy; one that routes nothing is `{}`";
     for text in ["", " \n", "# soon\n", "null", "[]", "\"\""] {
         for query in ["", "?force=true", "?dry_run=true"] {
             let (status, refused) = put(query, text);
@@ -108,7 +114,9 @@ async fn nothing_is_no_policy_and_much_is_not_taken_away_by_accident() {
         }
         let refused = client.put_policy(request(text, true)).await.unwrap_err();
         assert!(refused.code() == Code::InvalidArgument && refused.message().contains(EMPTY), "{refused}");
-        for arguments in [&["policy", "validate", "document"][..], &["policy", "apply", "document", "--force"]] {
+        for arguments in
+            [&["policy", "validate", "document"][..], &["policy", "apply", "document", "--force"]]
+        {
             let (code, words) = cli(arguments, text);
             assert!(code == 64 && words.contains(EMPTY), "{text:?} {arguments:?}: {code} {words}");
         }
@@ -118,7 +126,10 @@ async fn nothing_is_no_policy_and_much_is_not_taken_away_by_accident() {
     let (status, refused) = put("", &few);
     assert_eq!((status, &refused["error"]), (409, &json!("mass_removal")), "{refused}");
     assert_eq!(refused["mass_removal"]["taken"][0]["kind"], "routes");
-    assert!(refused["message"].as_str().unwrap().contains("7 of 12 routes (r6, r7, r8, r9, r10, ...)"), "{refused}");
+    assert!(
+        refused["message"].as_str().unwrap().contains("7 of 12 routes (r6, r7, r8, r9, r10, ...)"),
+        "{refused}"
+    );
     let (status, dry) = put("?dry_run=true", &few);
     assert_eq!((status, &dry["mass_removal"]), (200, &refused["mass_removal"]), "{dry}");
     assert_eq!(put("?dry_run=true&force=true", &few).1.get("mass_removal"), None);
@@ -131,7 +142,10 @@ async fn nothing_is_no_policy_and_much_is_not_taken_away_by_accident() {
     let (code, words) = cli(&["policy", "apply", "document"], &few);
     assert!(code == 1 && words.contains("7 of 12 worlds") && words.contains("--force"), "{code} {words}");
     let (code, words) = cli(&["policy", "apply", "document", "--dry-run"], &few);
-    assert!(code == 0 && words.contains("has to be confirmed with --force: it takes away 7 of 12"), "{code} {words}");
+    assert!(
+        code == 0 && words.contains("has to be confirmed with --force: it takes away 7 of 12"),
+        "{code} {words}"
+    );
     assert_eq!(cli(&["policy", "apply", "document", "--force"], &few).0, 0);
     client.put_policy(request(&routes(12), false)).await.unwrap();
     client.put_policy(request(&few, true)).await.unwrap();

@@ -236,7 +236,14 @@ fn promtool(arguments: &[&str]) {
 #[test]
 fn rules_and_alerts_keep_their_unit_tests() {
     promtool(&["check", "config", "prometheus.yml"]);
-    promtool(&["test", "rules", "tests/names.yml", "tests/alerts.yml", "tests/failover.yml", "tests/policy.yml"]);
+    promtool(&[
+        "test",
+        "rules",
+        "tests/names.yml",
+        "tests/alerts.yml",
+        "tests/failover.yml",
+        "tests/policy.yml",
+    ]);
 }
 
 /// What the old gateway had, as its operators know it.

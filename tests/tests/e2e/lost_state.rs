@@ -3,8 +3,9 @@
 use std::fs;
 use std::time::Instant;
 
+use realmgate_tests::consul::{Config, Service};
 use realmgate_tests::stage::port;
-use realmgate_tests::{ControlPlane, Envoy, GameClient, Redis, Stage, TestNet, wait_until};
+use realmgate_tests::{Consul, ControlPlane, Envoy, GameClient, Redis, Stage, TestNet, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -17,7 +18,9 @@ fn answer(control_plane: &ControlPlane, path: &str) -> Value {
 
 /// Waits until so many proxies keep what the control plane does not know.
 fn until_held(control_plane: &ControlPlane, proxies: u64) {
-    wait_until("what is not known is held", LIMIT, || answer(control_plane, "/readyz")["held_proxies"] == proxies);
+    wait_until("what is not known is held", LIMIT, || {
+        answer(control_plane, "/readyz")["held_proxies"] == proxies
+    });
 }
 
 fn metric(control_plane: &ControlPlane, name: &str) -> Option<String> {
@@ -41,7 +44,11 @@ async fn lost_data_dir(sotw: bool) {
     let net = TestNet::new();
     let servers = servers(&net, 3, 0).await;
     let control_plane = Stage::control_plane(&net, &json!({})).unwrap();
-    let edge = if sotw { in_state_of_the_world(&net, &control_plane) } else { Stage::edge(&net, &control_plane).unwrap() };
+    let edge = if sotw {
+        in_state_of_the_world(&net, &control_plane)
+    } else {
+        Stage::edge(&net, &control_plane).unwrap()
+    };
     let mut stage = Stage { edge, control_plane, net };
     let listeners = stage.listener(&json!({}));
     let policy = |to: &str| {
@@ -69,7 +76,10 @@ async fn lost_data_dir(sotw: bool) {
     assert_eq!(metric(&stage.control_plane, "realmgate_xds_held_proxies").as_deref(), Some("1"));
     let proxies = stage.control_plane.realmgate(&["proxies"]).unwrap();
     let proxies = String::from_utf8(proxies.stdout).unwrap();
-    assert!(proxies.contains("edge-1 keeps ") && proxies.contains("realmgate policy apply FILE"), "{proxies}");
+    assert!(
+        proxies.contains("edge-1 keeps ") && proxies.contains("realmgate policy apply FILE"),
+        "{proxies}"
+    );
 
     // Not before the drain of an emptied edge would have ended sessions is it sure; new players show it at once.
     for world in [1, 7, 900] {
@@ -119,7 +129,8 @@ async fn a_fleet_of_rules_alone_needs_no_policy_and_a_lost_rules_key_takes_nothi
             "endpoints": [servers[server].address().to_string()]})
     };
     let write = |rules: &[Value]| {
-        let rules: serde_json::Map<_, _> = (1..).map(|n: u32| n.to_string()).zip(rules.iter().cloned()).collect();
+        let rules: serde_json::Map<_, _> =
+            (1..).map(|n: u32| n.to_string()).zip(rules.iter().cloned()).collect();
         redis.set(RULES, &Value::Object(rules).to_string());
         let start = Instant::now();
         redis.publish(&format!("{RULES}:notify"), "reload");
@@ -168,12 +179,18 @@ fn a_policy_file_that_says_nothing_or_takes_much_away_does_not_come_in_force() {
     write(20, "");
     let mut control_plane = Stage::control_plane(&net, &json!({"policy": {"file": file}})).unwrap();
     let policy = |control_plane: &ControlPlane| answer(control_plane, "/readyz")["policy"].clone();
-    assert_eq!((policy(&control_plane)["services"].clone(), policy(&control_plane)["state"].clone()), (json!(20), json!("ok")));
+    assert_eq!(
+        (policy(&control_plane)["services"].clone(), policy(&control_plane)["state"].clone()),
+        (json!(20), json!("ok"))
+    );
 
     write(3, "");
     control_plane.restart().unwrap();
     let held = policy(&control_plane);
-    assert_eq!((&held["services"], &held["state"], &held["version"]), (&json!(20), &json!("degraded"), &json!(1)));
+    assert_eq!(
+        (&held["services"], &held["state"], &held["version"]),
+        (&json!(20), &json!("degraded"), &json!(1))
+    );
     let reason = held["reason"].as_str().unwrap();
     assert!(reason.contains("policy.yaml is held back: it takes away 17 of 20 services"), "{reason}");
     let counted = "realmgate_policy_refusals_total{document=\"policy.file\",reason=\"mass_removal\"}";
@@ -182,11 +199,45 @@ fn a_policy_file_that_says_nothing_or_takes_much_away_does_not_come_in_force() {
     write(3, confirmation.trim_end_matches('`'));
     control_plane.restart().unwrap();
     let confirmed = policy(&control_plane);
-    assert_eq!((&confirmed["services"], &confirmed["state"], &confirmed["version"]), (&json!(3), &json!("ok"), &json!(2)));
+    assert_eq!(
+        (&confirmed["services"], &confirmed["state"], &confirmed["version"]),
+        (&json!(3), &json!("ok"), &json!(2))
+    );
 
     // A ConfigMap that was not filled.
     control_plane.kill9();
     fs::write(&file, "\"\"\n").unwrap();
     let ended = control_plane.restart().unwrap_err().to_string();
     assert!(ended.contains("64") && ended.contains("empty: the document has no keys"), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_never_listed_a_service_takes_no_endpoint_away() {
+    let net = TestNet::new();
+    let consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
+    let servers = servers(&net, 2, 0).await;
+    let register =
+        |n: usize| consul.register(&Service::new("battle", servers[n].name(), servers[n].address()));
+    register(0);
+    let mut control_plane = crate::consul::control_plane(&net, &consul);
+    control_plane.put_policy(&crate::consul::policy(&net, &json!({"consul": {"service": "battle"}})));
+    let _edge = Stage::edge(&net, &control_plane).unwrap();
+    let players = net.at(port::PLAYERS);
+    until_lands(players, game(1, 1), Some("game-1"), Instant::now()).await;
+
+    // What was kept of the catalog is lost, and Consul has lost it, too.
+    control_plane.kill9();
+    fs::remove_file(net.dir().join("data/consul.json")).unwrap();
+    consul.deregister("game-1");
+    control_plane.restart().unwrap();
+    wait_until("the edge is back and in sync", LIMIT, || {
+        let proxy = &answer(&control_plane, "/v1/proxies")["proxies"][0];
+        proxy["sync"] == "synced" && proxy["types"].as_array().unwrap().iter().any(|of| of["kind"] == "ecds")
+    });
+    assert_eq!(lands(players, game(1, 1)).await.unwrap(), "game-1", "a new player");
+    register(1);
+    until_lands(players, game(1, 1), Some("game-2"), Instant::now()).await;
+    // Of what was seen, nobody is left: that is news.
+    consul.deregister("game-2");
+    until_lands(players, game(1, 1), None, Instant::now()).await;
 }

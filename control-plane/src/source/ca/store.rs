@@ -81,7 +81,6 @@ impl Store {
         }
     }
 
-
     pub(super) fn new(data_dir: &Path, trust_domain: &str) -> Self {
         Self { path: data_dir.join(FILE), trust_domain: trust_domain.to_owned() }
     }

@@ -90,11 +90,8 @@ impl GatewayRulesSource {
             .map_err(|error| StartError::DataDir { path: config.data_dir.clone(), error })?;
         let metrics = Metrics::register(registry)?;
         let left = snapshot.load();
-        let known = GatewayRules {
-            unheard: left.is_none(),
-            rules: left.unwrap_or_default(),
-            refused: Vec::new(),
-        };
+        let known =
+            GatewayRules { unheard: left.is_none(), rules: left.unwrap_or_default(), refused: Vec::new() };
         if !known.rules.is_empty() {
             tracing::info!(
                 rules = known.rules.len(),

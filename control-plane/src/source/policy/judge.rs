@@ -268,7 +268,9 @@ impl Judge {
         let served = match overlay {
             None => Arc::clone(&good.written),
             // What does not fit is another fault, found where all is put together.
-            Some(overlay) => overlay.over(&good.written).map_or_else(|_| Arc::clone(&self.loaded.policy), Arc::new),
+            Some(overlay) => {
+                overlay.over(&good.written).map_or_else(|_| Arc::clone(&self.loaded.policy), Arc::new)
+            }
         };
         let replaced = match &self.overlay {
             Some((source, _)) => etag(&*source.text),

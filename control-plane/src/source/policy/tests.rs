@@ -85,7 +85,10 @@ async fn a_document_that_says_nothing_is_refused_and_changes_nothing() {
     for text in ["", "null", "[]", "# soon\n", "\"\""] {
         let new = NewPolicy { text: text.to_owned(), ..new(0, "") };
         let error = source.force(new, Precondition::Any).await.unwrap_err();
-        assert!(matches!(&error, ApplyError::Invalid(problems) if crate::model::is_empty(problems)), "{error}");
+        assert!(
+            matches!(&error, ApplyError::Invalid(problems) if crate::model::is_empty(problems)),
+            "{error}"
+        );
     }
     assert!(source.current().never_put());
     source.apply(NewPolicy { text: "{}".to_owned(), ..new(0, "") }, Precondition::None).await.unwrap();

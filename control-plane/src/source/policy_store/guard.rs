@@ -42,7 +42,8 @@ impl fmt::Debug for Guard {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error(
     "{removal}; if that is meant, confirm it with --force (in the API `?force=true`), or in the document with \
-     `confirm_removal: {}`", short(etag)
+     `confirm_removal: {}`",
+    short(etag)
 )]
 pub struct Unconfirmed {
     /// What it would take away.

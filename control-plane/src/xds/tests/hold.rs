@@ -41,8 +41,7 @@ impl Model {
                 Extension => Listener,
                 _ => kind,
             };
-            let names: Vec<String> =
-                if kind == of { vec![] } else { self.of(of).keys().cloned().collect() };
+            let names: Vec<String> = if kind == of { vec![] } else { self.of(of).keys().cloned().collect() };
             let asks = match self.proxy.variant {
                 Variant::Sotw => {
                     let version = self.versions.get(&kind).cloned().unwrap_or_default();
@@ -223,7 +222,11 @@ fn certificates_of_a_new_authority_go_to_those_who_have_none_of_another() {
     let names = ["roots", "leaf"];
 
     let mut old = Proxy::new(Variant::Delta, &held);
-    assert_eq!(trace(&old.send(Cluster, "", None, again(&[], &[("a", "1")]))), ["cds: a@2"], "the rest goes on");
+    assert_eq!(
+        trace(&old.send(Cluster, "", None, again(&[], &[("a", "1")]))),
+        ["cds: a@2"],
+        "the rest goes on"
+    );
     let came = old.send(Secret, "", None, again(&names, &[("roots", "old"), ("leaf", "old")]));
     assert!(came.is_empty(), "{:?}", trace(&came));
     assert_eq!(old.stream.held().map(|held| held.resources), Some(Some(2)));

@@ -231,7 +231,8 @@ fn an_overlay_that_takes_much_away_is_held_back_and_policies_go_on_below_it() {
     let first = Judge::default().take(&held(version(2, &many(21, "")), Some(&nulls(""))));
     assert_eq!(count(&first), 6);
     // An overlay that goes may take as much with it.
-    let more = (0..15).map(|i| format!("more{i}: {{endpoints: ['10.0.0.9:1']}}")).collect::<Vec<_>>().join(", ");
+    let more =
+        (0..15).map(|i| format!("more{i}: {{endpoints: ['10.0.0.9:1']}}")).collect::<Vec<_>>().join(", ");
     let more = format!("services: {{{more}}}");
     let mut judge = Judge::default();
     judge.take(&held(version(1, &many(2, "")), Some(&more)));
