@@ -42,16 +42,14 @@ const OF_SETTINGS: &str = "realmgate-";
 
 /// All but what rules or settings name. An edge names a listener's filter after it.
 fn is_of_policy(kind: ResourceType, name: &str) -> bool {
-    match kind {
-        ResourceType::Cluster | ResourceType::Endpoints => {
-            !is_of_rules(kind, name) && !name.starts_with(OF_SETTINGS)
-        }
-        ResourceType::Listener => name != GAME_GATEWAY && !name.starts_with(OF_SETTINGS),
-        ResourceType::Extension => {
-            let of_listener = name.strip_prefix(&extension_name("")).and_then(|rest| rest.split('/').next());
-            of_listener.is_some_and(|listener| is_of_policy(ResourceType::Listener, listener))
-        }
-        _ => false,
+    let is_listener = |name: &str| name != GAME_GATEWAY && !name.starts_with(OF_SETTINGS);
+    if matches!(kind, ResourceType::Cluster | ResourceType::Endpoints) {
+        !is_of_rules(kind, name) && !name.starts_with(OF_SETTINGS)
+    } else if kind == ResourceType::Extension {
+        let of_listener = name.strip_prefix(&extension_name("")).and_then(|rest| rest.split('/').next());
+        of_listener.is_some_and(is_listener)
+    } else {
+        kind == ResourceType::Listener && is_listener(name)
     }
 }
 

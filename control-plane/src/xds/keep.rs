@@ -86,13 +86,13 @@ impl Stream {
     pub(super) fn held(&self) -> Option<Held> {
         let wanted = self.wanted();
         let secrets = self.of(ResourceType::Secret);
-        let held = |hold: &Hold, resources| Held { reason: hold.reason().to_string(), resources };
+        let told = |hold: &Hold, resources| Held { reason: hold.reason().to_string(), resources };
         if self.of(ResourceType::Cluster).keeps {
             let kept = |kind: ResourceType| self.of(kind).kept(wanted.of(kind));
-            return Some(held(wanted.hold()?, ResourceType::ALL.into_iter().map(kept).sum()));
+            return Some(told(wanted.hold()?, ResourceType::ALL.into_iter().map(kept).sum()));
         }
         let hold = wanted.secret_hold().filter(|_| secrets.keeps)?;
-        Some(held(hold, Some(secrets.claimed_otherwise().count())))
+        Some(told(hold, Some(secrets.claimed_otherwise().count())))
     }
 }
 

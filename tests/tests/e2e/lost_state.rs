@@ -69,9 +69,9 @@ async fn lost_data_dir(sotw: bool) {
     until_held(&stage.control_plane, 1);
     let ready = stage.control_plane.readyz();
     assert_eq!(ready.0, 200, "a policy can be put: {}", ready.1);
-    let state = answer(&stage.control_plane, "/readyz");
-    assert_eq!((&state["policy"]["state"], &state["policy"]["version"]), (&json!("never_put"), &json!(0)));
-    assert!(state["policy"]["reason"].as_str().unwrap().contains("put the policy again"), "{state}");
+    let told = answer(&stage.control_plane, "/readyz");
+    assert_eq!((&told["policy"]["state"], &told["policy"]["version"]), (&json!("never_put"), &json!(0)));
+    assert!(told["policy"]["reason"].as_str().unwrap().contains("put the policy again"), "{told}");
     assert_eq!(metric(&stage.control_plane, "realmgate_policy_never_put").as_deref(), Some("1"));
     assert_eq!(metric(&stage.control_plane, "realmgate_xds_held_proxies").as_deref(), Some("1"));
     let proxies = stage.control_plane.realmgate(&["proxies"]).unwrap();

@@ -127,14 +127,15 @@ fn run(variant: Variant, before: &(Named, Named), lost: &[(Named, Named)], then:
     assert_eq!((of(Cluster), of(Extension)), (versions(first.of(Cluster)), versions(first.of(Extension))));
     let is_of_it = |kind: &ResourceType| of(*kind).keys().any(|name| is_of_source(*kind, name));
     let keeps = [Cluster, Listener].iter().any(is_of_it);
-    let mut last = None;
+    let mut connected = false;
     for (number, lost) in (1..).zip(lost) {
         let lost = held(&snapshot_of(lost, number));
-        if last.is_none() {
-            model.connect(&lost);
-        } else {
+        if connected {
             model.want(&lost);
+        } else {
+            model.connect(&lost);
         }
+        connected = true;
         let wait = model.proxy.wait(Duration::from_secs(3));
         model.take(wait);
         if keeps {
@@ -147,7 +148,6 @@ fn run(variant: Variant, before: &(Named, Named), lost: &[(Named, Named)], then:
                 }
             }
         }
-        last = Some(lost);
     }
     let then = snapshot_of(then, 100);
     model.want(&then);
@@ -217,8 +217,8 @@ fn certificates_of_a_new_authority_go_to_those_who_have_none_of_another() {
         ResourceSet::on_demand([of("roots"), of("leaf")])
     };
     let wanted = Snapshot::clone(&snapshot(&["a@2"], &[], &[], &[])).with_secrets(secrets("new"));
-    let hold = Hold::new("the authority is new", |kind, name| kind == Secret && name == "roots");
-    let held = Arc::new(wanted.clone().holding_secrets(Some(hold)));
+    let is_roots = |kind, name: &str| kind == Secret && name == "roots";
+    let held = Arc::new(wanted.clone().holding_secrets(Some(Hold::new("the authority is new", is_roots))));
     let names = ["roots", "leaf"];
 
     let mut old = Proxy::new(Variant::Delta, &held);
