@@ -157,7 +157,7 @@ mod tests {
 
     fn filter(running: Option<&str>) -> FilterStatus {
         let running = running.map(str::to_owned);
-        FilterStatus { name: "realmgate/edge".to_owned(), wanted: "new".to_owned(), running }
+        FilterStatus { name: "realmgate/edge".to_owned(), wanted: "new".to_owned(), running, refusal: None }
     }
 
     fn proxy(filters: Vec<FilterStatus>) -> ProxyStatus {

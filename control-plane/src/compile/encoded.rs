@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::clusters::ClusterSpec;
-use super::resource;
+use super::clusters::{ClusterSpec, Discovery};
 use crate::xds::Resource;
 
 /// Resources by name, eager ones and those on demand apart: a cluster can be one for new proxies and the other
@@ -61,6 +60,8 @@ impl Encoded {
 fn encode(name: &str, spec: &ClusterSpec, on_demand: bool) -> ClusterResources {
     let cluster = Resource::new(name, &spec.to_envoy(name));
     let cluster = Arc::new(if on_demand { cluster.on_demand() } else { cluster });
-    let endpoints = spec.to_envoy_endpoints(name).map(|endpoints| resource(name.to_owned(), &endpoints));
+    let endpoints = spec.to_envoy_endpoints(name).map(|endpoints| Resource::new(name, &endpoints));
+    let never_seen = matches!(&spec.discovery, Discovery::Places(priorities) if priorities.never_seen);
+    let endpoints = endpoints.map(|of| Arc::new(if never_seen { of.hollow() } else { of }));
     ClusterResources { cluster, endpoints }
 }

@@ -1,7 +1,8 @@
 //! Which of the names that a proxy may come with are of a source that was never heard, and what to do about it.
 
 use super::filter::extension_name;
-use crate::mesh::{Mesh, Unheard};
+use super::tls;
+use crate::mesh::{Identities, Mesh, Unheard};
 use crate::model::GAME_GATEWAY;
 use crate::xds::{Hold, ResourceType};
 
@@ -25,21 +26,30 @@ pub(super) fn hold(mesh: &Mesh) -> Option<Hold> {
     }
 }
 
+const NEW_AUTHORITY: &str = "the embedded authority was made anew in this data_dir, and this proxy has certificates of another one, \
+    which it keeps; restore mesh-ca.json and restart, or give every proxy certificates of the new authority by removing mesh-ca.new \
+    from data_dir";
+
+/// Whose certificates a snapshot of these identities must not replace: who comes with other roots believes others.
+pub(super) fn secret_hold(identities: &Identities) -> Option<Hold> {
+    identities
+        .unproven
+        .then(|| Hold::new(NEW_AUTHORITY, |kind, name| kind == ResourceType::Secret && name == tls::ROOTS))
+}
+
 /// What starts like this is named by settings, not by a policy or a rule.
 const OF_SETTINGS: &str = "realmgate-";
 
 /// All but what rules or settings name. An edge names a listener's filter after it.
 fn is_of_policy(kind: ResourceType, name: &str) -> bool {
-    match kind {
-        ResourceType::Cluster | ResourceType::Endpoints => {
-            !is_of_rules(kind, name) && !name.starts_with(OF_SETTINGS)
-        }
-        ResourceType::Listener => name != GAME_GATEWAY && !name.starts_with(OF_SETTINGS),
-        ResourceType::Extension => {
-            let of_listener = name.strip_prefix(&extension_name("")).and_then(|rest| rest.split('/').next());
-            of_listener.is_some_and(|listener| is_of_policy(ResourceType::Listener, listener))
-        }
-        _ => false,
+    let is_listener = |name: &str| name != GAME_GATEWAY && !name.starts_with(OF_SETTINGS);
+    if matches!(kind, ResourceType::Cluster | ResourceType::Endpoints) {
+        !is_of_rules(kind, name) && !name.starts_with(OF_SETTINGS)
+    } else if kind == ResourceType::Extension {
+        let of_listener = name.strip_prefix(&extension_name("")).and_then(|rest| rest.split('/').next());
+        of_listener.is_some_and(is_listener)
+    } else {
+        kind == ResourceType::Listener && is_listener(name)
     }
 }
 

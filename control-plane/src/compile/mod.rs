@@ -59,7 +59,8 @@ struct Memory {
 /// The same as [`compile`]; `None` = what was made before holds.
 fn renew(mesh: &Mesh, scope: &Scope, memory: &mut Memory, encoded: &mut Encoded) -> Option<Snapshot> {
     let Some(ports) = &scope.sidecar else {
-        return Some(edge::compile(mesh, scope, &mut memory.edge, encoded).holding(hold::hold(mesh)));
+        let snapshot = edge::compile(mesh, scope, &mut memory.edge, encoded).holding(hold::hold(mesh));
+        return Some(snapshot.holding_secrets(hold::secret_hold(&mesh.identities)));
     };
     let inputs = sidecar::Inputs::of(mesh, scope);
     if memory.sidecar.as_ref() == Some(&inputs) {

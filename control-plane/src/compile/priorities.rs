@@ -23,6 +23,8 @@ pub(super) struct Priorities {
     overprovisioning_factor: u32,
     /// What might have been among them, and why it is not; for `explain`.
     pub(super) refused: Vec<String>,
+    /// Whether there is nobody, and it may be for want of knowing: proxies that know somebody keep him.
+    pub(super) never_seen: bool,
 }
 
 /// The metadata that Envoy's `transport_socket_matches` look at, and the key that says who an endpoint is there:
@@ -48,7 +50,7 @@ struct Backend {
 impl Priorities {
     /// A level for each locality that has anybody. One that comes back shares its level with the next that serves all.
     pub(super) fn new(localities: Localities, failover: Option<&Failover>) -> Self {
-        let Localities { ordered, refused } = localities;
+        let Localities { ordered, refused, never_seen } = localities;
         let spill_below = failover.map_or(0, |failover| failover.spill_below);
         let overprovisioning_factor = 10_000u32.checked_div(spill_below).unwrap_or(NEVER_SPILLS);
         let mut rest: VecDeque<_> = ordered.into_iter().filter(|locality| !is_empty(locality)).collect();
@@ -73,7 +75,8 @@ impl Priorities {
                 }
             }
         }
-        Self { levels, overprovisioning_factor, refused }
+        let never_seen = never_seen && levels.is_empty();
+        Self { levels, overprovisioning_factor, refused, never_seen }
     }
 
     /// Priority and locality of each, in order.
@@ -242,7 +245,7 @@ mod tests {
     const DEAD: (u32, InstanceHealth) = (1, InstanceHealth::Critical);
 
     fn priorities(ordered: Vec<Locality>) -> Priorities {
-        Priorities::new(Localities { ordered, refused: Vec::new() }, None)
+        Priorities::new(Localities { ordered, ..Localities::default() }, None)
     }
 
     fn levels(localities: Vec<Locality>) -> Vec<Vec<(String, u32)>> {

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 };
 
 use super::admission::Admission;
-use super::hold::hold;
+use super::hold::{hold, secret_hold};
 use super::resilience::Resilience;
 use super::{
     access_log, clusters, connections, envoy, guard, listeners, rbac, resource, runtime, shape, tls,
@@ -122,6 +122,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
     .with_secrets(ResourceSet::on_demand(tls::secrets(&inputs.identities, &scope.service)))
     .with_runtime(runtime::layers())
     .holding(inputs.hold.clone())
+    .holding_secrets(secret_hold(&inputs.identities))
 }
 
 fn listener(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Listener {

@@ -26,7 +26,7 @@ use crate::model::{Service, ServiceTls};
 use crate::xds::{Resource, Scope};
 
 /// The secret of the roots, the same for every proxy.
-const ROOTS: &str = "roots";
+pub(super) const ROOTS: &str = "roots";
 
 /// The secret of a service's certificate.
 fn leaf_name(service: &str) -> String {

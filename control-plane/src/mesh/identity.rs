@@ -18,6 +18,8 @@ pub struct Identities {
     pub roots: Arc<[String]>,
     /// By the name of the service that they are for.
     pub leaves: BTreeMap<String, Arc<Leaf>>,
+    /// Whether the authority may be another one than proxies know: it was made anew, and nobody said yet that this is meant.
+    pub unproven: bool,
 }
 
 impl Identities {
@@ -42,6 +44,7 @@ impl Identities {
             datacenter: self.datacenter.clone(),
             roots: Arc::clone(&self.roots),
             leaves: leaf.into_iter().collect(),
+            unproven: self.unproven,
         }
     }
 

@@ -63,11 +63,11 @@ fn gone_worlds(before: &Policy, after: &Policy) -> Taken {
     let taken = |(server_type, world): &(u8, u16)| {
         after.get(server_type).is_some_and(|after| after.any || after.takes(*world))
     };
-    let named = before.iter().flat_map(|(server_type, of)| of.named().map(|world| (*server_type, world)));
-    let gone = named.clone().filter(|world| !taken(world));
+    let listed = before.iter().flat_map(|(server_type, of)| of.listed().map(|world| (*server_type, world)));
+    let gone = listed.clone().filter(|world| !taken(world));
     let words = |(server_type, world): (u8, u16)| format!("{world} of server type {server_type}");
     let names = gone.clone().take(MOST_NAMED).map(words).collect();
-    Taken { kind: "worlds", gone: gone.count(), of: named.count(), names }
+    Taken { kind: "worlds", gone: gone.count(), of: listed.count(), names }
 }
 
 /// The worlds of one server type that routes take.
@@ -83,7 +83,7 @@ impl Listed {
         self.listed.get(usize::from(world)).copied().unwrap_or_default()
     }
 
-    fn named(&self) -> impl Iterator<Item = u16> + Clone {
+    fn listed(&self) -> impl Iterator<Item = u16> + Clone {
         (0..).zip(&self.listed).filter(|(_, listed)| **listed).map(|(world, _)| world)
     }
 }

@@ -8,12 +8,17 @@ use super::message::Variant;
 use super::plan::Gate;
 use super::stream::Stream;
 use super::subscription::Subscription;
-use super::{Hold, ResourceSet, ResourceType};
+use super::{Hold, Resource, ResourceSet, ResourceType};
 
 impl Subscription {
     /// Whether the proxy came with something that only the source could have given it which was never heard.
     pub(super) fn shows(&self, hold: &Hold, wanted: &ResourceSet) -> bool {
         self.claims_another_list(wanted) || self.unknown(wanted).any(|name| hold.is_evidence(self.kind, name))
+    }
+
+    /// Whether the proxy came with another version of what this is about.
+    pub(super) fn claims_another(&self, hold: &Hold) -> bool {
+        self.claimed_otherwise().any(|name| hold.is_evidence(self.kind, name))
     }
 
     /// In state of the world a proxy says of its list no more than the version: of another one nobody knows what is in it,
@@ -22,10 +27,22 @@ impl Subscription {
         self.full_state() && self.claimed.as_ref().is_some_and(|version| **version != **wanted.version())
     }
 
-    /// Names of what it came with and nobody here knows.
-    fn unknown<'a>(&'a self, wanted: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<str>> {
+    /// Names of what it came with and is not wanted so.
+    fn claimed_otherwise(&self) -> impl Iterator<Item = &Arc<str>> {
         let claimed = self.behind.iter().filter(|(_, has)| has.as_ref().is_some_and(|has| has.is_claimed()));
-        claimed.map(|(name, _)| name).filter(|name| self.covered(name, wanted).is_none())
+        claimed.map(|(name, _)| name)
+    }
+
+    /// Those that nobody here knows.
+    fn unknown<'a>(&'a self, wanted: &'a ResourceSet) -> impl Iterator<Item = &'a Arc<str>> {
+        self.claimed_otherwise().filter(|name| self.covered(name, wanted).is_none())
+    }
+
+    /// Whether the proxy came with something better than this, which is as it is for want of knowing. Where Envoy waits for it,
+    /// as behind a changed cluster, it gets it all the same.
+    pub(super) fn is_kept_from(&self, resource: &Resource) -> bool {
+        let has = || self.behind.get(resource.name()).and_then(Option::as_ref);
+        resource.is_hollow() && has().is_some_and(|has| has.is_claimed())
     }
 
     /// Lets the proxy keep what it came with, or no longer.
@@ -60,18 +77,22 @@ pub struct Held {
 }
 
 impl Stream {
-    /// Whether the proxy keeps what it came with.
+    /// Whether the proxy keeps what it came with, or at least its secrets.
     pub(super) const fn keeps(&self) -> bool {
-        self.of(ResourceType::Cluster).keeps
+        self.of(ResourceType::Secret).keeps
     }
 
     /// What the proxy keeps, if it does.
     pub(super) fn held(&self) -> Option<Held> {
         let wanted = self.wanted();
-        let hold = wanted.hold().filter(|_| self.keeps())?;
-        let kept = |kind: ResourceType| self.of(kind).kept(wanted.of(kind));
-        let resources = ResourceType::ALL.into_iter().map(kept).sum();
-        Some(Held { reason: hold.reason().to_string(), resources })
+        let secrets = self.of(ResourceType::Secret);
+        let told = |hold: &Hold, resources| Held { reason: hold.reason().to_string(), resources };
+        if self.of(ResourceType::Cluster).keeps {
+            let kept = |kind: ResourceType| self.of(kind).kept(wanted.of(kind));
+            return Some(told(wanted.hold()?, ResourceType::ALL.into_iter().map(kept).sum()));
+        }
+        let hold = wanted.secret_hold().filter(|_| secrets.keeps)?;
+        Some(told(hold, Some(secrets.claimed_otherwise().count())))
     }
 }
 

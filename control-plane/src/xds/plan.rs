@@ -155,7 +155,7 @@ impl Subscription {
     }
 
     fn plan_change(&self, resource: &Arc<Resource>, due: bool, gate: Gate, plan: &mut Plan) {
-        if !self.rejected.is_empty() && self.is_refused(resource) {
+        if !self.rejected.is_empty() && self.is_refused(resource) || !due && self.is_kept_from(resource) {
             return;
         }
         let gate = if self.unproven && resource.is_last() { Gate::Closed } else { gate };

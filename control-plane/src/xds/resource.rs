@@ -73,6 +73,7 @@ pub struct Resource {
     last: bool,
     /// Hash of the code that the proxy has to load for it.
     code: Option<Arc<str>>,
+    hollow: bool,
     /// As an entry of a delta response.
     entry: Bytes,
     /// Where in it the entry of a state-of-the-world response begins.
@@ -117,6 +118,7 @@ impl Resource {
             on_demand: false,
             last: false,
             code: None,
+            hollow: false,
             entry: entry.into(),
             any_at,
             body_at,
@@ -125,13 +127,13 @@ impl Resource {
 
     /// What a proxy says it has from an earlier stream: its content is not known.
     pub(crate) fn claimed(name: Arc<str>, version: &str) -> Self {
-        let version = version.into();
         Self {
             name,
-            version,
+            version: version.into(),
             on_demand: false,
             last: false,
             code: None,
+            hollow: false,
             entry: Bytes::new(),
             any_at: 0,
             body_at: 0,
@@ -148,6 +150,19 @@ impl Resource {
     pub fn on_demand(mut self) -> Self {
         self.on_demand = true;
         self
+    }
+
+    /// The same resource, which is as it is for want of knowing better: a proxy that comes with another version keeps that.
+    #[must_use]
+    pub fn hollow(mut self) -> Self {
+        self.hollow = true;
+        self
+    }
+
+    /// Whether it is as it is for want of knowing better.
+    #[must_use]
+    pub const fn is_hollow(&self) -> bool {
+        self.hollow
     }
 
     /// Whether only those get it that ask for it by name.

@@ -47,8 +47,12 @@ impl ResourceSet {
         resources.sort_by(|a, b| a.name().cmp(b.name()));
         resources.dedup_by(|next, kept| next.name() == kept.name());
         let parts = resources.iter().flat_map(|r| {
-            let covered: &[u8] = if r.is_on_demand() { b"on demand" } else { b"" };
-            [r.name().as_bytes(), r.version().as_bytes(), covered]
+            let marks: &[u8] = match (r.is_on_demand(), r.is_hollow()) {
+                (false, false) => b"",
+                (true, _) => b"on demand",
+                (false, true) => b"hollow",
+            };
+            [r.name().as_bytes(), r.version().as_bytes(), marks]
         });
         let version = content_hash(parts).into();
         let index = resources.iter().enumerate().map(|(at, r)| (Arc::clone(r.name()), at)).collect();
@@ -201,7 +205,9 @@ fn changes(before: &ResourceSet, after: &ResourceSet) -> Arc<[Change]> {
 fn same(before: Option<&Arc<Resource>>, after: Option<&Arc<Resource>>) -> bool {
     before.zip(after).is_some_and(|(before, after)| {
         Arc::ptr_eq(before, after)
-            || before.version() == after.version() && before.is_on_demand() == after.is_on_demand()
+            || before.version() == after.version()
+                && before.is_on_demand() == after.is_on_demand()
+                && before.is_hollow() == after.is_hollow()
     })
 }
 
@@ -217,6 +223,7 @@ pub struct Snapshot {
     secrets: Arc<ResourceSet>,
     runtime: Arc<ResourceSet>,
     hold: Option<Hold>,
+    secret_hold: Option<Hold>,
 }
 
 impl Snapshot {
@@ -238,6 +245,7 @@ impl Snapshot {
             secrets: ResourceSet::new([]).into(),
             runtime: ResourceSet::new([]).into(),
             hold: None,
+            secret_hold: None,
         };
         snapshot.versioned()
     }
@@ -267,6 +275,22 @@ impl Snapshot {
         self.versioned()
     }
 
+    /// The same snapshot, whose secrets are of an authority that is new: proxies that come with another one keep theirs.
+    #[must_use]
+    pub fn holding_secrets(mut self, hold: Option<Hold>) -> Self {
+        if self.is_pending() {
+            return self;
+        }
+        self.secret_hold = hold;
+        self.versioned()
+    }
+
+    /// Which secrets it must not replace.
+    #[must_use]
+    pub const fn secret_hold(&self) -> Option<&Hold> {
+        self.secret_hold.as_ref()
+    }
+
     /// What it must not take away.
     #[must_use]
     pub const fn hold(&self) -> Option<&Hold> {
@@ -276,7 +300,7 @@ impl Snapshot {
     /// Whoever has all of it and is not held any more has more to be told, so a hold makes another version.
     fn versioned(mut self) -> Self {
         let versions = ResourceType::ALL.map(|kind| self.of(kind).version().as_bytes());
-        let hold = self.hold.iter().map(|hold| hold.reason().as_bytes());
+        let hold = self.hold.iter().chain(&self.secret_hold).map(|hold| hold.reason().as_bytes());
         self.version = content_hash(versions.into_iter().chain(hold)).into();
         self
     }

@@ -355,7 +355,8 @@ impl Stream {
         // What nothing names by name waits for nothing either, and Envoy starts with it.
         let (runtime, secrets) = (wanted.of(ResourceType::Runtime), wanted.of(ResourceType::Secret));
         let mut out = Vec::from_iter(self.runtime.push(runtime, Gate::Open, &|_| Removal::Never, now));
-        out.extend(self.secrets.push(secrets, Gate::Open, &|_| Removal::Never, now));
+        let gate = Gate::Open.keeping(self.secrets.keeps);
+        out.extend(self.secrets.push(secrets, gate, &|_| Removal::Never, now));
         if let Some(response) = self.push_clusters(now) {
             out.push(response);
             self.clusters_sent();
@@ -376,7 +377,10 @@ impl Stream {
     fn note_hold(&mut self, wanted: &Snapshot) -> bool {
         let shows = |hold| ResourceType::ALL.iter().any(|kind| self.of(*kind).shows(hold, wanted.of(*kind)));
         let keeps = wanted.hold().is_some_and(shows);
-        ResourceType::ALL.into_iter().for_each(|kind| self.of_mut(kind).keep(keeps));
+        let keeps_secrets = wanted.secret_hold().is_some_and(|hold| self.secrets.claims_another(hold));
+        for kind in ResourceType::ALL {
+            self.of_mut(kind).keep(keeps || kind == ResourceType::Secret && keeps_secrets);
+        }
         keeps
     }
 

@@ -36,6 +36,7 @@ pub(super) fn of_policy(policy: &str, services: &[&str]) -> Mesh {
         datacenter: "aws".to_owned(),
         roots: ["ROOT ONE".to_owned(), "ROOT TWO\n".to_owned()].into(),
         leaves: BTreeMap::new(),
+        unproven: false,
     };
     for service in services {
         let leaf = Leaf {

@@ -72,6 +72,8 @@ async fn grpc_says_the_same() {
     assert_eq!(client.explain(beyond).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
+const EMPTY: &str = "empty: the document has no keys, so it is no policy; one that routes nothing is `{}`";
+
 /// So many routes, each of a world, on a listener.
 fn routes(count: usize) -> String {
     let routes = (1..=count)
@@ -104,8 +106,6 @@ async fn nothing_is_no_policy_and_much_is_not_taken_away_by_accident() {
         (output.status.code().unwrap(), String::from_utf8(words).unwrap())
     };
     assert_eq!(put("", &routes(12)).0, 200);
-    const EMPTY: &str =
-        "empty: the document has no keys, so it is no policy; one that routes nothing is `{}`";
     for text in ["", " \n", "# soon\n", "null", "[]", "\"\""] {
         for query in ["", "?force=true", "?dry_run=true"] {
             let (status, refused) = put(query, text);

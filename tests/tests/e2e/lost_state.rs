@@ -3,8 +3,9 @@
 use std::fs;
 use std::time::Instant;
 
+use realmgate_tests::consul::{Config, Service};
 use realmgate_tests::stage::port;
-use realmgate_tests::{ControlPlane, Envoy, GameClient, Redis, Stage, TestNet, wait_until};
+use realmgate_tests::{Consul, ControlPlane, Envoy, GameClient, Redis, Stage, TestNet, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -68,9 +69,9 @@ async fn lost_data_dir(sotw: bool) {
     until_held(&stage.control_plane, 1);
     let ready = stage.control_plane.readyz();
     assert_eq!(ready.0, 200, "a policy can be put: {}", ready.1);
-    let state = answer(&stage.control_plane, "/readyz");
-    assert_eq!((&state["policy"]["state"], &state["policy"]["version"]), (&json!("never_put"), &json!(0)));
-    assert!(state["policy"]["reason"].as_str().unwrap().contains("put the policy again"), "{state}");
+    let told = answer(&stage.control_plane, "/readyz");
+    assert_eq!((&told["policy"]["state"], &told["policy"]["version"]), (&json!("never_put"), &json!(0)));
+    assert!(told["policy"]["reason"].as_str().unwrap().contains("put the policy again"), "{told}");
     assert_eq!(metric(&stage.control_plane, "realmgate_policy_never_put").as_deref(), Some("1"));
     assert_eq!(metric(&stage.control_plane, "realmgate_xds_held_proxies").as_deref(), Some("1"));
     let proxies = stage.control_plane.realmgate(&["proxies"]).unwrap();
@@ -208,4 +209,35 @@ fn a_policy_file_that_says_nothing_or_takes_much_away_does_not_come_in_force() {
     fs::write(&file, "\"\"\n").unwrap();
     let ended = control_plane.restart().unwrap_err().to_string();
     assert!(ended.contains("64") && ended.contains("empty: the document has no keys"), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_never_listed_a_service_takes_no_endpoint_away() {
+    let net = TestNet::new();
+    let consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
+    let servers = servers(&net, 2, 0).await;
+    let register =
+        |n: usize| consul.register(&Service::new("battle", servers[n].name(), servers[n].address()));
+    register(0);
+    let mut control_plane = crate::consul::control_plane(&net, &consul);
+    control_plane.put_policy(&crate::consul::policy(&net, &json!({"consul": {"service": "battle"}})));
+    let _edge = Stage::edge(&net, &control_plane).unwrap();
+    let players = net.at(port::PLAYERS);
+    until_lands(players, game(1, 1), Some("game-1"), Instant::now()).await;
+
+    // What was kept of the catalog is lost, and Consul has lost it, too.
+    control_plane.kill9();
+    fs::remove_file(net.dir().join("data/consul.json")).unwrap();
+    consul.deregister("game-1");
+    control_plane.restart().unwrap();
+    wait_until("the edge is back and in sync", LIMIT, || {
+        let proxy = &answer(&control_plane, "/v1/proxies")["proxies"][0];
+        proxy["sync"] == "synced" && proxy["types"].as_array().unwrap().iter().any(|of| of["kind"] == "ecds")
+    });
+    assert_eq!(lands(players, game(1, 1)).await.unwrap(), "game-1", "a new player");
+    register(1);
+    until_lands(players, game(1, 1), Some("game-2"), Instant::now()).await;
+    // Of what was seen, nobody is left: that is news.
+    consul.deregister("game-2");
+    until_lands(players, game(1, 1), None, Instant::now()).await;
 }

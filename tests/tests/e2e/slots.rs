@@ -90,6 +90,7 @@ fn sidecar(net: &TestNet) -> Snapshot {
         datacenter: "dc1".to_owned(),
         roots: [leaf.chain.clone()].into(),
         leaves: BTreeMap::from([("game".to_owned(), Arc::new(leaf))]),
+        unproven: false,
     });
     mesh.intentions = Arc::new(Intentions::joined(&mesh.policy, None));
     let ports = Ports { inbound: net.at(INBOUND), app: net.at(port::GAME) };

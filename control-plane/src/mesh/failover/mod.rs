@@ -63,6 +63,8 @@ pub struct Localities {
     pub ordered: Vec<Locality>,
     /// What might have been, and why it is not.
     pub refused: Vec<String>,
+    /// Whether some place was never seen to have anybody: that there is nobody may be for want of knowing.
+    pub never_seen: bool,
 }
 
 /// Where players of `leg` of `service` go from an edge in the datacenter `from`; empty = the control plane's.
@@ -76,12 +78,17 @@ pub fn localities(
 ) -> Localities {
     let home = home(service, leg, from, catalog);
     let (candidates, refused) = candidates::candidates(service, leg, home, catalog);
+    let is_unseen = |candidate: &Candidate| match &candidate.place {
+        Place::Fixed(_) => false,
+        Place::Consul { lookup, .. } => !placement.is_seen(lookup),
+    };
+    let never_seen = candidates.iter().any(is_unseen);
     let mut ordered: Vec<_> =
         candidates.into_iter().map(|candidate| locality(service, candidate, catalog, placement)).collect();
     if service.failover().is_some_and(|failover| failover.order == Order::LowestLatency) {
         latency::order(&mut ordered, home, &catalog.local, &placement.nearest);
     }
-    Localities { ordered, refused }
+    Localities { ordered, refused, never_seen }
 }
 
 /// The datacenter that counts as an edge's own: where nothing was asked about its own, the control plane's.

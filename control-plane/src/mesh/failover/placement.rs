@@ -18,6 +18,8 @@ pub struct Placement {
     pub nearest: Vec<String>,
     /// Percent of its players that a target of a service is given, where that is not all.
     shares: BTreeMap<String, BTreeMap<Lookup, u32>>,
+    /// Targets of which Consul has listed an instance, now or before.
+    seen: BTreeSet<Lookup>,
 }
 
 impl Placement {
@@ -25,6 +27,12 @@ impl Placement {
     #[must_use]
     pub fn share(&self, service: &str, target: &Lookup) -> u32 {
         self.shares.get(service).and_then(|of| of.get(target)).copied().unwrap_or(100)
+    }
+
+    /// Whether Consul has ever listed an instance of this target. Nobody can tell one that never had any from one that was lost.
+    #[must_use]
+    pub fn is_seen(&self, target: &Lookup) -> bool {
+        self.seen.contains(target)
     }
 }
 
@@ -94,7 +102,11 @@ impl Tracker {
             }
         }
         let nearest = latency::nearest(&self.latest.nearest, &catalog.datacenters);
-        let placement = Placement { nearest, shares };
+        let mut seen = self.latest.seen.clone();
+        seen.retain(|target| catalog.instances.contains_key(target));
+        let listed = catalog.instances.iter().filter(|(_, instances)| !instances.is_empty());
+        seen.extend(listed.map(|(target, _)| target.clone()));
+        let placement = Placement { nearest, shares, seen };
         if *self.latest != placement {
             self.latest = Arc::new(placement);
         }

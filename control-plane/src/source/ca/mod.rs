@@ -26,6 +26,9 @@ pub use store::StoreError;
 /// Longest sleep: clocks are set, and a machine that was suspended wakes up later than it thinks.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
+/// The same while the authority is new, so that whoever says that it is meant does not wait.
+const LONGEST_SLEEP_NEW: Duration = Duration::from_secs(1);
+
 /// Why the authority cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
@@ -80,7 +83,11 @@ impl EmbeddedCa {
                     backoff.reset();
                     let until =
                         self.ca.wakes_at(now).and_then(|at| at.duration_since(SystemTime::now()).ok());
-                    until.unwrap_or_default().min(LONGEST_SLEEP)
+                    until.unwrap_or_default().min(if self.store.is_new() {
+                        LONGEST_SLEEP_NEW
+                    } else {
+                        LONGEST_SLEEP
+                    })
                 }
                 Err(error) => {
                     self.metrics.failures.inc();
@@ -98,12 +105,22 @@ impl EmbeddedCa {
     /// Does what is due. A millisecond for each certificate, and for a new root a write to the disk.
     fn step(&mut self, wanted: &BTreeSet<String>, now: SystemTime) -> Result<(), StepError> {
         if let Some(roots) = self.ca.next_roots(now)? {
+            if self.ca.has_roots() {
+                self.store.note_known()?;
+                tracing::info!(roots = roots.len(), "the embedded authority has new roots");
+            } else {
+                self.store.note_new()?;
+                tracing::warn!(
+                    data_dir = %self.store.directory().display(),
+                    "made a new embedded authority, since there is none in data_dir; proxies that come with certificates of \
+                     another one keep them: restore mesh-ca.json, or remove mesh-ca.new if the new one is meant"
+                );
+            }
             self.store.save(&roots)?;
-            tracing::info!(roots = roots.len(), "the embedded authority has new roots");
             self.ca.set_roots(roots);
         }
         let made = self.ca.renew(wanted, now, &mut fastrand::f64);
-        let identities = self.ca.identities();
+        let identities = Identities { unproven: self.store.is_new(), ..self.ca.identities() };
         self.metrics.roots.set(i64::try_from(identities.roots.len()).unwrap_or(i64::MAX));
         self.metrics.leaves.set(i64::try_from(identities.leaves.len()).unwrap_or(i64::MAX));
         self.published.send_if_modified(|current| {

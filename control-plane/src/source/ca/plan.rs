@@ -70,6 +70,10 @@ impl Ca {
         Ok((roots != self.roots).then_some(roots))
     }
 
+    pub(super) const fn has_roots(&self) -> bool {
+        !self.roots.is_empty()
+    }
+
     pub(super) fn set_roots(&mut self, roots: Vec<Authority>) {
         self.roots = roots;
     }
@@ -117,6 +121,7 @@ impl Ca {
             datacenter: self.config.datacenter.clone(),
             roots: self.roots.iter().map(|root| root.certificate.clone()).collect(),
             leaves: self.leaves.iter().map(leaf).collect(),
+            unproven: false,
         }
     }
 

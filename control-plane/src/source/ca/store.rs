@@ -12,6 +12,12 @@ use super::authority::Authority;
 /// Name of the file in `data_dir`.
 const FILE: &str = "mesh-ca.json";
 
+/// Beside it while the authority is new: proxies that come with another one keep that. Removing it says that the new one is meant.
+const NEW: &str = "mesh-ca.new";
+
+const NEW_SAYS: &str = "The authority in mesh-ca.json was made anew. Proxies that come with certificates of another one keep them.\n\
+    Remove this file to give them certificates of the new authority, or restore mesh-ca.json.\n";
+
 /// Raised when older versions could not read the file.
 const FORMAT: u32 = 1;
 
@@ -52,6 +58,29 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// Notes that the authority is new, before it is kept for the first time.
+    pub(super) fn note_new(&self) -> io::Result<()> {
+        fs::write(self.path.with_file_name(NEW), NEW_SAYS)
+    }
+
+    /// Whether the authority is new, and nobody has said that it is meant.
+    pub(super) fn is_new(&self) -> bool {
+        self.path.with_file_name(NEW).exists()
+    }
+
+    /// Where it is kept.
+    pub(super) fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    /// Notes that the authority is known to all: it has had a successor since it was new.
+    pub(super) fn note_known(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.with_file_name(NEW)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn new(data_dir: &Path, trust_domain: &str) -> Self {
         Self { path: data_dir.join(FILE), trust_domain: trust_domain.to_owned() }
     }
@@ -112,6 +141,18 @@ mod tests {
         assert_eq!(fs::metadata(&store.path).unwrap().permissions().mode() & 0o777, 0o600);
         let other = Store::new(directory.path(), "b.internal").load().unwrap_err().to_string();
         assert!(other.contains("it is of the trust domain a.internal"), "{other}");
+    }
+
+    #[test]
+    fn a_new_authority_is_new_until_somebody_says_that_it_is_meant() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path(), "a.internal");
+        assert!(!store.is_new());
+        store.note_new().unwrap();
+        assert!(Store::new(directory.path(), "a.internal").is_new(), "after a restart, too");
+        store.note_known().unwrap();
+        store.note_known().unwrap();
+        assert!(!store.is_new());
     }
 
     #[test]

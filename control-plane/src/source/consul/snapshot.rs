@@ -212,6 +212,7 @@ mod tests {
             roots: Arc::from(["root".to_owned()]),
             datacenter: String::new(),
             leaves: [("edge".to_owned(), Arc::new(leaf))].into(),
+            unproven: false,
         };
         snapshot.save(&catalog, &Intentions::default(), &identities).unwrap();
         let left = snapshot.load().unwrap();

@@ -127,14 +127,15 @@ fn run(variant: Variant, before: &(Named, Named), lost: &[(Named, Named)], then:
     assert_eq!((of(Cluster), of(Extension)), (versions(first.of(Cluster)), versions(first.of(Extension))));
     let is_of_it = |kind: &ResourceType| of(*kind).keys().any(|name| is_of_source(*kind, name));
     let keeps = [Cluster, Listener].iter().any(is_of_it);
-    let mut last = None;
+    let mut connected = false;
     for (number, lost) in (1..).zip(lost) {
         let lost = held(&snapshot_of(lost, number));
-        if last.is_none() {
-            model.connect(&lost);
-        } else {
+        if connected {
             model.want(&lost);
+        } else {
+            model.connect(&lost);
         }
+        connected = true;
         let wait = model.proxy.wait(Duration::from_secs(3));
         model.take(wait);
         if keeps {
@@ -147,7 +148,6 @@ fn run(variant: Variant, before: &(Named, Named), lost: &[(Named, Named)], then:
                 }
             }
         }
-        last = Some(lost);
     }
     let then = snapshot_of(then, 100);
     model.want(&then);
@@ -208,4 +208,58 @@ fn an_unknown_name_is_answered_once_it_is_known_what_there_is() {
     let wanted = &proxy.stream.wanted().clone();
     assert_eq!(proxy.stream.of(Cluster).kept(wanted.of(Cluster)), Some(1));
     assert_eq!(trace(&proxy.want(&snapshot(&["p@1"], &[], &[], &[]))), ["cds: -p-on-demand"]);
+}
+
+#[test]
+fn certificates_of_a_new_authority_go_to_those_who_have_none_of_another() {
+    let secrets = |version: &str| {
+        let of = |name: &str| Resource::encoded("", name.into(), version.into(), version.as_bytes());
+        ResourceSet::on_demand([of("roots"), of("leaf")])
+    };
+    let wanted = Snapshot::clone(&snapshot(&["a@2"], &[], &[], &[])).with_secrets(secrets("new"));
+    let is_roots = |kind, name: &str| kind == Secret && name == "roots";
+    let held = Arc::new(wanted.clone().holding_secrets(Some(Hold::new("the authority is new", is_roots))));
+    let names = ["roots", "leaf"];
+
+    let mut old = Proxy::new(Variant::Delta, &held);
+    assert_eq!(
+        trace(&old.send(Cluster, "", None, again(&[], &[("a", "1")]))),
+        ["cds: a@2"],
+        "the rest goes on"
+    );
+    let came = old.send(Secret, "", None, again(&names, &[("roots", "old"), ("leaf", "old")]));
+    assert!(came.is_empty(), "{:?}", trace(&came));
+    assert_eq!(old.stream.held().map(|held| held.resources), Some(Some(2)));
+    assert_eq!(trace(&old.want(&Arc::new(wanted))), ["sds: leaf@new roots@new"]);
+    assert_eq!(old.stream.held(), None);
+
+    let mut fresh = Proxy::new(Variant::Delta, &held);
+    assert_eq!(trace(&fresh.send(Secret, "", None, again(&names, &[]))), ["sds: leaf@new roots@new"]);
+    // Leaves are made anew with each start; who has these roots gets one.
+    let mut ours = Proxy::new(Variant::Delta, &held);
+    let came = ours.send(Secret, "", None, again(&names, &[("roots", "new"), ("leaf", "before")]));
+    assert_eq!(trace(&came), ["sds: leaf@new"]);
+}
+
+#[test]
+fn endpoints_of_which_nobody_knows_better_replace_none_that_a_proxy_came_with() {
+    let of = |endpoints: Vec<Arc<Resource>>| {
+        Arc::new(Snapshot::new(set(&["a@1"]), ResourceSet::new(endpoints), set(&[]), set(&[])))
+    };
+    let empty = || Resource::encoded("", "a".into(), "empty".into(), b"");
+    let hollow = of(vec![Arc::new(empty().hollow())]);
+    let mut old = Proxy::new(Variant::Delta, &hollow);
+    assert!(old.send(Cluster, "", None, again(&[], &[("a", "1")])).is_empty());
+    assert!(old.send(Endpoints, "", None, again(&["a"], &[("a", "1")])).is_empty());
+    let came = old.want(&of(vec![Arc::new(Resource::encoded("", "a".into(), "2".into(), b""))]));
+    assert_eq!(trace(&old.settle(came)), ["eds: a@2"]);
+    // What was known here, and is no more, is gone.
+    assert_eq!(trace(&old.want(&of(vec![Arc::new(empty())]))), ["eds: a@empty"]);
+
+    let mut known = Proxy::new(Variant::Delta, &of(vec![Arc::new(empty())]));
+    known.send(Cluster, "", None, again(&[], &[("a", "1")]));
+    assert_eq!(trace(&known.send(Endpoints, "", None, again(&["a"], &[("a", "1")]))), ["eds: a@empty"]);
+    let mut fresh = Proxy::new(Variant::Delta, &hollow);
+    fresh.ask(Cluster, &[]);
+    assert_eq!(trace(&fresh.ask(Endpoints, &["a"])), ["eds: a@empty"]);
 }

@@ -2,6 +2,7 @@
 //! authority.
 
 mod closing;
+mod lost;
 mod naming;
 mod oracle;
 mod peers;

@@ -56,6 +56,7 @@ fn nobody_there(has_leaf: bool) -> Snapshot {
         datacenter: "dc1".to_owned(),
         roots: [leaf.chain.clone()].into(),
         leaves: has_leaf.then(|| (EDGE.to_owned(), Arc::new(leaf))).into_iter().collect(),
+        unproven: false,
     };
     let mesh = Mesh {
         policy: Arc::new(parse(policy).unwrap()),

@@ -170,9 +170,9 @@ fn what_says_nothing_is_refused_as_empty_and_what_was_in_force_before_stays_so()
 fn where_the_policy_is_gone_the_last_version_of_the_history_serves() {
     let Written::Version(last) = version(41, &policy("a")) else { panic!() };
     let gone = Slot { trouble: Some(Trouble::Lost("p/policy is gone".to_owned())), ..Slot::default() };
-    let lost = Held { policy: gone, last: Some(Arc::clone(&last)), ..held(Written::Nothing, None) };
+    let without = Held { policy: gone, last: Some(Arc::clone(&last)), ..held(Written::Nothing, None) };
     let mut judge = Judge::default();
-    let verdict = judge.take(&lost);
+    let verdict = judge.take(&without);
     assert_eq!(outcome(&verdict), (41, "a".to_owned(), vec![]));
     assert_eq!(verdict.loaded.problem.as_deref(), Some("p/policy is gone"));
     assert!(!verdict.loaded.never_put());
