@@ -238,6 +238,22 @@ fn the_dead_count_no_more_and_the_stuck_come_back() {
 }
 
 #[test]
+fn the_dead_are_missed_also_by_a_worker_that_has_nothing_to_count() {
+    let mut host = Shared::default();
+    let mut workers = vec![Table::default()];
+    assert_eq!(workers[0].admit(address(1), open(1), &mut host).unwrap(), Answer::Counted);
+    workers[0] = Table::default();
+    assert_eq!(workers[0].admit(address(1), open(1), &mut host).unwrap(), Answer::TooMany);
+    for _ in 0..11 {
+        assert!(workers[0].counts());
+        second(&mut host, &mut workers);
+    }
+    second(&mut host, &mut workers);
+    assert!(!workers[0].counts(), "nobody else is on the list");
+    assert_eq!(workers[0].admit(address(1), open(1), &mut host).unwrap(), Answer::Counted);
+}
+
+#[test]
 fn a_process_that_stood_still_buries_nobody() {
     let mut host = Shared::default();
     let mut workers = vec![Table::default(), Table::default()];

@@ -118,12 +118,13 @@ impl Table {
         }
         self.beat_at = self.now;
         self.beats = self.beats.saturating_add(1);
-        // Two beats are a second apart, and after a second no new connection is remembered.
-        if self.open > 0 || self.beats < 2 {
-            return workers.beat(host);
+        workers.beat(host)?;
+        // Two beats are a second apart, and after a second no new connection is remembered. Who may be dead has to be
+        // missed by somebody: what it counted would count for ever.
+        if self.open == 0 && self.beats >= 2 && !workers.any_missed() {
+            workers.leave(host)?;
+            self.workers = None;
         }
-        workers.leave(host)?;
-        self.workers = None;
         Ok(())
     }
 
@@ -131,7 +132,10 @@ impl Table {
     fn join(&mut self, address: Address, host: &mut impl Process) -> Result<u32, HostError> {
         let workers = match &mut self.workers {
             Some(workers) => workers,
-            none => none.insert(Workers::join(host)?),
+            none => {
+                self.beats = 0;
+                none.insert(Workers::join(host)?)
+            }
         };
         let bucket = address.bucket(workers.seed(), BUCKETS);
         self.key.clear();

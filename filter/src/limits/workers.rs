@@ -1,7 +1,8 @@
 //! Which workers live. A worker whose VM died (a trap, and Envoy makes it a new one) takes nothing back any
 //! more: what it counted must not count for ever.
 //!
-//! Every worker has a number, never given twice, and writes a beat beside it once a second. Death is not a
+//! Every worker that counts has a number, never given twice, and writes a beat beside it once a second; one that has
+//! nothing to count any more gives its number back and rests, unless it has somebody to miss. Death is not a
 //! matter of the clock, which runs on while a whole process stands still: it is to miss [`PATIENCE`] beats of
 //! somebody else's. A worker that was only stuck comes back under its number; what others dropped meanwhile is
 //! then not counted until it ends, and never counted twice.
@@ -112,6 +113,12 @@ impl Workers {
         self.next = roll.next;
         self.see(&roll);
         Ok(())
+    }
+
+    /// Whether anybody missed more beats than two workers that do not beat at the same moment miss of each other.
+    #[must_use]
+    pub fn any_missed(&self) -> bool {
+        self.others.iter().any(|other| other.missed > 1)
     }
 
     /// Gives the number back: it counts nothing, and nobody need wait for its death.

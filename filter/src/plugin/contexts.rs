@@ -79,6 +79,7 @@ pub(super) fn on_configure(root: u32, size: usize) -> bool {
             Some(Root::Guard) => guard::configure(&mut vm.guard, size).then_some(TICK_MS),
             None => None,
         };
+        counts::introduce();
         // A configuration that was refused gets no ticks.
         counts::tell();
         let Some(period) = period else { return false };

@@ -46,6 +46,13 @@ pub(super) fn end() {
     }
 }
 
+/// Makes Envoy know all metrics: those that were never counted are 0, not missing.
+pub(super) fn introduce() {
+    IDS.with(|ids| {
+        ids.get_or_init(define);
+    });
+}
+
 /// Whether there is anything to tell.
 pub(super) fn are_untold() -> bool {
     ARE_UNTOLD.get()

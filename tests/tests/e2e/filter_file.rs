@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use realmgate_tests::filter_file::{FilterFile, LISTENER, Part};
-use realmgate_tests::{TestNet, parts, wait_until};
+use realmgate_tests::{parts, wait_until};
 
 /// Old configurations leave nothing that runs: `make prove` does thousands, on every Envoy.
 #[test]
@@ -33,8 +33,8 @@ const DEADLY: &str = r#"(module
 /// The names that the alert of `prometheus/realmgate.alerts.yml` looks for.
 #[test]
 fn a_vm_that_dies_is_counted() {
-    let net = TestNet::new();
-    let module = net.dir().join("deadly.wasm");
+    let dir = tempfile::tempdir().unwrap();
+    let module = dir.path().join("deadly.wasm");
     fs::write(&module, wat::parse_str(DEADLY).unwrap()).unwrap();
     for version in [None, Some("1.37"), Some("1.38"), Some("1.39")] {
         let edge = FilterFile::start(version, &module, Part::Gateway).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use realmgate_tests::endings;
 
 /// For each version of Envoy.
-const TIME: Duration = Duration::from_secs(60);
+const TIME: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn endings_spare_the_others_for_a_minute() {

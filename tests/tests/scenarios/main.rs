@@ -11,6 +11,7 @@ mod wasm_host;
 
 use std::collections::BTreeSet;
 
+use realmgate_filter::telemetry::Metric;
 use realmgate_tests::scenario::{Outcome, Scenario, corpus, run_natively};
 use realmgate_tests::{Failure, load_scenarios};
 use serde_json::json;
@@ -135,6 +136,17 @@ fn a_connection_costs_few_calls() {
     assert_eq!(vm.calls() - before, 0);
     vm.leave(9).unwrap();
     assert_eq!(vm.metric("realmgate_connections_awaiting_header"), 0, "the last one tells at once");
+}
+
+#[test]
+fn every_metric_is_there_before_it_counts_and_once_for_all_configurations() {
+    let mut vm = Vm::start(&wasm_host::load().unwrap()).unwrap();
+    for root in 1..4 {
+        vm.root(root).unwrap();
+        assert!(vm.configure(root, &FRAMED.parse().unwrap()).unwrap());
+        assert_eq!(vm.metrics(), Metric::ALL.map(Metric::name));
+    }
+    assert_eq!(vm.timers(), [], "nobody is there to wait for");
 }
 
 const FRAMED: &str =

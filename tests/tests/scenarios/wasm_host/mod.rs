@@ -279,6 +279,11 @@ impl Vm {
         self.store.data_mut().connections.remove(&id).unwrap_or_default().outcome
     }
 
+    /// Names of the metrics that the host knows.
+    pub(crate) fn metrics(&self) -> Vec<&str> {
+        self.store.data().metrics.iter().map(|(name, _)| &**name).collect()
+    }
+
     /// The value of a metric.
     pub(crate) fn metric(&self, name: &str) -> i64 {
         self.store.data().metrics.iter().filter(|(known, _)| known == name).map(|(_, value)| value).sum()
