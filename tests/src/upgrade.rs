@@ -1,7 +1,7 @@
 //! Control planes of one build or of two, and live proxies that move between them: a rolling upgrade, and the time in which
 //! both builds run. Nothing of it may touch a listener, since that drains every session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -71,25 +71,24 @@ pub async fn moves_no_listener(version: Option<&str>, variant: &str, replicas: [
     let server = servers(&net, 1, 0).await.remove(0);
     let policy = net.dir().join("policy.json");
     fs::write(&policy, policy_text(&net, "5s")).expect("the policy is written");
-    let mut control_planes = Vec::new();
-    for (number, replica) in (0_u16..).zip(&replicas) {
-        control_planes.push(start(&net, number, replica.build, &policy, &replica.settings));
-    }
-    let switch = Switch::start(net.at(SWITCH), control_planes[0].xds()).await;
+    let [old, new] = replicas;
+    let first = start(&net, 0, old.build, &policy, &old.settings);
+    let second = start(&net, 1, new.build, &policy, &new.settings);
+    let switch = Switch::start(net.at(SWITCH), first.xds()).await;
     let app = server.address().to_string();
     let inbound = net.at(INBOUND).to_string();
     let proxy = |role: &str, admin: u16, more: &[&str]| {
         let admin = net.at(admin);
         let more = [&["--xds", variant], more].concat();
-        let bootstrap = control_planes[0].bootstrap(role, role, admin, &more).expect("a bootstrap");
+        let bootstrap = first.bootstrap(role, role, admin, &more).expect("a bootstrap");
         let xds = |port: u16| format!("port_value: {port}");
-        let bootstrap = bootstrap.replace(&xds(control_planes[0].xds().port()), &xds(SWITCH));
+        let bootstrap = bootstrap.replace(&xds(first.xds().port()), &xds(SWITCH));
         let envoy = Envoy::with(net.dir(), bootstrap, admin).name(role);
         version.iter().fold(envoy, |envoy, version| envoy.version(version)).start().expect("the proxy starts")
     };
     let sidecar = proxy("sidecar", SIDECAR, &["--service", "api", "--inbound", &inbound, "--app", &app]);
     let edge = proxy("edge", EDGE, &[]);
-    synced(&control_planes[0]);
+    synced(&first);
 
     let (stop, stopped) = watch::channel(false);
     let mut sessions = JoinSet::new();
@@ -103,23 +102,23 @@ pub async fn moves_no_listener(version: Option<&str>, variant: &str, replicas: [
             assert_eq!(listeners(proxy), *before, "{what}: the listeners of {}", proxy.admin());
         }
     };
-    for (round, to) in [1, 0, 1].into_iter().enumerate() {
-        switch.to.send_replace(control_planes[to].xds());
-        synced(&control_planes[to]);
+    for (round, to) in [&second, &first, &second].into_iter().enumerate() {
+        switch.to.send_replace(to.xds());
+        synced(to);
         unmoved(&format!("move {round}"));
-        for control_plane in &control_planes {
+        for control_plane in [&first, &second] {
             control_plane.put_policy(&policy_text(&net, &format!("{}s", 6 + round)));
         }
-        synced(&control_planes[to]);
+        synced(to);
         unmoved(&format!("change {round}"));
     }
     // The second build in the first one's place, with what that left behind.
-    let mut first = control_planes.remove(0);
-    first.kill9();
-    drop(first);
-    let next = start(&net, 0, replicas[1].build, &policy, &replicas[0].settings);
-    switch.to.send_replace(next.xds());
-    synced(&next);
+    let mut gone = first;
+    gone.kill9();
+    drop(gone);
+    let upgraded = start(&net, 0, new.build, &policy, &old.settings);
+    switch.to.send_replace(upgraded.xds());
+    synced(&upgraded);
     unmoved("the upgrade");
     stop.send_replace(true);
     let frames = sessions.join_all().await;
@@ -168,8 +167,10 @@ fn policy_text(net: &TestNet, header_timeout: &str) -> String {
 fn synced(control_plane: &ControlPlane) {
     wait_until("both proxies are in sync", Duration::from_secs(20), || {
         let status: Value = serde_json::from_str(&control_plane.get("/v1/proxies").1).unwrap_or_default();
-        let proxies = status["proxies"].as_array().cloned().unwrap_or_default();
-        ["edge", "sidecar"].iter().all(|id| proxies.iter().any(|p| p["id"] == *id && p["sync"] == "synced"))
+        let proxies = status.get("proxies").and_then(Value::as_array).into_iter().flatten();
+        let synced = proxies.filter(|proxy| proxy.get("sync").is_some_and(|sync| sync == "synced"));
+        let ids: BTreeSet<_> = synced.filter_map(|proxy| proxy.get("id")?.as_str()).collect();
+        ids == BTreeSet::from(["edge", "sidecar"])
     });
 }
 

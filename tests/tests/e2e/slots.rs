@@ -199,15 +199,15 @@ pub(crate) async fn players(at: SocketAddr, count: usize) -> Vec<GameClient> {
 
 async fn an_edge(version: Option<&str>, slot: &str, fault: Fault) {
     let net = TestNet::new();
-    let server = servers(&net, 1, 0).await.remove(0);
+    let backend = servers(&net, 1, 0).await.remove(0);
     let at = net.at(port::PLAYERS);
-    let good = edge(&net, version, &server, MOST);
+    let good = edge(&net, version, &backend, MOST);
     let served = Served::start(&net, version, "edge", with_fault(&good, slot, fault)).await;
     served.closes(at, "edge").await;
     let listeners = served.proxy.stat("listener_manager.lds.update_success");
 
     served.serve(good);
-    until_lands(at, game(1, 1), Some(server.name()), Instant::now()).await;
+    until_lands(at, game(1, 1), Some(backend.name()), Instant::now()).await;
     served.holds("edge", 0);
     let closed = served.proxy.stat(CLOSED);
     let playing = players(at, 20).await;

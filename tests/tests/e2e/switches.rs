@@ -28,10 +28,10 @@ fn layer(switch: &str, percent: f64) -> ResourceSet {
 async fn connections_are_told_while_rtds_says_so() {
     for version in VERSIONS {
         let net = TestNet::new();
-        let server = servers(&net, 1, 0).await.remove(0);
-        let (at, snapshot) = (net.at(port::PLAYERS), edge(&net, version, &server, 0));
+        let backend = servers(&net, 1, 0).await.remove(0);
+        let (at, snapshot) = (net.at(port::PLAYERS), edge(&net, version, &backend, 0));
         let served = Served::start(&net, version, "edge", snapshot.clone()).await;
-        until_lands(at, game(1, 1), Some(server.name()), Instant::now()).await;
+        until_lands(at, game(1, 1), Some(backend.name()), Instant::now()).await;
         let lives = players(at, 1).await;
         let listeners = served.proxy.stat(LISTENERS);
         // Of which one is that of xDS. Each worker has one for what it tells, and opens it anew while nobody takes that.
@@ -51,7 +51,7 @@ async fn connections_are_told_while_rtds_says_so() {
         sleep(Duration::from_millis(1_200)).await;
         assert_eq!(streams(), before, "{version:?}");
         assert_eq!(served.proxy.stat(LISTENERS), listeners, "{version:?}: a listener was touched");
-        assert_eq!(server.live(), lives.len(), "{version:?}: a session ended");
+        assert_eq!(backend.live(), lives.len(), "{version:?}: a session ended");
     }
 }
 
@@ -59,15 +59,15 @@ async fn connections_are_told_while_rtds_says_so() {
 async fn ends_of_connections_under_an_old_bound_are_not_those_of_the_new_one() {
     for version in VERSIONS {
         let net = TestNet::new();
-        let server = servers(&net, 1, 0).await.remove(0);
+        let backend = servers(&net, 1, 0).await.remove(0);
         let at = net.at(port::PLAYERS);
-        let served = Served::start(&net, version, "edge", edge(&net, version, &server, 5)).await;
-        until_lands(at, game(1, 1), Some(server.name()), Instant::now()).await;
+        let served = Served::start(&net, version, "edge", edge(&net, version, &backend, 5)).await;
+        until_lands(at, game(1, 1), Some(backend.name()), Instant::now()).await;
         served.holds("edge", 0);
         let old = players(at, 20).await;
         assert_eq!(old.len(), 5);
 
-        served.serve(edge(&net, version, &server, 2));
+        served.serve(edge(&net, version, &backend, 2));
         // The new bound counts from 0, and refuses nobody until its own are too many.
         let mut new = Vec::new();
         wait_until("the new bound is in force", LIMIT, || {
