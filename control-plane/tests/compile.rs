@@ -145,7 +145,7 @@ fn the_documented_policy_compiles_to_this() {
 
 #[test]
 fn rules_of_the_old_gateway_compile_to_this() {
-    let mesh = mesh("", rules());
+    let mesh = mesh("{}", rules());
     let snapshot = compile(&mesh, &Scope::default());
     insta::assert_snapshot!("gateway_rules", summary(&mesh, &snapshot));
     accepted_by_envoy(&snapshot);
@@ -319,7 +319,7 @@ routes:
 #[test]
 fn two_thousand_worlds_of_a_cluster_each_are_one_line() {
     let rules = (1..=2000).map(|w| rule(&w.to_string(), Some(w), Strategy::RoundRobin, &["10.0.0.1:1"]));
-    let mesh = mesh("", GatewayRules { rules: rules.collect(), ..GatewayRules::default() });
+    let mesh = mesh("{}", GatewayRules { rules: rules.collect(), ..GatewayRules::default() });
     let table = RouteTable::new(&mesh, "game-gateway");
     assert_eq!(table.to_filter().len(), 1);
     assert_eq!(compile(&mesh, &Scope::default()).of(ResourceType::Cluster).len(), 2000);

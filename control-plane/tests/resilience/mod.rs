@@ -68,7 +68,7 @@ fn services_compile_to_these_clusters() {
 
 #[test]
 fn rules_of_the_old_gateway_have_the_defaults() {
-    let snapshot = compile(&mesh("", rules()), &Scope::default());
+    let snapshot = compile(&mesh("{}", rules()), &Scope::default());
     insta::assert_snapshot!("gateway_rules_resilience", clusters(&snapshot));
 }
 

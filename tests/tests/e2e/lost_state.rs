@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use realmgate_tests::consul::{Config, Service};
-use realmgate_tests::stage::port;
+use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Consul, ControlPlane, Envoy, GameClient, Redis, Stage, TestNet, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -28,34 +28,35 @@ fn metric(control_plane: &ControlPlane, name: &str) -> Option<String> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned))
 }
 
-/// An edge of the stage in state of the world.
-fn in_state_of_the_world(net: &TestNet, control_plane: &ControlPlane) -> Envoy {
+/// An edge of this version, the newest unless it says so, in this variant.
+fn edge(net: &TestNet, control_plane: &ControlPlane, version: Option<&str>, api_type: &str) -> Envoy {
     let admin = net.at(port::ADMIN);
     let bootstrap = control_plane.edge_bootstrap("edge-1", admin).unwrap();
-    let bootstrap = bootstrap.replace("api_type: DELTA_GRPC", "api_type: GRPC");
-    Envoy::with(net.dir(), bootstrap, admin).name("edge").start().unwrap()
+    let bootstrap = bootstrap.replace("api_type: DELTA_GRPC", &format!("api_type: {api_type}"));
+    let edge = Envoy::with(net.dir(), bootstrap, admin).name("edge");
+    match version {
+        Some(version) => edge.version(version).start().unwrap(),
+        None => edge.start().unwrap(),
+    }
 }
 
 fn listener_updates(stage: &Stage) -> u64 {
     stage.edge.stat("listener_manager.lds.update_success")
 }
 
-async fn lost_data_dir(sotw: bool) {
+async fn lost_data_dir(version: Option<&str>, api_type: &str) {
     let net = TestNet::new();
     let servers = servers(&net, 3, 0).await;
     let control_plane = Stage::control_plane(&net, &json!({})).unwrap();
-    let edge = if sotw {
-        in_state_of_the_world(&net, &control_plane)
-    } else {
-        Stage::edge(&net, &control_plane).unwrap()
-    };
-    let mut stage = Stage { edge, control_plane, net };
-    let listeners = stage.listener(&json!({}));
+    let listener =
+        json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string(), "limits": crowd(&json!({}))}]);
     let policy = |to: &str| {
         let routes = [route("all", &json!("any"), to), route("one", &json!([7]), "game-2")];
-        json!({"listeners": listeners, "services": services(&servers), "routes": routes}).to_string()
+        json!({"listeners": listener, "services": services(&servers), "routes": routes}).to_string()
     };
-    stage.control_plane.put_policy(&policy("game-1"));
+    control_plane.put_policy(&policy("game-1"));
+    let edge = edge(&net, &control_plane, version, api_type);
+    let mut stage = Stage { edge, control_plane, net };
     let edge = stage.players();
     until_lands(edge, game(1, 1), Some("game-1"), Instant::now()).await;
     let (stop, stopped) = watch::channel(false);
@@ -109,12 +110,19 @@ async fn lost_data_dir(sotw: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_keeps_all_that_a_lost_data_dir_held() {
-    lost_data_dir(false).await;
+    lost_data_dir(None, "DELTA_GRPC").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_in_state_of_the_world_keeps_all_that_a_lost_data_dir_held() {
-    lost_data_dir(true).await;
+    lost_data_dir(None, "GRPC").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edges_of_older_envoys_keep_all_that_a_lost_data_dir_held() {
+    for (version, api_type) in [("1.37", "DELTA_GRPC"), ("1.38", "GRPC"), ("1.39", "DELTA_GRPC")] {
+        lost_data_dir(Some(version), api_type).await;
+    }
 }
 
 const RULES: &str = "game-gateway:routing:rules";

@@ -83,11 +83,8 @@ impl EmbeddedCa {
                     backoff.reset();
                     let until =
                         self.ca.wakes_at(now).and_then(|at| at.duration_since(SystemTime::now()).ok());
-                    until.unwrap_or_default().min(if self.store.is_new() {
-                        LONGEST_SLEEP_NEW
-                    } else {
-                        LONGEST_SLEEP
-                    })
+                    let longest = if self.store.is_new() { LONGEST_SLEEP_NEW } else { LONGEST_SLEEP };
+                    until.unwrap_or_default().min(longest)
                 }
                 Err(error) => {
                     self.metrics.failures.inc();

@@ -73,7 +73,7 @@ impl Subject for Realmgate {
         let policy = self.policy(world);
         wait_until("new clients get this policy", LIMIT, || {
             // Without clients it is applied when it is compiled, which is when new clients get it.
-            self.put("?wait=applied&timeout=5s", &policy)["applied"]["complete"] == json!(true)
+            self.put("?wait=applied&timeout=5s&force=true", &policy)["applied"]["complete"] == json!(true)
         });
         wait_until("the edges have a certificate", LIMIT, || {
             let (_, ready) = self.started().control_plane.readyz();
@@ -83,7 +83,7 @@ impl Subject for Realmgate {
     }
 
     fn show(&self, world: &World) {
-        self.put("", &self.policy(world));
+        self.put("?force=true", &self.policy(world));
     }
 
     fn wire_name(&self, kind: Kind, name: &str) -> String {
