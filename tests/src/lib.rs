@@ -38,6 +38,7 @@ pub mod game_server;
 pub mod http;
 pub mod load;
 pub mod mesh_demo;
+pub mod modules;
 pub mod netns;
 pub mod parts;
 pub mod process;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use realmgate_tests::http::Http;
 use realmgate_tests::stage::{crowd, port};
-use realmgate_tests::{ControlPlane, Envoy, GameServer, Stage, TestNet, parts, wait_until};
+use realmgate_tests::{ControlPlane, Envoy, GameServer, Stage, TestNet, modules, parts, wait_until};
 use serde_json::{Value, json};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -108,6 +108,7 @@ fn until_well(net: &TestNet, control_plane: &ControlPlane) {
     });
     let module = answer(control_plane, "/readyz")["filter_module"]["sha256"].take();
     assert_eq!(proxy(control_plane)["module_sha256"], module);
+    assert_ne!(module, "");
 }
 
 /// A filter module of the test's own, at `filter.path`.
@@ -116,37 +117,14 @@ fn module_file(net: &TestNet) -> PathBuf {
 }
 
 fn deploy(net: &TestNet, bytes: &[u8]) {
-    let next = module_file(net).with_extension("next");
-    fs::write(&next, bytes).unwrap();
-    fs::rename(next, module_file(net)).unwrap();
-}
-
-fn good_module() -> Vec<u8> {
-    fs::read(parts::FILTER.find().unwrap()).unwrap()
-}
-
-/// Another build of it: a custom section means nothing.
-fn next_module() -> Vec<u8> {
-    [&good_module()[..], b"\0\x05\x04next"].concat()
-}
-
-/// One that has all that ours has, and refuses every configuration.
-fn refusing_module() -> Vec<u8> {
-    let text = r#"(module (memory (export "memory") 1)
-        (func (export "proxy_abi_version_0_2_1"))
-        (func (export "malloc") (param i32) (result i32) (i32.const 4096))
-        (func (export "proxy_on_context_create") (param i32 i32))
-        (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
-        (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 0))
-        (data (i32.const 0) "realmgate_connections_routed_total"))"#;
-    wat::parse_str(text).unwrap()
+    modules::deploy(&module_file(net), bytes);
 }
 
 /// An edge whose way to the module is missing for `outage` when it starts, and when the module is replaced.
 pub(crate) async fn heals(version: Option<&str>, outage: Duration) {
     let net = TestNet::new();
     let servers = servers(&net, 1, 0).await;
-    deploy(&net, &good_module());
+    deploy(&net, &modules::good());
     let filter = json!({"path": module_file(&net), "delivery": "http", "advertise": net.at(WAY).to_string()});
     let control_plane = Stage::control_plane(&net, &json!({"filter": filter})).unwrap();
     control_plane.put_policy(&policy(&net, &servers));
@@ -155,7 +133,7 @@ pub(crate) async fn heals(version: Option<&str>, outage: Duration) {
     let start = Instant::now();
     wait_until("the edge says so", LIMIT, || ready(&net) == (503, "no_filter\n".to_owned()));
     let waits = |reasons: Vec<String>| reasons == ["filter_fetching"] || reasons == ["filter_rejected"];
-    assert!(waits(reasons(&control_plane)), "{}", proxy(&control_plane));
+    wait_until("and so does the control plane", LIMIT, || waits(reasons(&control_plane)));
     tokio::time::sleep(outage.saturating_sub(start.elapsed())).await;
     assert_eq!(ready(&net).0, 503);
     assert!(lands(net.at(port::PLAYERS), game(1, 1)).await.is_err());
@@ -170,7 +148,7 @@ pub(crate) async fn heals(version: Option<&str>, outage: Duration) {
     // The edge serves on with the module that it has.
     way.cut().await;
     let before = proxy(&control_plane)["module_sha256"].take();
-    deploy(&net, &next_module());
+    deploy(&net, &modules::next());
     wait_until("it waits for the new module", LIMIT, || waits_or_is_stale(&reasons(&control_plane)));
     tokio::time::sleep(outage).await;
     assert!(waits_or_is_stale(&reasons(&control_plane)), "{}", proxy(&control_plane));
@@ -239,11 +217,12 @@ async fn without_a_module_nobody_is_ready_and_the_last_good_one_outlives_a_bad_o
     fs::remove_file(module_file(&net)).unwrap();
     until_only(&control_plane, "filter_missing");
     assert_eq!((ready(&net).0, control_plane.readyz().0), (503, 503));
-    deploy(&net, &good_module());
+    deploy(&net, &modules::good());
+    // Edges may find it before the control plane does.
+    wait_until("the control plane is ready", LIMIT, || control_plane.readyz().0 == 200);
     until_well(&net, &control_plane);
-    assert_eq!(control_plane.readyz().0, 200);
 
-    deploy(&net, &good_module()[..5_000]);
+    deploy(&net, &modules::good()[..5_000]);
     let state = |control_plane: &ControlPlane| answer(control_plane, "/readyz")["filter_module"].take();
     wait_until("it is refused", LIMIT, || state(&control_plane)["reason"] == "malformed");
     for _ in 0..2 {
@@ -262,7 +241,7 @@ async fn without_a_module_nobody_is_ready_and_the_last_good_one_outlives_a_bad_o
     let _edge = edge(&net, &control_plane, None, &[]);
     until_only(&control_plane, "filter_rejected");
     assert_eq!(ready(&net), (503, "no_filter\n".to_owned()));
-    deploy(&net, &good_module());
+    deploy(&net, &modules::good());
     until_well(&net, &control_plane);
     assert_eq!(lands(net.at(port::PLAYERS), game(1, 1)).await.unwrap(), "game-1");
 }
@@ -271,7 +250,7 @@ async fn without_a_module_nobody_is_ready_and_the_last_good_one_outlives_a_bad_o
 async fn who_refuses_a_new_filter_is_ready_while_it_has_an_earlier_one() {
     let net = TestNet::new();
     let servers = servers(&net, 1, 0).await;
-    deploy(&net, &good_module());
+    deploy(&net, &modules::good());
     let settings = json!({"filter": {"path": module_file(&net)}});
     let mut control_plane = Stage::control_plane(&net, &settings).unwrap();
     control_plane.put_policy(&policy(&net, &servers));
@@ -279,7 +258,7 @@ async fn who_refuses_a_new_filter_is_ready_while_it_has_an_earlier_one() {
     until_well(&net, &control_plane);
     let good = proxy(&control_plane)["module_sha256"].take();
 
-    deploy(&net, &refusing_module());
+    deploy(&net, &modules::refusing());
     let rejects =
         |control_plane: &ControlPlane| reasons(control_plane) == ["filter_rejected", "stale_module"];
     wait_until("it refuses, and is stale", LIMIT, || rejects(&control_plane));
@@ -297,7 +276,7 @@ async fn who_refuses_a_new_filter_is_ready_while_it_has_an_earlier_one() {
     control_plane.kill9();
     assert_eq!(ready(&net), (503, "no_filter\n".to_owned()), "without a control plane it is what it was");
     control_plane.restart().unwrap();
-    deploy(&net, &next_module());
+    deploy(&net, &modules::next());
     until_well(&net, &control_plane);
     control_plane.kill9();
     assert_eq!(ready(&net).0, 200);
