@@ -43,6 +43,7 @@ pub mod netns;
 pub mod parts;
 pub mod process;
 pub mod prometheus;
+pub mod readiness;
 pub mod redis;
 pub mod scenario;
 pub mod sockets;

@@ -183,7 +183,8 @@ impl Stream {
             || matches!(&request.asks, Asks::All { version, .. } if !version.is_empty());
         let resumes = claims && self.clusters.sent == 0;
         let stale = self.of(kind).stale(&request);
-        self.extensions.resumed |= claims && self.of(kind).sent == 0;
+        let first = self.of(kind).sent == 0;
+        self.extensions.retry.heard(clock, claims && first);
         let pool = Arc::clone(&self.pool);
         let refused = self.of_mut(kind).on_request(request, wanted.of(kind), &pool, clock);
         if stale {
@@ -271,7 +272,7 @@ impl Stream {
         out.extend(self.listeners.push(wanted.of(ResourceType::Listener), gate, &removal, now));
         let extensions = wanted.of(ResourceType::Extension);
         self.extensions.try_again(extensions, now);
-        self.extensions.unproven = !self.filters_are_in_force();
+        self.extensions.last = if self.filters_are_in_force() { Gate::Open } else { Gate::Closed };
         out.extend(self.extensions.push(extensions, gate, &|_| Removal::Never, now));
         if self.clusters.unsent() && self.nothing_names_the_past(gate, now) {
             out.extend(self.clusters.push(clusters, Gate::Open, &removal, now));

@@ -8,3 +8,5 @@
     clippy::indexing_slicing,
     reason = "test code, of which clippy knows only the functions marked as tests"
 )]
+
+mod readiness;
