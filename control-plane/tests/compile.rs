@@ -237,8 +237,8 @@ fn an_edge_gets_the_listeners_it_asks_for() {
     let snapshot = compile(&mesh, &scope);
     let names: Vec<_> = snapshot.of(ResourceType::Listener).iter().map(|l| &**l.name()).collect();
     assert_eq!(names, ["edge", "realmgate-health"]);
-    // Its bound on connections, and its routes.
-    assert_eq!(snapshot.of(ResourceType::Extension).len(), 2);
+    // Its bound on connections, its routes, and what answers at `/ready`.
+    assert_eq!(snapshot.of(ResourceType::Extension).len(), 3);
 }
 
 #[test]

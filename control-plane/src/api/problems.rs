@@ -117,31 +117,24 @@ fn no_listener(named: &[String]) -> String {
 
 /// Why a filter is not the wanted one: the first reason is the one to act on.
 fn filter_problem(proxy: &ProxyStatus, say: &mut impl FnMut(&'static str, String)) {
-    let rejections =
-        proxy.types.iter().filter(|state| state.kind == "ecds").flat_map(|state| &state.rejections);
-    let refused = rejections.filter_map(|rejection| {
-        let filter = proxy.filters.iter().find(|filter| filter.name == rejection.resource)?;
-        Some((filter, rejection))
-    });
+    let refused = proxy.filters.iter().filter_map(|filter| Some((filter, filter.refusal.as_ref()?)));
     // The worst of all: one that never was in force.
-    let Some((filter, rejection)) = refused.min_by_key(|(filter, _)| filter.running.is_some()) else {
-        return;
-    };
+    let Some((filter, words)) = refused.min_by_key(|(filter, _)| filter.running.is_some()) else { return };
     let effect = if filter.running.is_some() {
         "it serves on with its last good filter"
     } else {
         "players who connect there are turned away"
     };
-    let (name, words) = (&filter.name, &rejection.message);
+    let name = &filter.name;
     if proxy.lacks_wasm {
         let remedy = "its Envoy was built without the wasm runtime V8: take a build that has it";
         say(NO_WASM, format!("`{name}`: {remedy}; {effect}"));
-    } else if proxy.is_fetching {
-        say(FILTER_FETCHING, format!("`{name}` waits for its module; {effect}"));
     } else if words.contains("Invalid path") {
         let remedy =
             "there is no such file on its machine: put the module there, or set `filter.delivery: http`";
         say(FILTER_MISSING, format!("`{name}`: {remedy} ({words}); {effect}"));
+    } else if proxy.is_fetching {
+        say(FILTER_FETCHING, format!("`{name}` waits for its module; {effect}"));
     } else {
         let remedy =
             "it cannot fetch or load the module, or the filter refuses its configuration: its log says which";
@@ -195,8 +188,10 @@ mod tests {
         let asks = Scope { listeners: vec!["gone".to_owned()], ..Scope::default() };
         assert!(told(&ProxyStatus { scope: asks, ..proxy(vec![]) }, &good).1.contains("gone"));
 
-        let says =
-            |running, words: &str| refusing(proxy(vec![filter(running)]), "ecds", "realmgate/edge", words);
+        let says = |running, words: &str| {
+            let filter = FilterStatus { refusal: Some(words.to_owned()), ..filter(running) };
+            refusing(proxy(vec![filter]), "ecds", "realmgate/edge", words)
+        };
         let (reasons, words) = told(&says(None, "Unable to create Wasm plugin edge"), &good);
         assert_eq!((reasons, words.contains("turned away")), (vec![FILTER_REJECTED], true));
         let (reasons, words) = told(&says(Some("old"), "Unable to create Wasm plugin edge"), &good);

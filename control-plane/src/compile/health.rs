@@ -102,7 +102,7 @@ fn manager(readiness: Readiness) -> HttpConnectionManager {
     let mut http_filters = Vec::new();
     match readiness {
         Readiness::Ready => {
-            http_filters.push(http_filter("envoy.filters.http.health_check", &health_check()))
+            http_filters.push(http_filter("envoy.filters.http.health_check", &health_check()));
         }
         Readiness::Not(word) => routes.push(respond("/ready", 503, &format!("{word}\n"))),
     }

@@ -158,7 +158,7 @@ impl Subscription {
         if !self.rejected.is_empty() && self.is_refused(resource) || !due && self.is_kept_from(resource) {
             return;
         }
-        let gate = if self.unproven && resource.is_last() { Gate::Closed } else { gate };
+        let gate = if resource.is_last() && self.last == Gate::Closed { Gate::Closed } else { gate };
         if gate == Gate::Open || gate == Gate::NewOnly && self.is_new(resource.name()) {
             plan.changes.push(Arc::clone(resource));
         } else {

@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(program("their-proxy", (1, 9), &[]).version(), "");
         assert_eq!(
             (Program::of(&Node::default()).version(), program("", (1, 36), &[]).version()),
-            ("".into(), "1.36.2".into())
+            (String::new(), "1.36.2".to_owned())
         );
     }
 

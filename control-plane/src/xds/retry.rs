@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use envoy_types::pb::envoy::config::core::v3::{BackoffStrategy, TypedExtensionConfig};
 use envoy_types::pb::envoy::extensions::filters::network::wasm::v3::Wasm;
@@ -31,6 +31,10 @@ pub(super) struct Retry {
     /// When the next attempt is due; `None` while one is on its way.
     at: Option<Instant>,
     refusals: u32,
+    /// What tells one attempt from another, on whichever stream: nanoseconds since the Unix epoch.
+    attempt: u64,
+    /// Whether the proxy has an earlier stream behind it, on which it may have refused what it does not claim now.
+    resumed: bool,
     /// By name, why: while an attempt is on its way, too.
     refused: BTreeMap<Arc<str>, Arc<Nack>>,
 }
@@ -40,6 +44,14 @@ impl Retry {
         let doubled = FIRST.saturating_mul(2_u32.saturating_pow(self.refusals.min(16)));
         self.at = Some(now + doubled.min(LONGEST));
         self.refusals = self.refusals.saturating_add(1);
+    }
+
+    /// Notes that the proxy said something, and whether it told what it has from an earlier stream.
+    pub(super) fn heard(&mut self, now: SystemTime, claims: bool) {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // 64 bits hold five centuries of nanoseconds.
+        self.attempt = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        self.resumed |= claims;
     }
 
     /// Whether the proxy is most likely still fetching.
@@ -62,7 +74,7 @@ impl Subscription {
             let sent: BTreeSet<_> = self.unacknowledged().into_iter().cloned().collect();
             self.retry.refused.retain(|name, _| sent.contains(name));
             if self.retry.refused.is_empty() {
-                self.retry = Retry::default();
+                (self.retry.at, self.retry.refusals) = (None, 0);
             }
             return;
         }
@@ -98,14 +110,14 @@ impl Subscription {
     /// that is another payload under the same version.
     pub(super) fn payload(&self, resource: &Arc<Resource>) -> Arc<Resource> {
         let unknown = || {
-            self.resumed
+            self.retry.resumed
                 && self
                     .behind
                     .get(resource.name())
                     .is_some_and(|has| has.as_ref().is_none_or(|has| has.body().is_empty()))
         };
         if resource.code().is_some() && (self.rejected.contains_key(resource.name()) || unknown()) {
-            attempt(resource, self.attempt).map_or_else(|| Arc::clone(resource), Arc::new)
+            attempt(resource, self.retry.attempt).map_or_else(|| Arc::clone(resource), Arc::new)
         } else {
             Arc::clone(resource)
         }
@@ -154,7 +166,7 @@ mod tests {
         );
         let read = TypedExtensionConfig::decode(again.body()).unwrap();
         let read = Wasm::decode(&*read.typed_config.unwrap().value).unwrap().config.unwrap();
-        let backoff = read.reload_config.clone().and_then(|reload| reload.backoff);
+        let backoff = read.reload_config.and_then(|reload| reload.backoff);
         let every = backoff.and_then(|backoff| backoff.base_interval).unwrap();
         assert_eq!((every.seconds, every.nanos), (1, 26));
         assert_eq!(PluginConfig { reload_config: None, ..read }, plugin);

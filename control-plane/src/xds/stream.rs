@@ -217,15 +217,16 @@ impl Stream {
             self.repeat_endpoints();
         }
         let first = !self.of(kind).asked();
+        let claims = first && brings_state(&request.asks);
         if first {
             self.last_asked = now;
-            if brings_state(&request.asks) {
-                self.resumed = true;
-                self.generation.forget_names();
-            }
         }
+        if claims {
+            self.resumed = true;
+            self.generation.forget_names();
+        }
+        self.extensions.retry.heard(clock, claims);
         let stale = self.of(kind).stale(&request);
-        self.extensions.resumed |= self.resumed;
         let pool = Arc::clone(&self.pool);
         let refused = self.of_mut(kind).on_request(request, wanted.of(kind), &pool, clock);
         if stale {
@@ -368,7 +369,7 @@ impl Stream {
         out.extend(self.listeners.push(wanted.of(ResourceType::Listener), gate, &removal, now));
         let extensions = wanted.of(ResourceType::Extension);
         self.extensions.try_again(extensions, now);
-        self.extensions.unproven = !self.filters_are_in_force();
+        self.extensions.last = if self.filters_are_in_force() { Gate::Open } else { Gate::Closed };
         out.extend(self.extensions.push(extensions, gate, &|_| Removal::Never, now));
         out
     }

@@ -10,6 +10,7 @@ use super::interest::{Asked, Interest};
 use super::message::{Asks, Request, Texts, Variant};
 use super::name_map::{NameMap, join};
 use super::names::NamePool;
+use super::plan::Gate;
 use super::refusal::{Nack, Rejected, Suspended};
 use super::retry::Retry;
 use super::snapshot::Change;
@@ -73,12 +74,8 @@ pub(crate) struct Subscription {
     pub(super) nack: Option<Arc<Nack>>,
     /// When what needs code is tried again.
     pub(super) retry: Retry,
-    /// What tells one attempt from another, on whichever stream: nanoseconds since the Unix epoch.
-    pub(super) attempt: u64,
-    /// Whether the proxy has an earlier stream behind it, on which it may have refused what it does not claim now.
-    pub(super) resumed: bool,
-    /// Whether what says that all filters are in force has to wait.
-    pub(super) unproven: bool,
+    /// Whether what says that all filters are in force may be sent.
+    pub(super) last: Gate,
 }
 
 impl Subscription {
@@ -104,9 +101,7 @@ impl Subscription {
             acked_version: Arc::default(),
             nack: None,
             retry: Retry::default(),
-            attempt: 0,
-            resumed: false,
-            unproven: false,
+            last: Gate::Open,
         }
     }
 
@@ -210,7 +205,6 @@ impl Subscription {
         now: SystemTime,
     ) -> bool {
         let stale = self.stale(&request);
-        self.attempt = nanos(now);
         let refused = self.on_acknowledgement(&request.nonce, request.error, wanted, now);
         match request.asks {
             _ if stale => {}
@@ -317,10 +311,4 @@ impl Subscription {
         };
         (!as_wanted).then_some(has)
     }
-}
-
-/// Nanoseconds since the Unix epoch, which 64 bits hold for five centuries.
-fn nanos(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,189 +1,17 @@
 //! Readiness tells the truth: what an edge answers at `/ready`, and what the control plane says of it and of itself.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use realmgate_tests::http::Http;
-use realmgate_tests::stage::{crowd, port};
-use realmgate_tests::{ControlPlane, Envoy, GameServer, Stage, TestNet, parts, wait_until};
+use realmgate_tests::readiness::{
+    WAY, answer, deploy, edge, heals, module_file, policy, proxy, ready, reasons, until_only, until_well,
+};
+use realmgate_tests::stage::port;
+use realmgate_tests::{ControlPlane, Stage, TestNet, modules, parts, wait_until};
 use serde_json::{Value, json};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
 
-use crate::cast::{LIMIT, game, lands, route, servers, services, until_lands};
-
-/// The way from edges to the API, which can be cut.
-const WAY: u16 = 18_090;
-
-/// A relay that is there or not.
-struct Way {
-    at: SocketAddr,
-    to: SocketAddr,
-    open: Option<JoinHandle<()>>,
-}
-
-impl Way {
-    fn new(at: SocketAddr, to: SocketAddr) -> Self {
-        Self { at, to, open: None }
-    }
-
-    async fn open(&mut self) {
-        let (listener, to) = (TcpListener::bind(self.at).await.unwrap(), self.to);
-        self.open = Some(tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                connections.spawn(async move {
-                    let mut server = TcpStream::connect(to).await?;
-                    copy_bidirectional(&mut client, &mut server).await
-                });
-            }
-        }));
-    }
-
-    async fn cut(&mut self) {
-        if let Some(open) = self.open.take() {
-            open.abort();
-            let _ = open.await;
-        }
-    }
-}
-
-fn policy(net: &TestNet, servers: &[GameServer]) -> String {
-    let bind = net.at(port::PLAYERS).to_string();
-    let listener = json!([{"name": "edge", "bind": bind, "limits": crowd(&json!({}))}]);
-    let routes = [route("all", &json!("any"), "game-1")];
-    json!({"listeners": listener, "services": services(servers), "routes": routes}).to_string()
-}
-
-fn edge(net: &TestNet, control_plane: &ControlPlane, version: Option<&str>, more: &[&str]) -> Envoy {
-    let admin = net.at(port::ADMIN);
-    let bootstrap = control_plane.edge_bootstrap_with("edge-1", admin, more).unwrap();
-    let builder = Envoy::with(net.dir(), bootstrap, admin).name("edge");
-    match version {
-        Some(version) => builder.version(version).spawn().unwrap(),
-        None => builder.spawn().unwrap(),
-    }
-}
-
-/// The edge's own answer.
-fn ready(net: &TestNet) -> (u16, String) {
-    Http::new(net.at(port::HEALTH)).get("/ready").unwrap_or_default()
-}
-
-fn answer(control_plane: &ControlPlane, path: &str) -> Value {
-    serde_json::from_str(&control_plane.get(path).1).unwrap()
-}
-
-/// The only proxy that is connected, as the API shows it.
-fn proxy(control_plane: &ControlPlane) -> Value {
-    answer(control_plane, "/v1/proxies")["proxies"].get(0).cloned().unwrap_or_default()
-}
-
-/// What is wrong with it.
-fn reasons(control_plane: &ControlPlane) -> Vec<String> {
-    let problems = proxy(control_plane)["problems"].take();
-    let problems = problems.as_array().into_iter().flatten();
-    problems.map(|problem| problem["reason"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Waits until this is all that is wrong with it, and everybody says so.
-fn until_only(control_plane: &ControlPlane, reason: &str) {
-    wait_until(&format!("the only problem is {reason}"), LIMIT, || reasons(control_plane) == [reason]);
-    let (_, metrics) = control_plane.get("/metrics");
-    let row = format!("realmgate_proxy_problems{{reason=\"{reason}\"}} 1");
-    assert!(metrics.contains(&row), "{row} is not in /metrics");
-    let table = control_plane.realmgate(&["proxies"]).unwrap();
-    let table = String::from_utf8(table.stdout).unwrap();
-    assert!(table.contains(&format!("edge-1: {reason}: ")), "{table}");
-}
-
-fn until_well(net: &TestNet, control_plane: &ControlPlane) {
-    wait_until("the edge is ready", LIMIT, || ready(net).0 == 200);
-    wait_until("nothing is wrong with it", LIMIT, || {
-        let proxy = proxy(control_plane);
-        proxy["sync"] == "synced" && proxy["problems"] == json!([])
-    });
-    let module = answer(control_plane, "/readyz")["filter_module"]["sha256"].take();
-    assert_eq!(proxy(control_plane)["module_sha256"], module);
-}
-
-/// A filter module of the test's own, at `filter.path`.
-fn module_file(net: &TestNet) -> PathBuf {
-    net.dir().join("filter.wasm")
-}
-
-fn deploy(net: &TestNet, bytes: &[u8]) {
-    let next = module_file(net).with_extension("next");
-    fs::write(&next, bytes).unwrap();
-    fs::rename(next, module_file(net)).unwrap();
-}
-
-fn good_module() -> Vec<u8> {
-    fs::read(parts::FILTER.find().unwrap()).unwrap()
-}
-
-/// Another build of it: a custom section means nothing.
-fn next_module() -> Vec<u8> {
-    [&good_module()[..], b"\0\x05\x04next"].concat()
-}
-
-/// One that has all that ours has, and refuses every configuration.
-fn refusing_module() -> Vec<u8> {
-    let text = r#"(module (memory (export "memory") 1)
-        (func (export "proxy_abi_version_0_2_1"))
-        (func (export "malloc") (param i32) (result i32) (i32.const 4096))
-        (func (export "proxy_on_context_create") (param i32 i32))
-        (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
-        (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 0))
-        (data (i32.const 0) "realmgate_connections_routed_total"))"#;
-    wat::parse_str(text).unwrap()
-}
-
-/// An edge whose way to the module is missing for `outage` when it starts, and when the module is replaced.
-pub(crate) async fn heals(version: Option<&str>, outage: Duration) {
-    let net = TestNet::new();
-    let servers = servers(&net, 1, 0).await;
-    deploy(&net, &good_module());
-    let filter = json!({"path": module_file(&net), "delivery": "http", "advertise": net.at(WAY).to_string()});
-    let control_plane = Stage::control_plane(&net, &json!({"filter": filter})).unwrap();
-    control_plane.put_policy(&policy(&net, &servers));
-    let mut way = Way::new(net.at(WAY), net.at(port::API));
-    let _edge = edge(&net, &control_plane, version, &[]);
-    let start = Instant::now();
-    wait_until("the edge says so", LIMIT, || ready(&net) == (503, "no_filter\n".to_owned()));
-    let waits = |reasons: Vec<String>| reasons == ["filter_fetching"] || reasons == ["filter_rejected"];
-    assert!(waits(reasons(&control_plane)), "{}", proxy(&control_plane));
-    tokio::time::sleep(outage.saturating_sub(start.elapsed())).await;
-    assert_eq!(ready(&net).0, 503);
-    assert!(lands(net.at(port::PLAYERS), game(1, 1)).await.is_err());
-    assert_eq!(proxy(&control_plane)["module_sha256"], "");
-
-    way.open().await;
-    let start = Instant::now();
-    until_lands(net.at(port::PLAYERS), game(1, 1), Some("game-1"), start).await;
-    println!("{version:?}: healed {:?} after an outage of {outage:?}", start.elapsed());
-    until_well(&net, &control_plane);
-
-    // The edge serves on with the module that it has.
-    way.cut().await;
-    let before = proxy(&control_plane)["module_sha256"].take();
-    deploy(&net, &next_module());
-    wait_until("it waits for the new module", LIMIT, || waits_or_is_stale(&reasons(&control_plane)));
-    tokio::time::sleep(outage).await;
-    assert!(waits_or_is_stale(&reasons(&control_plane)), "{}", proxy(&control_plane));
-    assert_eq!((ready(&net).0, proxy(&control_plane)["module_sha256"].take()), (200, before));
-    assert_eq!(lands(net.at(port::PLAYERS), game(1, 1)).await.unwrap(), "game-1");
-    way.open().await;
-    until_well(&net, &control_plane);
-    assert_eq!(lands(net.at(port::PLAYERS), game(1, 1)).await.unwrap(), "game-1");
-}
-
-fn waits_or_is_stale(reasons: &[String]) -> bool {
-    reasons == ["filter_fetching"] || reasons == ["filter_rejected", "stale_module"]
-}
+use crate::cast::{LIMIT, game, lands, servers};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_envoy_fetches_its_filter_when_the_way_returns() {
@@ -239,11 +67,12 @@ async fn without_a_module_nobody_is_ready_and_the_last_good_one_outlives_a_bad_o
     fs::remove_file(module_file(&net)).unwrap();
     until_only(&control_plane, "filter_missing");
     assert_eq!((ready(&net).0, control_plane.readyz().0), (503, 503));
-    deploy(&net, &good_module());
+    deploy(&net, &modules::good());
+    // Edges may find it before the control plane does.
+    wait_until("the control plane is ready", LIMIT, || control_plane.readyz().0 == 200);
     until_well(&net, &control_plane);
-    assert_eq!(control_plane.readyz().0, 200);
 
-    deploy(&net, &good_module()[..5_000]);
+    deploy(&net, &modules::good()[..5_000]);
     let state = |control_plane: &ControlPlane| answer(control_plane, "/readyz")["filter_module"].take();
     wait_until("it is refused", LIMIT, || state(&control_plane)["reason"] == "malformed");
     for _ in 0..2 {
@@ -262,7 +91,7 @@ async fn without_a_module_nobody_is_ready_and_the_last_good_one_outlives_a_bad_o
     let _edge = edge(&net, &control_plane, None, &[]);
     until_only(&control_plane, "filter_rejected");
     assert_eq!(ready(&net), (503, "no_filter\n".to_owned()));
-    deploy(&net, &good_module());
+    deploy(&net, &modules::good());
     until_well(&net, &control_plane);
     assert_eq!(lands(net.at(port::PLAYERS), game(1, 1)).await.unwrap(), "game-1");
 }
@@ -271,7 +100,7 @@ async fn without_a_module_nobody_is_ready_and_the_last_good_one_outlives_a_bad_o
 async fn who_refuses_a_new_filter_is_ready_while_it_has_an_earlier_one() {
     let net = TestNet::new();
     let servers = servers(&net, 1, 0).await;
-    deploy(&net, &good_module());
+    deploy(&net, &modules::good());
     let settings = json!({"filter": {"path": module_file(&net)}});
     let mut control_plane = Stage::control_plane(&net, &settings).unwrap();
     control_plane.put_policy(&policy(&net, &servers));
@@ -279,7 +108,7 @@ async fn who_refuses_a_new_filter_is_ready_while_it_has_an_earlier_one() {
     until_well(&net, &control_plane);
     let good = proxy(&control_plane)["module_sha256"].take();
 
-    deploy(&net, &refusing_module());
+    deploy(&net, &modules::refusing());
     let rejects =
         |control_plane: &ControlPlane| reasons(control_plane) == ["filter_rejected", "stale_module"];
     wait_until("it refuses, and is stale", LIMIT, || rejects(&control_plane));
@@ -297,7 +126,7 @@ async fn who_refuses_a_new_filter_is_ready_while_it_has_an_earlier_one() {
     control_plane.kill9();
     assert_eq!(ready(&net), (503, "no_filter\n".to_owned()), "without a control plane it is what it was");
     control_plane.restart().unwrap();
-    deploy(&net, &next_module());
+    deploy(&net, &modules::next());
     until_well(&net, &control_plane);
     control_plane.kill9();
     assert_eq!(ready(&net).0, 200);

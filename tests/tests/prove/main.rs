@@ -11,4 +11,5 @@
 
 mod configurations;
 mod endings;
+mod readiness;
 mod upgrade;

@@ -79,7 +79,7 @@ pub fn check(bytes: &[u8]) -> Result<(), ModuleError> {
     }
     let malformed = |error: wasmparser::BinaryReaderError| ModuleError::Malformed {
         what: error.message().to_owned(),
-        at: error.offset() as u64,
+        at: error.offset(),
         size: bytes.len(),
     };
     Validator::new().validate_all(bytes).map_err(malformed)?;

@@ -82,7 +82,7 @@ fn s19_code_that_could_not_be_loaded_is_tried_again_each_time_as_another_payload
         }
         assert!(waited > Duration::from_secs(20), "{waited:?}");
         let came = proxy.settle(came);
-        assert!(came.iter().all(|response| &*response.version == &**snapshot.of(Extension).version()));
+        assert!(came.iter().all(|response| *response.version == **snapshot.of(Extension).version()));
         assert!(payload(&came, "ready").is_some(), "{:?}", trace(&came));
         assert_eq!(proxy.stream.sync(), SyncState::Synced);
         assert_eq!(proxy.stream.deadline(proxy.now), None);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use realmgate_tests::conformance::{Kind, Variant};
 use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::tap::Said;
-use realmgate_tests::{Envoy, GameServer, Stage, Tap, TestNet, parts, wait_until};
+use realmgate_tests::{Envoy, GameServer, Stage, Tap, TestNet, modules, parts, wait_until};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -184,9 +184,7 @@ impl Day {
 
     /// Puts another filter module in the place of the one in force.
     fn deploy(&self, module: &[u8]) {
-        let next = self.policy.module.with_extension("next");
-        fs::write(&next, module).unwrap();
-        fs::rename(next, &self.policy.module).unwrap();
+        modules::deploy(&self.policy.module, module);
     }
 
     /// Whether this was said since.
