@@ -35,16 +35,26 @@ const TARGET: &str = "target";
 /// Everybody goes to the first choice while one in a thousand of it is well; Consul's own number.
 const NEVER_SPILLS: u32 = 100_000;
 
-/// What the weights of a level with several localities add up to, at least: a hundredth of a share of ten thousand
+/// What the weights of a level with several localities add up to where that fits: a hundredth of a share of ten thousand
 /// instances is still a weight.
 const WEIGHTS: u64 = 100_000_000;
+
+/// Maglev and ring hash take no locality whose weights add up to more. Held for all localities of a level together, and
+/// whatever the load balancer: one that changes must not make endpoints invalid that were not.
+const MOST: u64 = u32::MAX as u64;
 
 /// An endpoint on its way into the message.
 struct Backend {
     host: String,
     port: u16,
-    weight: u32,
+    weight: u64,
     health: HealthStatus,
+}
+
+impl Backend {
+    fn serves(&self) -> bool {
+        self.health == HealthStatus::Unknown
+    }
 }
 
 impl Priorities {
@@ -102,15 +112,18 @@ impl Priorities {
         let mut priority = 0;
         for level in &self.levels {
             let before = endpoints.len();
-            for locality in level {
-                let mut backends = backends(locality);
+            let mut members: Vec<_> = level.iter().map(backends).collect();
+            for backends in &mut members {
                 backends.retain(|backend| seen.insert((backend.host.clone(), backend.port)));
-                if backends.is_empty() {
-                    continue;
+            }
+            if level.len() > 1 {
+                for (backends, locality) in members.iter_mut().zip(level) {
+                    share(backends, locality.share);
                 }
-                if level.len() > 1 {
-                    scale(&mut backends, locality.share);
-                }
+            }
+            fit(&mut members);
+            for (backends, locality) in members.iter().zip(level).filter(|(backends, _)| !backends.is_empty())
+            {
                 let identity = metadata(locality);
                 endpoints.push(LocalityLbEndpoints {
                     locality: Some(EnvoyLocality {
@@ -160,7 +173,7 @@ fn backends(locality: &Locality) -> Vec<Backend> {
             let backend = |instance: &crate::mesh::catalog::Instance| Backend {
                 host: instance.address.to_string(),
                 port: instance.port,
-                weight: instance.weight.max(1),
+                weight: instance.weight.max(1).into(),
                 // Kept, so that its sessions are; and not healthy, but unknown: the edge's own check has a say too.
                 health: if instance.serves(*only_passing) {
                     HealthStatus::Unknown
@@ -173,13 +186,29 @@ fn backends(locality: &Locality) -> Vec<Backend> {
     }
 }
 
-/// Weights that give those that serve `share` percent of their level, in their own proportion.
-fn scale(backends: &mut [Backend], share: u32) {
-    let serves = |backend: &&Backend| backend.health == HealthStatus::Unknown;
-    let whole: u64 = backends.iter().filter(serves).map(|backend| u64::from(backend.weight)).sum();
+/// Weights that give those that serve `percent` of their level, in their own proportion. One that does not serve weighs no
+/// more than all that do: it counts when nobody serves, and must not take their proportion from the others.
+fn share(backends: &mut [Backend], percent: u32) {
+    let whole = backends.iter().filter(|of| of.serves()).map(|of| of.weight).sum::<u64>().max(1);
+    let all = u128::from(percent) * u128::from(WEIGHTS / 100);
     for backend in backends {
-        let scaled = u64::from(backend.weight) * u64::from(share) * (WEIGHTS / 100) / whole.max(1);
-        backend.weight = u32::try_from(scaled).unwrap_or(u32::MAX).max(1);
+        let scaled = u128::from(backend.weight.min(whole)) * all / u128::from(whole);
+        backend.weight = u64::try_from(scaled).unwrap_or(u64::MAX).max(1);
+    }
+}
+
+/// Weights of a level that add up to no more than Envoy takes, each at least 1, in the proportion that they have.
+fn fit(level: &mut [Vec<Backend>]) {
+    let sum = |level: &[Vec<Backend>]| level.iter().flatten().map(|backend| backend.weight).sum::<u64>();
+    let count = level.iter().map(Vec::len).sum::<usize>();
+    let room = MOST.saturating_sub(u64::try_from(count).unwrap_or(MOST));
+    let all = sum(level);
+    if all <= MOST {
+        return;
+    }
+    for backend in level.iter_mut().flatten() {
+        let scaled = u128::from(backend.weight) * u128::from(room) / u128::from(all);
+        backend.weight = u64::try_from(scaled).unwrap_or(MOST).max(1);
     }
 }
 
@@ -190,7 +219,8 @@ fn lb_endpoint(backend: &Backend, identity: &Metadata) -> LbEndpoint {
             ..EnvoyEndpoint::default()
         })),
         health_status: backend.health.into(),
-        load_balancing_weight: (backend.weight > 1).then(|| envoy::uint32(backend.weight)),
+        load_balancing_weight: (backend.weight > 1)
+            .then(|| envoy::uint32(u32::try_from(backend.weight).unwrap_or(u32::MAX))),
         metadata: Some(identity.clone()),
     }
 }
@@ -285,6 +315,10 @@ mod tests {
         assert_eq!(levels, [(0, 2), (1, 1)]);
     }
 
+    fn any_weight() -> impl Strategy<Value = u32> {
+        prop_oneof![1..=128_u32, Just(0), Just(1), Just(u32::MAX), any::<u32>()]
+    }
+
     fn health() -> impl Strategy<Value = InstanceHealth> {
         prop_oneof![
             Just(InstanceHealth::Passing),
@@ -293,7 +327,69 @@ mod tests {
         ]
     }
 
+    fn all_weights(assignment: &ClusterLoadAssignment) -> Vec<Vec<u64>> {
+        let weight = |of: &LbEndpoint| of.load_balancing_weight.map_or(1, |weight| u64::from(weight.value));
+        let locality = |of: &LocalityLbEndpoints| of.lb_endpoints.iter().map(weight).collect();
+        assignment.endpoints.iter().map(locality).collect()
+    }
+
+    #[test]
+    fn one_that_is_down_with_a_great_weight_leaves_the_others_theirs() {
+        let warning = (1, InstanceHealth::Warning);
+        let back = vec![
+            locality(1, &[warning, warning, (100, InstanceHealth::Critical)], 90),
+            locality(2, &[WELL], 100),
+        ];
+        let weights = all_weights(&priorities(back).to_envoy("c"));
+        assert_eq!(weights, [vec![45_000_000, 45_000_000, 90_000_000], vec![10_000_000]]);
+        let mut one_of_fifty = vec![DEAD; 50];
+        one_of_fifty[7] = WELL;
+        let back = vec![locality(1, &one_of_fifty, 90), locality(2, &[WELL], 100)];
+        let weights = all_weights(&priorities(back).to_envoy("c"));
+        let sum: u64 = weights.iter().flatten().sum();
+        assert!(sum <= MOST && sum > MOST / 2, "{sum}");
+        assert_eq!(weights[0][7] / weights[1][0], 9);
+    }
+
     proptest! {
+        #[test]
+        fn envoy_takes_whatever_weights_there_are(
+            one in prop::collection::vec((any_weight(), health()), 1..200),
+            two in prop::collection::vec((any_weight(), health()), 0..200),
+            share in 0..=100_u32,
+        ) {
+            let assignment = priorities(vec![locality(1, &one, share), locality(2, &two, 100)]).to_envoy("c");
+            for weights in all_weights(&assignment) {
+                prop_assert!(weights.iter().all(|weight| *weight >= 1));
+                prop_assert!(weights.iter().sum::<u64>() <= MOST);
+            }
+            for priority in 0..2 {
+                let of = assignment.endpoints.iter().zip(all_weights(&assignment));
+                let level = of.filter(|(locality, _)| locality.priority == priority);
+                prop_assert!(level.map(|(_, weights)| weights.iter().sum::<u64>()).sum::<u64>() <= MOST);
+            }
+        }
+
+        #[test]
+        fn shares_hold_whatever_those_weigh_that_are_down(
+            one in prop::collection::vec(any_weight(), 0..100),
+            two in prop::collection::vec(any_weight(), 0..100),
+            share in 1..100_u32,
+        ) {
+            let with_well = |down: &[u32]| -> Vec<_> {
+                let down = down.iter().map(|weight| (*weight, InstanceHealth::Critical));
+                [(7, InstanceHealth::Passing), (3, InstanceHealth::Passing)].into_iter().chain(down).collect()
+            };
+            let both = vec![locality(1, &with_well(&one), share), locality(2, &with_well(&two), 100)];
+            let weights = all_weights(&priorities(both).to_envoy("c"));
+            let well = |of: &[u64]| (of[0] + of[1]) as f64;
+            let given = 100.0 * well(&weights[0]) / (well(&weights[0]) + well(&weights[1]));
+            prop_assert!((given - f64::from(share)).abs() < 0.01, "{given} instead of {share}");
+            for of in &weights {
+                prop_assert!((of[0] as f64 / well(of) - 0.7).abs() < 0.001);
+            }
+        }
+
         #[test]
         fn shares_and_weights_hold(
             one in prop::collection::vec((1u32..=128, health()), 1..40),

@@ -9,8 +9,8 @@ use super::stream::Stream;
 use super::subscription::{Backlog, PATIENCE, Subscription};
 
 /// How long a proxy that comes back, and asks for neither clusters nor endpoints, is thought to hold its question for clusters
-/// back. Only a cluster without endpoints of ours can warm then, and Envoy resolves names in less.
-pub(super) const NEVER_ASKS: Duration = Duration::from_secs(60);
+/// back. What warms then has a name to resolve, and Envoy gives that up in less.
+pub(super) const NEVER_ASKS: Duration = Duration::from_mins(1);
 
 /// What becomes of the snapshot that a stream works towards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +59,29 @@ impl Stream {
 
     /// Whether the proxy may have clusters of which we know nothing. While a cluster warms Envoy asks for none, not even on a
     /// new stream, where all else is asked for at once: until it does, nothing says which clusters it has in force. Who
-    /// asks for endpoints has clusters to ask for; how long they warm is for their health checks to say, not for us.
+    /// comes back and asks for endpoints has clusters to ask for; how long they warm is for their health checks to say,
+    /// not for us. Who asks for none may have clusters that need none.
     pub(super) fn holds_clusters_back(&self, now: Instant) -> bool {
-        let may_hold_back = match (self.resumed, self.endpoints.asked()) {
-            (true, true) => true,
-            (true, false) | (false, true) => now < self.opened + NEVER_ASKS,
-            (false, false) => false,
-        };
-        may_hold_back
-            && self.aggregated
-            && !self.clusters.asked()
-            && self.latest().of(ResourceType::Cluster).eager().next().is_some()
+        if !self.aggregated || self.clusters.asked() {
+            return false;
+        }
+        let [clusters, endpoints] =
+            [ResourceType::Cluster, ResourceType::Endpoints].map(|kind| self.latest().of(kind));
+        let (mut all, endpoints_of) = (clusters.eager(), |name: &str| endpoints.get(name).is_some());
+        match (self.resumed, self.endpoints.asked()) {
+            (true, true) => all.next().is_some(),
+            (true, false) => {
+                now < self.opened + NEVER_ASKS && all.any(|cluster| !endpoints_of(cluster.name()))
+            }
+            (false, _) => self.began_with_endpoints && now < self.opened + NEVER_ASKS,
+        }
+    }
+
+    /// Whether it is not known which clusters the proxy has, so that endpoints which are not wanted stay: from one that warms
+    /// they would take all. Who asks for endpoints alone has its clusters from elsewhere.
+    pub(super) fn clusters_are_unknown(&self, now: Instant) -> bool {
+        let asks_for_more = self.listeners.asked() || self.extensions.asked();
+        self.aggregated && !self.clusters.asked() && (asks_for_more || now < self.last_asked + PATIENCE)
     }
 
     /// Clusters whose endpoints the proxy has not asked for are awaited as long as it has not acknowledged them, and a while
@@ -86,33 +98,21 @@ impl Stream {
         }
     }
 
-    /// Whether the proxy's listeners and filters are those of the wanted snapshot, so that clusters which
-    /// it does not have can go.
-    fn nothing_names_the_past(&self, now: Instant) -> bool {
-        self.gate(now) == Gate::Open
-            && [&self.listeners, &self.extensions].into_iter().all(|namer| {
-                if namer.asked() {
-                    namer.settled()
-                } else {
-                    !self.resumed || now >= self.last_asked + PATIENCE
-                }
-            })
-    }
-
     /// How the snapshot under way fares.
     pub(super) fn course(&self, now: Instant) -> Course {
-        // Its listeners and filters may be those of an earlier life.
-        if self.keeps() {
+        // Listeners and filters of who keeps what it came with may be those of an earlier life.
+        if self.wanted().is_pending() || self.keeps() {
             return Course::Open;
         }
-        if self.nothing_names_the_past(now) {
-            return Course::Complete;
+        let namers = [&self.listeners, &self.extensions];
+        if self.gate(now) == Gate::Open && namers.iter().all(|namer| !namer.asked() || namer.settled()) {
+            // Listeners and filters of an earlier stream, of which it has yet to speak, may name what is not wanted.
+            let spoken = namers.iter().all(|namer| namer.asked());
+            let known = spoken || !self.resumed || now >= self.last_asked + PATIENCE;
+            return if known { Course::Complete } else { Course::Open };
         }
         let asked = ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
-        if self.wanted().is_pending()
-            || !self.clusters.asked()
-            || asked.into_iter().any(Subscription::rejecting)
-            || !self.is_under_way(now)
+        if !self.clusters.asked() || asked.into_iter().any(Subscription::rejecting) || !self.is_under_way(now)
         {
             Course::Open
         } else if self.waits_for_a_cure(now) {
@@ -151,6 +151,6 @@ impl Stream {
     }
 
     /// The types that a newer snapshot has to wait for.
-    const ORDERED: [ResourceType; 3] =
+    pub(super) const ORDERED: [ResourceType; 3] =
         [ResourceType::Cluster, ResourceType::Listener, ResourceType::Extension];
 }

@@ -21,6 +21,8 @@ pub(super) struct Generation {
     /// The clusters of the last generation that was completed: its listeners and filters are in force, or those of the one
     /// under way are. `None` when others may be.
     named: Option<Arc<ResourceSet>>,
+    /// Whether any was completed on this stream.
+    pub(super) any_completed: bool,
     /// How many were given up since one was completed.
     given_up: u32,
 }
@@ -28,7 +30,7 @@ pub(super) struct Generation {
 impl Generation {
     pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
         let (taken, wanted) = (Arc::clone(&snapshot), Arc::clone(&snapshot));
-        Self { taken, wanted, latest: snapshot, named: None, given_up: 0 }
+        Self { taken, wanted, latest: snapshot, named: None, any_completed: false, given_up: 0 }
     }
 
     /// What the stream works towards now.
@@ -61,6 +63,7 @@ impl Generation {
     /// Notes that the proxy has all of the generation.
     pub(super) fn completed(&mut self) {
         self.named = Some(Arc::clone(self.taken.of(ResourceType::Cluster)));
+        self.any_completed = true;
         self.given_up = 0;
     }
 

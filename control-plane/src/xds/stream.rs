@@ -72,6 +72,8 @@ pub(crate) struct Stream {
     starting: Option<Instant>,
     /// Whether the proxy came with what an earlier stream gave it.
     pub(super) resumed: bool,
+    /// Whether it asked for endpoints before all else that depends on others.
+    pub(super) began_with_endpoints: bool,
     /// Whether it may hold its question for clusters back.
     held_back: bool,
     runtime: Subscription,
@@ -107,6 +109,7 @@ impl Stream {
             reached: None,
             starting: None,
             resumed: false,
+            began_with_endpoints: false,
             held_back: false,
             runtime: Subscription::new(ResourceType::Runtime, variant),
             secrets: Subscription::new(ResourceType::Secret, variant),
@@ -216,10 +219,11 @@ impl Stream {
         if self.asks_again(&request) {
             self.repeat_endpoints();
         }
-        let first = !self.of(kind).asked();
-        let claims = first && brings_state(&request.asks);
-        if first {
+        let claims = !self.of(kind).asked() && brings_state(&request.asks);
+        if !self.of(kind).asked() {
             self.last_asked = now;
+            self.began_with_endpoints |=
+                kind == ResourceType::Endpoints && Self::ORDERED.iter().all(|kind| !self.of(*kind).asked());
         }
         if claims {
             self.resumed = true;
@@ -238,12 +242,7 @@ impl Stream {
         match kind {
             // Whether endpoints are taken away depends on what became of their cluster.
             ResourceType::Cluster => self.endpoints.dirty = true,
-            ResourceType::Endpoints => {
-                if first && self.aggregated && !self.clusters.asked() {
-                    self.say_all_endpoints();
-                }
-                self.endpoints_are_asked_for();
-            }
+            ResourceType::Endpoints => self.endpoints_are_asked_for(),
             ResourceType::Runtime
             | ResourceType::Secret
             | ResourceType::Listener
@@ -293,7 +292,8 @@ impl Stream {
     /// When `tick` should be called next, if nothing happens before.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
-        let listeners = Some(self.last_asked + PATIENCE).filter(|_| self.resumed && self.clusters.unsent());
+        let unsaid = self.resumed && self.clusters.unsent() || self.clusters_are_unknown(now);
+        let listeners = Some(self.last_asked + PATIENCE).filter(|_| unsaid);
         let clusters = Some(self.opened + NEVER_ASKS).filter(|_| self.held_back);
         let retry = self.extensions.retry_at();
         let waits = [self.awaited_until, listeners, clusters, self.starting, retry].into_iter().flatten();
@@ -336,8 +336,9 @@ impl Stream {
         let wanted = Arc::clone(self.wanted());
         let wanted = wanted.of(ResourceType::Cluster);
         // A cluster that comes and goes before it is accepted goes at once: its endpoints, for which Envoy
-        // waits, will never come.
-        let leaving = self.clusters.has_leftovers(wanted);
+        // waits, will never come. In state of the world it may be one of an earlier stream.
+        let had = self.resumed && self.clusters.variant == Variant::Sotw && !self.generation.any_completed;
+        let leaving = !had && self.clusters.has_leftovers(wanted);
         let unborn = if leaving { self.clusters.unborn() } else { BTreeSet::new() };
         let generation = &self.generation;
         let removal = |name: &str| {
@@ -405,11 +406,10 @@ impl Stream {
     }
 
     fn push_endpoints(&mut self, wanted: &Snapshot, now: Instant) -> Option<Response> {
+        let unknown = self.clusters_are_unknown(now);
         let (clusters, made) = (&self.clusters, wanted.of(ResourceType::Cluster));
         // The proxy itself lets go of the endpoints of a removed cluster; while it has the cluster, taking
-        // them away would not empty it (15), and from one that warms it would take all. Which clusters it has is not known
-        // before it asks for them.
-        let unknown = self.aggregated && !clusters.asked();
+        // them away would not empty it (15).
         let removal = |name: &str| {
             if unknown {
                 Removal::Later
@@ -455,16 +455,6 @@ impl Stream {
         };
         self.raise_barrier |= !asked_for.is_empty();
         self.endpoints.due.extend(asked_for.into_iter().map(|name| (name, ())));
-    }
-
-    /// Envoy asks for endpoints before clusters when a cluster warms, perhaps a changed one whose endpoints did not come before
-    /// the last stream broke. It says that it has those, of the cluster before, and waits for them again (14).
-    fn say_all_endpoints(&mut self) {
-        let wanted = Arc::clone(self.wanted());
-        let asked_for = wanted.of(ResourceType::Endpoints).iter();
-        let asked_for = asked_for.filter(|endpoints| self.endpoints.interest.covers(endpoints));
-        let again = asked_for.map(|endpoints| (Arc::clone(endpoints.name()), ())).collect::<Vec<_>>();
-        self.endpoints.due.extend(again);
     }
 
     fn repeat_endpoints(&mut self) {

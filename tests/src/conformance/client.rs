@@ -39,6 +39,18 @@ pub struct Memory {
     held: BTreeMap<Kind, BTreeMap<String, Payload>>,
 }
 
+impl Memory {
+    /// What it had of a type.
+    pub fn held(&self, kind: Kind) -> BTreeMap<String, Payload> {
+        self.held.get(&kind).cloned().unwrap_or_default()
+    }
+
+    /// The names of that.
+    pub fn names(&self, kind: Kind) -> Vec<&str> {
+        self.held.get(&kind).map(|held| held.keys().map(String::as_str).collect()).unwrap_or_default()
+    }
+}
+
 /// One stream. It ends with its client.
 pub struct Client<'s> {
     subject: &'s dyn Subject,

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use realmgate_tests::game_server::Conduct;
-use realmgate_tests::stage::port;
+use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Envoy, Link, Stage, TestNet, wait_until};
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ async fn a_restart_while_a_cluster_warms(version: Option<&str>) {
     };
     // Envoy 1.37.0 crashes when the first listener that has the filter comes after its start.
     let listeners = json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string(),
-        "limits": realmgate_tests::stage::crowd(&json!({}))}]);
+        "limits": crowd(&json!({}))}]);
     let first = json!({"listeners": listeners, "services": [one],
         "routes": [route("world-1", &json!([1]), "world-1")]});
     control_plane.put_policy(&first.to_string());

@@ -25,8 +25,10 @@ enum Step {
     Check,
     /// Endpoints that did not come are waited for no longer.
     GiveUp,
-    /// The stream breaks, and another comes.
-    Cut,
+    /// The stream breaks, and another comes; perhaps to a server that does not know yet what is wanted.
+    Cut {
+        early: bool,
+    },
     /// The first player of a cluster on demand.
     Ask(&'static str),
     Wait,
@@ -40,7 +42,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => Just(Step::Read),
         8 => Just(Step::Flush),
         2 => Just(Step::Check),
-        1 => Just(Step::Cut),
+        1 => any::<bool>().prop_map(|early| Step::Cut { early }),
         2 => Just(Step::Wait),
     ];
     proptest::collection::vec(step, 1..80)
@@ -77,6 +79,7 @@ fn run(variant: Variant, on_demand: bool, slow: bool, steps: Vec<Step>) {
                 envoy.ask(name);
                 vec![]
             }
+            Step::Wait if proxy.stream.latest().is_pending() => proxy.want(&last),
             Step::Wait => proxy.wait(PATIENCE / 8),
             Step::Read => {
                 envoy.read();
@@ -90,8 +93,9 @@ fn run(variant: Variant, on_demand: bool, slow: bool, steps: Vec<Step>) {
                 envoy.give_endpoints_up();
                 vec![]
             }
-            Step::Cut => {
-                proxy.stream = Stream::new(variant, true, Arc::clone(&last), Arc::default(), proxy.now);
+            Step::Cut { early } => {
+                let known = if early { Arc::default() } else { Arc::clone(&last) };
+                proxy.stream = Stream::new(variant, true, known, Arc::default(), proxy.now);
                 envoy.connect();
                 vec![]
             }

@@ -201,3 +201,64 @@ pub async fn s22_the_first_answers_come_in_order(suite: &Suite<'_>) {
         client.fence().await;
     }
 }
+
+/// (22) A proxy holds its question for clusters back while one warms, on a new stream too, where it asks for all else at once:
+/// new filters and listeners wait until it has asked for clusters and acknowledged them.
+pub async fn s22_a_reconnect_gets_filters_after_it_asked_for_clusters(suite: &Suite<'_>) {
+    for run in suite.aggregated(&Variant::BOTH) {
+        let mut world = world();
+        run.begin(&world);
+        let proxy = run.proxy(&world).await;
+        let memory = proxy.client.memory();
+        drop(proxy);
+        world.add(Kind::Cluster, "c");
+        world.add(Kind::Listener, "c");
+        run.begin(&world);
+        let mut client = run.connect().await;
+        client.resume(Kind::Endpoints, &memory.names(Kind::Endpoints), &memory).await;
+        if run.channel.variant == Variant::Sotw {
+            client.take(Kind::Endpoints).await;
+        }
+        client.resume(Kind::Listener, &[], &memory).await;
+        client.resume(Kind::Extension, &memory.names(Kind::Extension), &memory).await;
+        client.fence().await;
+
+        client.resume(Kind::Cluster, &[], &memory).await;
+        let clusters = client.expect(Kind::Cluster).await;
+        assert!(clusters.has("c"));
+        client.subscribe(Kind::Endpoints, &["c"]).await;
+        while !client.holds(Kind::Endpoints, "c") {
+            client.take(Kind::Endpoints).await;
+        }
+        client.ack(&clusters).await;
+        while !(client.holds(Kind::Listener, "c")
+            && client.held(Kind::Extension) != memory.held(Kind::Extension))
+        {
+            let response = client.expect_any().await;
+            client.ack(&response).await;
+        }
+    }
+}
+
+/// (22) Changes that never rest, each of which adds a cluster, hold filters back no longer than one change alone.
+pub async fn s22_changes_that_never_rest_do_not_hold_filters_back(suite: &Suite<'_>) {
+    for run in suite.aggregated(&Variant::BOTH) {
+        let mut world = world();
+        run.begin(&world);
+        let mut proxy = run.proxy(&world).await;
+        let mut came: Vec<Response> = Vec::new();
+        for change in 0..20 {
+            world.add(Kind::Cluster, &format!("more-{change}"));
+            world.change(Kind::Extension, "a");
+            run.show(&world);
+            let (response, before) = proxy.next().await;
+            // The next change is there before the server hears of this acknowledgement.
+            world.add(Kind::Cluster, &format!("even-more-{change}"));
+            run.show(&world);
+            proxy.answer(&response, &before).await;
+            came.push(response);
+        }
+        let filters = came.iter().filter(|response| response.kind == Kind::Extension).count();
+        assert!(filters >= 3, "{:?}", trace(&came));
+    }
+}

@@ -91,6 +91,8 @@ conformance! {
         s15_endpoints_are_not_taken_from_a_cluster_that_is_there
         s16_filter_configuration_is_never_removed
         s22_make_before_break
+        s22_a_reconnect_gets_filters_after_it_asked_for_clusters
+        s22_changes_that_never_rest_do_not_hold_filters_back
         s22_a_cluster_stays_until_what_named_it_is_acknowledged
         s22_the_first_answers_come_in_order
     }
