@@ -239,16 +239,15 @@ impl Connection {
         let held = tracked.stream.held();
         tracked.held = held.is_some();
         self.registry.metrics.held.add(if tracked.held { 1 } else { -1 });
-        match held {
-            Some(Held { reason, resources }) => {
-                tracing::error!(
-                    node = self.id(),
-                    resources,
-                    reason,
-                    "proxy keeps resources that are not known here"
-                );
-            }
-            None => tracing::info!(node = self.id(), "nothing is held back from the proxy any more"),
+        if let Some(Held { reason, resources }) = held {
+            tracing::error!(
+                node = self.id(),
+                resources,
+                reason,
+                "proxy keeps resources that are not known here"
+            );
+        } else {
+            tracing::info!(node = self.id(), "nothing is held back from the proxy any more");
         }
     }
 }

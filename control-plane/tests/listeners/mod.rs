@@ -29,6 +29,11 @@ const LISTENERS: [&str; 6] = [
     r#"{name: limited, bind: "127.0.0.1:7005", limits: {connections: 5, idle_timeout: 1m, header_timeout: 1s}}"#,
 ];
 
+/// One with all that may be set of a listener itself.
+const TUNED: &str = r#"{name: tuned, bind: "0.0.0.0:7000", proxy_protocol: true, allowed_clients: ["10.0.0.0/8"],
+    connect_attempts: 5, connect_backoff: {base: 100ms, max: 1s}, clusters: on_demand, limits: {idle_timeout: 1h},
+    tls: {cert_file: /c/tls.crt, key_file: /c/tls.key, min_version: "1.3"}}"#;
+
 fn edges(listeners: &[&str]) -> Mesh {
     let services = r#"services: [{name: blue, endpoints: ["10.1.0.1:1"]}]"#;
     let routes = "routes: [{name: all, server_type: 200, to: [{service: blue}]}]";
@@ -62,6 +67,7 @@ fn corpus() -> Vec<(&'static str, Vec<Arc<Resource>>)> {
         ("edge", listeners(&edges(&LISTENERS), &Scope::default())),
         ("edge-before-1.38", listeners(&edges(&LISTENERS), &old)),
         ("edge-state-of-the-world", listeners(&edges(&LISTENERS), &sotw)),
+        ("edge-tuned", listeners(&edges(&[TUNED]), &Scope::default())),
         ("edge-unlogged", listeners(&unlogged, &Scope::default())),
         ("edge-without-routes", listeners(&idle, &Scope::default())),
         ("game-gateway", listeners(&to_file, &Scope::default())),
