@@ -10,7 +10,7 @@ use super::subscription::{Backlog, PATIENCE, Subscription};
 
 /// How long a proxy that comes back, and asks for neither clusters nor endpoints, is thought to hold its question for clusters
 /// back. What warms then has a name to resolve, and Envoy gives that up in less.
-pub(super) const NEVER_ASKS: Duration = Duration::from_secs(60);
+pub(super) const NEVER_ASKS: Duration = Duration::from_mins(1);
 
 /// What becomes of the snapshot that a stream works towards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Stream {
             (true, false) => {
                 now < self.opened + NEVER_ASKS && all.any(|cluster| !endpoints_of(cluster.name()))
             }
-            (false, _) => self.began_with_endpoints && now < self.opened + NEVER_ASKS,
+            (false, _) => self.began_with == Some(ResourceType::Endpoints) && now < self.opened + NEVER_ASKS,
         }
     }
 

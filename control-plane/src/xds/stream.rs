@@ -70,10 +70,10 @@ pub(crate) struct Stream {
     starting: Option<Instant>,
     /// Whether the proxy came with what an earlier stream gave it.
     pub(super) resumed: bool,
-    /// Whether endpoints were the first that it asked for.
-    pub(super) began_with_endpoints: bool,
-    /// Whether it may hold its question for clusters back.
-    held_back: bool,
+    /// What it asked for first.
+    pub(super) began_with: Option<ResourceType>,
+    /// While it may hold its question for clusters back: when to look again.
+    held_back: Option<Instant>,
     pub(super) secrets: Subscription,
     pub(super) clusters: Subscription,
     pub(super) endpoints: Subscription,
@@ -106,8 +106,8 @@ impl Stream {
             reached: None,
             starting: None,
             resumed: false,
-            began_with_endpoints: false,
-            held_back: false,
+            began_with: None,
+            held_back: None,
             secrets: Subscription::new(ResourceType::Secret, variant),
             clusters: Subscription::new(ResourceType::Cluster, variant),
             endpoints: Subscription::new(ResourceType::Endpoints, variant),
@@ -178,7 +178,7 @@ impl Stream {
             || asked().next().is_none()
             || self.starting.is_some()
             || !self.awaited.is_empty()
-            || self.held_back
+            || self.held_back.is_some()
             || asked().any(Subscription::moves)
         {
             SyncState::Pending
@@ -215,8 +215,7 @@ impl Stream {
         }
         if !self.of(kind).asked() {
             self.last_asked = now;
-            self.began_with_endpoints |= kind == ResourceType::Endpoints
-                && ResourceType::ALL.iter().all(|kind| !self.of(*kind).asked());
+            self.began_with.get_or_insert(kind);
             if brings_state(&request.asks) {
                 self.resumed = true;
                 self.generation.forget_names();
@@ -282,8 +281,7 @@ impl Stream {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
         let unsaid = self.resumed && self.clusters.unsent() || self.clusters_are_unknown(now);
         let listeners = Some(self.last_asked + PATIENCE).filter(|_| unsaid);
-        let clusters = Some(self.opened + NEVER_ASKS).filter(|_| self.held_back);
-        let waits = [self.awaited_until, listeners, clusters, self.starting].into_iter().flatten();
+        let waits = [self.awaited_until, listeners, self.held_back, self.starting].into_iter().flatten();
         acknowledgements.chain(waits).chain(self.cure_deadline()).filter(|at| *at > now).min()
     }
 
@@ -300,7 +298,7 @@ impl Stream {
             if course == Course::Complete {
                 self.generation.completed();
             }
-            self.held_back = self.holds_clusters_back(now);
+            self.held_back = self.holds_clusters_back(now).then(|| self.opened + NEVER_ASKS);
             if self.generation.is_latest() || course == Course::UnderWay {
                 break;
             }
