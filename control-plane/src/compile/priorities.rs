@@ -382,11 +382,12 @@ mod tests {
             };
             let both = vec![locality(1, &with_well(&one), share), locality(2, &with_well(&two), 100)];
             let weights = all_weights(&priorities(both).to_envoy("c"));
-            let well = |of: &[u64]| (of[0] + of[1]) as f64;
+            let number = |weight: u64| f64::from(u32::try_from(weight).unwrap());
+            let well = |of: &[u64]| number(of[0]) + number(of[1]);
             let given = 100.0 * well(&weights[0]) / (well(&weights[0]) + well(&weights[1]));
             prop_assert!((given - f64::from(share)).abs() < 0.01, "{given} instead of {share}");
             for of in &weights {
-                prop_assert!((of[0] as f64 / well(of) - 0.7).abs() < 0.001);
+                prop_assert!((number(of[0]) / well(of) - 0.7).abs() < 0.001);
             }
         }
 

@@ -73,7 +73,7 @@ impl Stream {
             (true, false) => {
                 now < self.opened + NEVER_ASKS && all.any(|cluster| !endpoints_of(cluster.name()))
             }
-            (false, _) => self.began_with_endpoints && now < self.opened + NEVER_ASKS,
+            (false, _) => self.began_with == Some(ResourceType::Endpoints) && now < self.opened + NEVER_ASKS,
         }
     }
 

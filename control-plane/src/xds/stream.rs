@@ -72,10 +72,10 @@ pub(crate) struct Stream {
     starting: Option<Instant>,
     /// Whether the proxy came with what an earlier stream gave it.
     pub(super) resumed: bool,
-    /// Whether it asked for endpoints before all else that depends on others.
-    pub(super) began_with_endpoints: bool,
-    /// Whether it may hold its question for clusters back.
-    held_back: bool,
+    /// What it asked for first, of what depends on other types.
+    pub(super) began_with: Option<ResourceType>,
+    /// While it may hold its question for clusters back: when to look again.
+    held_back: Option<Instant>,
     runtime: Subscription,
     pub(super) secrets: Subscription,
     pub(super) clusters: Subscription,
@@ -109,8 +109,8 @@ impl Stream {
             reached: None,
             starting: None,
             resumed: false,
-            began_with_endpoints: false,
-            held_back: false,
+            began_with: None,
+            held_back: None,
             runtime: Subscription::new(ResourceType::Runtime, variant),
             secrets: Subscription::new(ResourceType::Secret, variant),
             clusters: Subscription::new(ResourceType::Cluster, variant),
@@ -184,7 +184,7 @@ impl Stream {
             || asked().next().is_none()
             || self.starting.is_some()
             || !self.awaited.is_empty()
-            || self.held_back
+            || self.held_back.is_some()
             || asked().any(Subscription::moves)
         {
             SyncState::Pending
@@ -222,8 +222,10 @@ impl Stream {
         let claims = !self.of(kind).asked() && brings_state(&request.asks);
         if !self.of(kind).asked() {
             self.last_asked = now;
-            self.began_with_endpoints |=
-                kind == ResourceType::Endpoints && Self::ORDERED.iter().all(|kind| !self.of(*kind).asked());
+            // Runtime layers and secrets depend on nothing, and say nothing about the rest.
+            if !matches!(kind, ResourceType::Runtime | ResourceType::Secret) {
+                self.began_with.get_or_insert(kind);
+            }
         }
         if claims {
             self.resumed = true;
@@ -294,9 +296,9 @@ impl Stream {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
         let unsaid = self.resumed && self.clusters.unsent() || self.clusters_are_unknown(now);
         let listeners = Some(self.last_asked + PATIENCE).filter(|_| unsaid);
-        let clusters = Some(self.opened + NEVER_ASKS).filter(|_| self.held_back);
         let retry = self.extensions.retry_at();
-        let waits = [self.awaited_until, listeners, clusters, self.starting, retry].into_iter().flatten();
+        let waits =
+            [self.awaited_until, listeners, self.held_back, self.starting, retry].into_iter().flatten();
         acknowledgements.chain(waits).chain(self.cure_deadline()).filter(|at| *at > now).min()
     }
 
@@ -313,7 +315,7 @@ impl Stream {
             if course == Course::Complete {
                 self.generation.completed();
             }
-            self.held_back = self.holds_clusters_back(now);
+            self.held_back = self.holds_clusters_back(now).then(|| self.opened + NEVER_ASKS);
             if self.generation.is_latest() || course == Course::UnderWay {
                 break;
             }

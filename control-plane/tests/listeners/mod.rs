@@ -58,7 +58,7 @@ fn corpus() -> Vec<(&'static str, Vec<Arc<Resource>>)> {
     let old = Scope { hashes_addresses: true, datacenter: "aws".to_owned(), ..Scope::default() };
     let sotw = Scope { state_of_the_world: true, ..Scope::default() };
     let unlogged = with_settings(edges(&LISTENERS), |edge| edge.access_log = None);
-    let to_file = with_settings(mesh("", rules()), |edge| {
+    let to_file = with_settings(mesh("{}", rules()), |edge| {
         edge.access_log = Some("/var/log/edge.log".to_owned());
         edge.gateway.as_mut().unwrap().proxy_protocol = true;
     });

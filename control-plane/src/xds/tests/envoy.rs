@@ -81,16 +81,16 @@ impl Envoy {
         let on_demand: Vec<_> = self.asked.iter().map(ToString::to_string).collect();
         let on_demand =
             if on_demand.is_empty() { vec![] } else { [vec!["*".to_owned()], on_demand].concat() };
-        self.first(Cluster, on_demand);
+        self.first(Cluster, &on_demand);
         if !endpoints.is_empty() {
-            self.first(Endpoints, endpoints);
+            self.first(Endpoints, &endpoints);
         }
-        self.first(Listener, vec![]);
-        self.first(Extension, vec!["x".to_owned()]);
+        self.first(Listener, &[]);
+        self.first(Extension, &["x".to_owned()]);
     }
 
     /// The first request of a type on a stream.
-    fn first(&mut self, kind: ResourceType, names: Vec<String>) {
+    fn first(&mut self, kind: ResourceType, names: &[String]) {
         let has = match kind {
             Cluster => self.clusters.clone(),
             Endpoints => self.endpoints.clone(),
