@@ -77,8 +77,6 @@ pub(super) fn listener(listen: SocketAddr) -> Listener {
     let answers = shape::last_slot(EXTENSION, &manager(NO_FILTER), PATIENCE_MS);
     Listener {
         filter_chains: vec![FilterChain { filters: vec![bound, answers], ..FilterChain::default() }],
-        // Players who fill the edge do not keep its load balancer out, which has a bound of its own.
-        ignore_global_conn_limit: true,
         ..shape::listener(NAME, listen)
     }
 }

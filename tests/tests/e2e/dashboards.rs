@@ -222,10 +222,9 @@ async fn turned_away(stage: &Stage, mut players: Vec<GameClient>) {
     GameClient::connect(edge).await.unwrap().read_until_closed().await.unwrap();
 }
 
-/// Whether this is a listener's count of open connections, of those that count for the edge as a whole.
+/// Whether this is a listener's count of open connections.
 fn is_total(name: &str) -> bool {
-    name.ends_with(".downstream_cx_active")
-        && [".worker_", "admin", "realmgate-health"].iter().all(|other| !name.contains(other))
+    name.ends_with(".downstream_cx_active") && !name.contains(".worker_") && !name.contains("admin")
 }
 
 /// The words of `promtool` about the files of a folder.
