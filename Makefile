@@ -43,6 +43,8 @@ run-mesh: setup-run setup-mesh build ## start the demo of two datacenters with s
 
 # Binaries and tests are built by one command, since cargo unites the features of what it builds together: built apart,
 # the binaries that the end-to-end tests start would compile many dependencies a second time.
+# Tests wait for others more than they work: two for each processor keep it busy.
+test: export RUST_TEST_THREADS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) * 2)))
 test: setup filter ## run every test: unit, property, golden, end-to-end, and the wire crate as wasm in Node.js
 	cargo build --workspace --bins --tests
 	cargo test --workspace --no-fail-fast
