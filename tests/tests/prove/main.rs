@@ -10,6 +10,7 @@
 )]
 
 mod configurations;
+mod cuts;
 mod endings;
 mod readiness;
 mod upgrade;
