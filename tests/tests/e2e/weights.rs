@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use prost::Message;
 use realmgate_control_plane::compile::compile;
-use realmgate_control_plane::mesh::catalog::{Catalog, Instance, InstanceHealth};
+use realmgate_control_plane::mesh::catalog::{Catalog, Datacenter, Instance, InstanceHealth};
 use realmgate_control_plane::mesh::failover::{Tracker, wanted};
 use realmgate_control_plane::model::parse;
 use realmgate_control_plane::xds::{Resource, ResourceSet, ResourceType, Scope, Snapshot};
@@ -69,7 +69,7 @@ fn catalog(policy: &str, home_is_down: bool) -> Catalog {
     let services = extremes();
     let mut catalog = Catalog {
         local: HOME.to_owned(),
-        datacenters: [HOME, OTHER].map(|name| (name.to_owned(), Default::default())).into(),
+        datacenters: [HOME, OTHER].map(|name| (name.to_owned(), Datacenter::default())).into(),
         ..Catalog::default()
     };
     let all = wanted(&parse(policy).unwrap(), &catalog);
@@ -146,11 +146,11 @@ async fn takes_all(version: Option<&str>) {
                 other => format!("{service}/{other}"),
             };
             assert!(clusters.contains(&name), "{name} is none of {clusters:?}");
-            let stat = |stat: &str| served.proxy.stat(&format!("cluster.{name}.{stat}"));
+            let count = |of: &str| served.proxy.stat(&format!("cluster.{name}.{of}"));
             let members = (home.len() + other.len()) as u64;
-            wait_until(&format!("{version:?}: {name} has {members} members"), LIMIT, || {
-                assert_eq!(stat("update_rejected"), 0, "{version:?}: the endpoints of {name} are refused");
-                stat("membership_total") == members
+            wait_until(&format!("{version:?}: {name} has {members} members"), 3 * LIMIT, || {
+                assert_eq!(count("update_rejected"), 0, "{version:?}: the endpoints of {name} are refused");
+                count("membership_total") == members
             });
         }
     }
