@@ -20,6 +20,8 @@ pub mod port {
     pub const ADMIN: u16 = 9901;
     /// xDS.
     pub const XDS: u16 = 18_000;
+    /// xDS at the end of a link.
+    pub const LINK: u16 = 18_001;
     /// The management API.
     pub const API: u16 = 18_080;
     /// Prometheus.

@@ -51,5 +51,6 @@ mod strategies;
 mod switches;
 mod upgrade;
 mod warming;
+mod weights;
 
 use realmgate_tests::cast;

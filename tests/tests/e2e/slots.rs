@@ -49,7 +49,7 @@ enum Fault {
     Refused,
 }
 
-fn mesh(policy: &str) -> Mesh {
+pub(crate) fn mesh(policy: &str) -> Mesh {
     Mesh {
         policy: Arc::new(parse(policy).unwrap()),
         rules: Arc::default(),
@@ -127,6 +127,7 @@ fn with_fault(good: &Snapshot, slot: &str, fault: Fault) -> Snapshot {
 /// A proxy of this bootstrap and version that is served what the sender holds.
 pub(crate) struct Served {
     snapshots: Arc<Same>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) proxy: Envoy,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -136,7 +137,7 @@ impl Served {
         let snapshots = Arc::new(Same(watch::Sender::new(Arc::new(first))));
         let metrics = prometheus::Registry::new();
         let registry = Arc::new(Registry::new(&metrics).unwrap());
-        let server = AdsServer::new(Arc::clone(&snapshots) as Arc<dyn SnapshotSource>, registry);
+        let server = AdsServer::new(Arc::clone(&snapshots) as Arc<dyn SnapshotSource>, Arc::clone(&registry));
         let listener = Listener::open(ListenerConfig::default(), &metrics).unwrap();
         let socket = TcpListener::bind(net.at(port::XDS)).await.unwrap();
         let serving = tokio::spawn(listener.serve(socket, server, std::future::pending::<()>()));
@@ -144,7 +145,7 @@ impl Served {
         let bootstrap = bootstrap.replace("127.0.0.1", &net.ip().to_string());
         let proxy = Envoy::with(net.dir(), bootstrap, net.at(port::ADMIN)).name(role).concurrency(2);
         let proxy = version.iter().fold(proxy, |proxy, version| proxy.version(version)).start().unwrap();
-        Self { snapshots, proxy, serving }
+        Self { snapshots, registry, proxy, serving }
     }
 
     /// Has the proxy follow this one from now on.

@@ -11,9 +11,6 @@ use serde_json::{Value, json};
 use crate::cast::{LIMIT, game, lands, route, servers, until_lands};
 use crate::resilience::service;
 
-/// Where an Envoy finds its control plane at the end of a link.
-const LINK: u16 = 18_001;
-
 /// What a check of a server that says nothing takes.
 const CHECK: Duration = Duration::from_secs(4);
 
@@ -104,9 +101,10 @@ async fn routes_follow_changes_that_come_faster_than_they_are_acknowledged() {
     let net = TestNet::new();
     let servers = servers(&net, 1, 0).await;
     let control_plane = Stage::control_plane(&net, &json!({"edge": {"health_listen": ""}})).unwrap();
-    let _link = Link::start(net.at(LINK), control_plane.xds(), round_trip / 2).await.unwrap();
+    let _link = Link::start(net.at(port::LINK), control_plane.xds(), round_trip / 2).await.unwrap();
     let bootstrap = control_plane.edge_bootstrap("edge-1", net.at(port::ADMIN)).unwrap();
-    let far = bootstrap.replace(&format!("port_value: {}", port::XDS), &format!("port_value: {LINK}"));
+    let far =
+        bootstrap.replace(&format!("port_value: {}", port::XDS), &format!("port_value: {}", port::LINK));
     let edge = Envoy::with(net.dir(), far, net.at(port::ADMIN)).name("edge").start().unwrap();
     let stage = Stage { edge, control_plane, net };
     let of = |world: &u16| service(&format!("world-{world}"), &[servers[0].address()], &json!({}));

@@ -13,6 +13,7 @@
 #[path = "."]
 mod prove {
     mod configurations;
+    mod cuts;
     mod endings;
     mod readiness;
     mod upgrade;
