@@ -45,8 +45,10 @@ impl Ticker {
             return None;
         }
         let period_ms = *self.roots.values().min()?;
-        let newest = *self.roots.last_key_value()?.0;
-        Some(self.arm(if self.roots.contains_key(&root) { root } else { newest }, period_ms))
+        // Of the others the oldest: it lives because of its connections. The newest may be replaced before it ticks, and so may
+        // its successors, for as long as changes come.
+        let oldest = *self.roots.first_key_value()?.0;
+        Some(self.arm(if self.roots.contains_key(&root) { root } else { oldest }, period_ms))
     }
 
     /// There is nothing to wait for.
@@ -152,5 +154,32 @@ mod tests {
             assert_eq!(ticker.wake(root), None);
         }
         assert_eq!(ticker.begin(100, 10), Some(Timer { root: 1, period_ms: 10 }));
+    }
+
+    #[test]
+    fn changes_that_come_faster_than_ticks_do_not_keep_them_from_coming() {
+        const PERIOD_MS: u32 = 250;
+        let mut ticker = Ticker::default();
+        // The first root context has a connection that waits; the second one's woke the VM.
+        assert_eq!([ticker.begin(1, PERIOD_MS), ticker.begin(2, PERIOD_MS)], [None, None]);
+        let mut timer = ticker.wake(2).map(|timer| (timer, 0));
+        let mut ticks = 0;
+        for now in 0..60_000 {
+            let mut told = Vec::new();
+            if now % 200 == 100 {
+                let newest = now / 200 + 3;
+                told.extend(ticker.begin(newest, PERIOD_MS));
+                told.extend(ticker.end(newest - 1).into_iter().flatten());
+            }
+            for set in told {
+                timer = (set.period_ms > 0).then_some((set, now));
+            }
+            if let Some((Timer { period_ms, .. }, since)) = &mut timer
+                && now - *since >= *period_ms
+            {
+                (ticks, *since) = (ticks + 1, now);
+            }
+        }
+        assert!(ticks > 230, "{ticks} ticks in a minute");
     }
 }
