@@ -109,7 +109,7 @@ impl FilterModuleSource {
             Err(_) => file::saved_copy(&config.data_dir).map(Content::of).unwrap_or_default(),
         };
         let content = last_good.then(read);
-        note(&content, &config.data_dir, &metrics);
+        note(&content, &config, &metrics);
         let module = module(&content, &config);
         let content = watch::channel(Arc::new(content)).0;
         Ok(Self { publish: watch::channel(module).0, content, config, metrics, first })
@@ -139,15 +139,14 @@ impl FilterModuleSource {
             if !look.is_due(now.as_ref()) {
                 continue;
             }
-            let (current, data_dir, metrics) =
-                (self.content(), self.config.data_dir.clone(), self.metrics.clone());
+            let (current, config, metrics) = (self.content(), self.config.clone(), self.metrics.clone());
             let read = tokio::task::spawn_blocking(move || {
                 let read = file::read(&places);
                 if file::stamp(&places) != now {
                     return None;
                 }
                 let content = current.then(read);
-                note(&content, &data_dir, &metrics);
+                note(&content, &config, &metrics);
                 Some((content, now))
             });
             let Ok(Some((content, now))) = read.await else { continue };
@@ -202,7 +201,8 @@ fn place<'a>(content: &'a Content, config: &'a FilterModuleConfig) -> Option<&'a
 }
 
 /// Says what came of a look at the file, and keeps what is good. Blocks on the disk.
-fn note(content: &Content, data_dir: &Path, metrics: &Metrics) {
+fn note(content: &Content, config: &FilterModuleConfig, metrics: &Metrics) {
+    let data_dir = &config.data_dir;
     metrics.up(content.problem.is_none());
     match &content.problem {
         None => {
@@ -215,17 +215,25 @@ fn note(content: &Content, data_dir: &Path, metrics: &Metrics) {
         }
         Some(Problem { reason, message }) => {
             metrics.refused(reason);
-            if content.is_known() {
-                tracing::warn!(
+            let sha256 = &content.sha256;
+            match (&config.delivery, content.is_known()) {
+                (ModuleDelivery::Http(_), true) => {
+                    tracing::warn!(
+                        reason,
+                        sha256,
+                        "filter module refused: {message}; serving the last good one"
+                    );
+                }
+                // A proxy reads the file at its path with each configuration of its filter.
+                (ModuleDelivery::Path, true) => tracing::error!(
                     reason,
-                    sha256 = content.sha256,
-                    "filter module refused: {message}; serving the last good one"
-                );
-            } else {
-                tracing::error!(
+                    sha256,
+                    "filter module refused: {message}; proxies that read this file keep the filter that they run, and take no change of routes until a good one stands there"
+                ),
+                (_, false) => tracing::error!(
                     reason,
-                    "filter module refused: {message}; edges get no filter until there is a good one"
-                );
+                    "filter module refused: {message}; edges without a filter get none until there is a good one"
+                ),
             }
         }
     }
