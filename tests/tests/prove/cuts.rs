@@ -156,11 +156,13 @@ async fn worlds_come_and_go(version: Option<&str>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make prove runs it"]
 async fn a_link_that_is_cut_again_and_again_sends_nobody_to_a_missing_cluster() {
     worlds_come_and_go(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make prove runs it"]
 async fn a_link_that_is_cut_again_and_again_is_the_same_on_the_oldest_version() {
     worlds_come_and_go(Some("1.37")).await;
 }

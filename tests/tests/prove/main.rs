@@ -1,5 +1,5 @@
 //! What takes minutes to show: soaks, many changes, another version's control plane. `make prove` runs it; `make test` does
-//! not.
+//! not: there they are ignored.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -23,6 +23,7 @@ fn previous() -> Option<PathBuf> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make prove runs it"]
 async fn an_upgrade_touches_no_listener_and_ends_no_session() {
     let Some(previous) = previous() else { return };
     let current = parts::REALMGATE.find().unwrap();
