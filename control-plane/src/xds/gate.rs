@@ -100,8 +100,8 @@ impl Stream {
 
     /// How the snapshot under way fares.
     pub(super) fn course(&self, now: Instant) -> Course {
-        // Listeners and filters of who keeps what it came with may be those of an earlier life.
-        if self.wanted().is_pending() || self.keeps() {
+        // Listeners and filters of who keeps what it came with may be those of an earlier life. Secrets name no cluster.
+        if self.wanted().is_pending() || self.clusters.keeps {
             return Course::Open;
         }
         let namers = [&self.listeners, &self.extensions];
@@ -111,9 +111,12 @@ impl Stream {
             let known = spoken || !self.resumed || now >= self.last_asked + PATIENCE;
             return if known { Course::Complete } else { Course::Open };
         }
-        let asked = ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
-        if !self.clusters.asked() || asked.into_iter().any(Subscription::rejecting) || !self.is_under_way(now)
-        {
+        // What filters wait for: with one of these refused they stay as they are. A listener or filter that is refused hinders
+        // nobody while clusters are under way, and a runtime layer never does.
+        let made = [&self.secrets, &self.clusters, &self.endpoints];
+        let refused = made.into_iter().any(Subscription::rejecting)
+            || self.gate(now) != Gate::Closed && namers.into_iter().any(Subscription::rejecting);
+        if !self.clusters.asked() || refused || !self.is_under_way(now) {
             Course::Open
         } else if self.waits_for_a_cure(now) {
             Course::TooLong

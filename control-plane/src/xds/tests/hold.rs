@@ -263,3 +263,27 @@ fn endpoints_of_which_nobody_knows_better_replace_none_that_a_proxy_came_with() 
     fresh.ask(Cluster, &[]);
     assert_eq!(trace(&fresh.ask(Endpoints, &["a"])), ["eds: a@empty"]);
 }
+
+#[test]
+fn secrets_that_are_kept_keep_no_clusters() {
+    let hold = |snapshot: &Arc<Snapshot>| {
+        let is_roots = |kind, name: &str| kind == Secret && name == "roots";
+        let secrets = Snapshot::clone(snapshot).with_secrets(set(&["roots@2"]));
+        Arc::new(secrets.holding_secrets(Some(Hold::new("the authority is new", is_roots))))
+    };
+    let snapshot_of = |number: usize| {
+        let cluster = format!("c{number}@1");
+        hold(&snapshot(&[&cluster], &[&cluster], &["l@1"], &[&format!("l@{number}")]))
+    };
+    let mut model = Model::started(Variant::Delta, &snapshot_of(0));
+    model.connect(&snapshot_of(0));
+    let came = model.proxy.send(Secret, "", None, again(&["roots"], &[("roots", "1")]));
+    model.take(came);
+    for number in 1..10 {
+        let came = model.proxy.wait(Duration::from_mins(1));
+        model.take(came);
+        model.want(&snapshot_of(number));
+    }
+    assert!(model.proxy.stream.keeps());
+    assert_eq!(model.of(Cluster).len(), 1, "{:?}", model.of(Cluster));
+}
