@@ -14,6 +14,7 @@ use super::subscription::Subscription;
 use super::{Resource, ResourceType, Scope};
 
 /// One connected proxy. Two streams of one node are two entries.
+#[expect(clippy::struct_excessive_bools, reason = "each is said of a proxy for itself")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProxyStatus {
     /// Tells streams apart; counts up from 1 as streams open.

@@ -311,5 +311,5 @@ fn who_comes_with_other_lists_and_asks_for_nothing_of_the_source_is_served() {
     let mut proxy = Proxy::new(Variant::Sotw, &rules);
     let asks = Asks::All { names: Texts::default(), version: "before".to_owned() };
     assert!(proxy.send(Cluster, "", None, asks).is_empty());
-    assert!(proxy.wait(Duration::from_secs(60)).is_empty());
+    assert!(proxy.wait(Duration::from_mins(1)).is_empty());
 }
