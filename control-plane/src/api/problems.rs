@@ -19,7 +19,7 @@ pub struct Problem {
 }
 
 /// Every reason there is, for metrics.
-pub const REASONS: [&str; 11] = [
+pub const REASONS: [&str; 12] = [
     UNSUPPORTED_ENVOY,
     UNTESTED_ENVOY,
     NO_WASM,
@@ -31,6 +31,7 @@ pub const REASONS: [&str; 11] = [
     STALE_MODULE,
     LISTENER_REJECTED,
     CONFIG_REJECTED,
+    CLUSTER_WARMING,
 ];
 
 /// Too old to be sent anything.
@@ -55,6 +56,8 @@ pub const STALE_MODULE: &str = "stale_module";
 pub const LISTENER_REJECTED: &str = "listener_rejected";
 /// It refuses something else.
 pub const CONFIG_REJECTED: &str = "config_rejected";
+/// A change waits for a cluster whose health check does not answer.
+pub const CLUSTER_WARMING: &str = "cluster_warming";
 
 /// Everything that is wrong with this proxy; `module` is what the control plane has.
 #[must_use]
@@ -78,9 +81,10 @@ pub fn problems(proxy: &ProxyStatus, module: &Content) -> Vec<Problem> {
     if proxy.wanted.is_empty() {
         return found;
     }
-    if proxy.filters.is_empty() && proxy.scope.role == Role::Edge {
+    if proxy.filters.is_empty() && (proxy.scope.role == Role::Edge || proxy.lacks_filters) {
         match &module.problem {
             Some(problem) if !module.is_known() => say(NO_FILTER_MODULE, problem.message.clone()),
+            _ if proxy.lacks_filters => {}
             _ => say(NO_LISTENER, no_listener(&proxy.scope.listeners)),
         }
     }
@@ -97,11 +101,26 @@ pub fn problems(proxy: &ProxyStatus, module: &Content) -> Vec<Problem> {
             );
         }
     }
+    if let Some(clusters) = &proxy.warms_long {
+        say(CLUSTER_WARMING, warming(clusters));
+    }
     if let Some(stale) = proxy.filters.iter().find(|filter| filter.is_stale() && !proxy.is_fetching) {
         let (running, wanted) = (stale.running.as_deref().unwrap_or_default(), &stale.wanted);
         say(STALE_MODULE, format!("`{}` runs module {running}, not {wanted}", stale.name));
     }
     found
+}
+
+fn warming(clusters: &[String]) -> String {
+    let which = match clusters {
+        [] => "a cluster that it had before its stream opened warms".to_owned(),
+        [cluster] => format!("cluster `{cluster}` warms"),
+        [cluster, rest @ ..] => format!("cluster `{cluster}` or one of {} others warms", rest.len()),
+    };
+    format!(
+        "{which}, and no change of routes is taken before it is done: its health check has not answered, or its name does not \
+         resolve; remove the service, or shorten health_check.timeout"
+    )
 }
 
 fn no_listener(named: &[String]) -> String {
@@ -211,6 +230,19 @@ mod tests {
             told(&refusing(well.clone(), "ecds", "realmgate/edge/connections", "no"), &good).0,
             [CONFIG_REJECTED]
         );
+        let warms = |names: &[&str]| ProxyStatus {
+            warms_long: Some(names.iter().map(ToString::to_string).collect()),
+            ..proxy(vec![filter(Some("new"))])
+        };
+        for (names, says) in
+            [(&[][..], "before its stream"), (&["slow"], "`slow`"), (&["a", "b"], "1 others")]
+        {
+            let (reasons, words) = told(&warms(names), &good);
+            assert_eq!((reasons, words.contains(says)), (vec![CLUSTER_WARMING], true), "{words}");
+        }
+        let sidecar = Scope { role: Role::Sidecar, ..Scope::default() };
+        let unguarded = ProxyStatus { scope: sidecar, lacks_filters: true, ..proxy(vec![]) };
+        assert_eq!(told(&unguarded, &none).0, [NO_FILTER_MODULE]);
         assert_eq!(told(&proxy(vec![filter(Some("old"))]), &good).0, [STALE_MODULE]);
         // Of what it had from an earlier stream the module is not known.
         assert_eq!(told(&proxy(vec![filter(Some(""))]), &good).0, [""; 0]);

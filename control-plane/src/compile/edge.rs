@@ -25,6 +25,8 @@ pub(super) struct Base {
     secrets: Arc<ResourceSet>,
     /// Whether every listener asks for the clusters that it needs, those of rules among them.
     all_ask: bool,
+    /// Whether there is no module for its listeners' filters.
+    lacks_filters: bool,
 }
 
 /// The snapshot of an edge of `scope`, pending while it waits for its certificate, whose base is made anew where it has to be.
@@ -53,6 +55,7 @@ pub(super) fn compile(
     Snapshot::new(clusters, endpoints, Arc::clone(&base.listeners), Arc::clone(&base.extensions))
         .with_secrets(Arc::clone(&base.secrets))
         .with_runtime(runtime::layers())
+        .lacking_filters(base.lacks_filters)
 }
 
 impl Base {
@@ -95,6 +98,7 @@ impl Base {
             (Vec::from_iter(filter::module_cluster(&mesh.module)), Vec::new());
         encode(&eager, false, encoded, &mut clusters, &mut endpoints);
         encode(&on_demand, true, encoded, &mut clusters, &mut endpoints);
+        let lacks_filters = mesh.module.location == ModuleLocation::Nowhere && !listeners.is_empty();
         Self {
             mesh: mesh.without_rules(),
             rules: rules.lines().map(|(rank, route)| (rank, route.clone())).collect(),
@@ -104,6 +108,7 @@ impl Base {
             extensions: Arc::new(ResourceSet::new(extensions)),
             secrets: Arc::new(ResourceSet::on_demand(secrets)),
             all_ask,
+            lacks_filters,
         }
     }
 

@@ -17,11 +17,10 @@ pub(super) fn hold(mesh: &Mesh) -> Option<Hold> {
     match mesh.unheard {
         Unheard { policy: false, rules: false } => None,
         Unheard { policy: true, rules: false } => Some(Hold::new(NO_POLICY, is_of_policy)),
-        Unheard { policy: false, rules: true } => Some(Hold::new(NO_RULES, is_of_rules)),
+        Unheard { policy: false, rules: true } => Some(Hold::new(NO_RULES, is_of_rules).with_nameless()),
         Unheard { policy: true, rules: true } => {
-            Some(Hold::new(format!("{NO_POLICY}. Also, {NO_RULES}"), |kind, name| {
-                is_of_policy(kind, name) || is_of_rules(kind, name)
-            }))
+            let either = |kind, name: &str| is_of_policy(kind, name) || is_of_rules(kind, name);
+            Some(Hold::new(format!("{NO_POLICY}. Also, {NO_RULES}"), either).with_nameless())
         }
     }
 }

@@ -111,6 +111,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
         None => Some(guard::none()),
     };
     clusters.extend(inputs.guard.as_ref().and_then(super::filter::module_cluster));
+    let lacks_guard = guard.is_none();
     extensions.extend(guard.map(Arc::new));
     let listener = listener(inputs, scope, ports);
     Snapshot::new(
@@ -121,6 +122,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
     )
     .with_secrets(ResourceSet::on_demand(tls::secrets(&inputs.identities, &scope.service)))
     .with_runtime(runtime::layers())
+    .lacking_filters(lacks_guard)
     .holding(inputs.hold.clone())
     .holding_secrets(secret_hold(&inputs.identities))
 }

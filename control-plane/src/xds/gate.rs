@@ -1,16 +1,22 @@
 //! When listeners and filters of one stream may change, when what they named may go, and when the next snapshot is taken up.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ResourceType;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+
 use super::in_flight::InFlight;
 use super::plan::Gate;
 use super::stream::Stream;
 use super::subscription::{Backlog, PATIENCE, Subscription};
+use super::{Resource, ResourceType};
 
 /// How long a proxy that comes back, and asks for neither clusters nor endpoints, is thought to hold its question for clusters
 /// back. What warms then has a name to resolve, and Envoy gives that up in less.
 pub(super) const NEVER_ASKS: Duration = Duration::from_mins(1);
+
+/// How long clusters may warm before that is a problem: one to tell of, and to end where nobody wants them any more.
+pub(super) const WARMS_LONG: Duration = Duration::from_secs(10);
 
 /// What becomes of the snapshot that a stream works towards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +90,39 @@ impl Stream {
         self.aggregated && !self.clusters.asked() && (asks_for_more || now < self.last_asked + PATIENCE)
     }
 
+    /// Clusters that the proxy may hold its question for clusters back for, though nobody wants them any more: with no endpoints
+    /// left to check they warm no longer. Nothing else reaches them, since Envoy takes no clusters until it has asked for them.
+    /// Their players lose them a little before the filter that names them goes.
+    pub(super) fn end_warming(&mut self, now: Instant) {
+        let waits = self.resumed && self.clusters_are_unknown(now) && !self.clusters.keeps;
+        if !waits || now < self.last_asked + WARMS_LONG {
+            return;
+        }
+        let (latest, wanted) = (self.latest(), Arc::clone(self.wanted()));
+        let is_wanted = |name: &str| {
+            let sets = [latest, &wanted].into_iter();
+            let mut sets =
+                sets.flat_map(|of| [ResourceType::Cluster, ResourceType::Endpoints].map(|kind| of.of(kind)));
+            sets.any(|set| set.get(name).is_some())
+        };
+        let names = self.endpoints.interest.names().iter().filter(|name| !is_wanted(name));
+        let empty: Vec<_> = names.map(|name| Arc::new(empty_assignment(name))).collect();
+        if empty.is_empty() {
+            return;
+        }
+        self.generation.add_endpoints(empty);
+        let endpoints = Arc::clone(self.wanted().of(ResourceType::Endpoints));
+        self.endpoints.on_wanted(wanted.of(ResourceType::Endpoints), &endpoints);
+    }
+
+    /// Clusters that have been warming for long, if any: those that were sent on this stream by name.
+    pub(super) fn warms_long(&self, now: Instant) -> Option<Vec<&str>> {
+        let sent = self.clusters.in_flight.iter().filter(|sent| now >= sent.at + WARMS_LONG);
+        let names: Vec<_> = sent.flat_map(|sent| &sent.changes).map(|change| &**change.sent.name()).collect();
+        let held_back = now >= self.last_asked + WARMS_LONG && self.resumed && self.holds_clusters_back(now);
+        (held_back || !names.is_empty()).then_some(names)
+    }
+
     /// Clusters whose endpoints the proxy has not asked for are awaited as long as it has not acknowledged them, and a while
     /// after that: Envoy asks before it acknowledges.
     pub(super) fn await_endpoints(&mut self, now: Instant) {
@@ -100,8 +139,10 @@ impl Stream {
 
     /// How the snapshot under way fares.
     pub(super) fn course(&self, now: Instant) -> Course {
-        // Listeners and filters of who keeps what it came with may be those of an earlier life.
-        if self.wanted().is_pending() || self.keeps() {
+        // Listeners and filters of who keeps what it came with may be those of an earlier life, and so may those that stay for
+        // want of others. Secrets name no cluster.
+        let wanted = self.wanted();
+        if wanted.is_pending() || wanted.lacks_filters() || self.clusters.keeps {
             return Course::Open;
         }
         let namers = [&self.listeners, &self.extensions];
@@ -111,9 +152,12 @@ impl Stream {
             let known = spoken || !self.resumed || now >= self.last_asked + PATIENCE;
             return if known { Course::Complete } else { Course::Open };
         }
-        let asked = ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
-        if !self.clusters.asked() || asked.into_iter().any(Subscription::rejecting) || !self.is_under_way(now)
-        {
+        // What filters wait for: with one of these refused they stay as they are. A listener or filter that is refused hinders
+        // nobody while clusters are under way, and a runtime layer never does.
+        let made = [&self.secrets, &self.clusters, &self.endpoints];
+        let refused = made.into_iter().any(Subscription::rejecting)
+            || self.gate(now) != Gate::Closed && namers.into_iter().any(Subscription::rejecting);
+        if !self.clusters.asked() || refused || !self.is_under_way(now) {
             Course::Open
         } else if self.waits_for_a_cure(now) {
             Course::TooLong
@@ -153,4 +197,11 @@ impl Stream {
     /// The types that a newer snapshot has to wait for.
     pub(super) const ORDERED: [ResourceType; 3] =
         [ResourceType::Cluster, ResourceType::Listener, ResourceType::Extension];
+}
+
+/// Endpoints that are none.
+fn empty_assignment(cluster: &str) -> Resource {
+    let empty =
+        ClusterLoadAssignment { cluster_name: cluster.to_owned(), ..ClusterLoadAssignment::default() };
+    Resource::new(cluster, &empty)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::subscription::PATIENCE;
-use super::{ResourceSet, ResourceType, Snapshot};
+use super::{Resource, ResourceSet, ResourceType, Snapshot};
 
 /// Doublings of the patience with a generation: 64 s, longer than any link takes.
 const MOST_DOUBLINGS: u32 = 5;
@@ -58,6 +58,11 @@ impl Generation {
             self.wanted = Arc::new(self.taken.with_what_never_waits(&latest));
         }
         self.latest = latest;
+    }
+
+    /// Adds endpoints that this proxy alone is to have, until a newer snapshot comes.
+    pub(super) fn add_endpoints(&mut self, endpoints: Vec<Arc<Resource>>) {
+        self.wanted = Arc::new(self.wanted.with_endpoints(endpoints));
     }
 
     /// Notes that the proxy has all of the generation.

@@ -10,12 +10,26 @@ use super::ResourceType;
 pub struct Hold {
     reason: Arc<str>,
     is_of_source: fn(ResourceType, &str) -> bool,
+    is_told_by_names: bool,
 }
 
 impl Hold {
     /// `reason` says what was never heard and what to do about it; `is_of_source` which names that source alone gives.
     pub fn new(reason: impl Into<Arc<str>>, is_of_source: fn(ResourceType, &str) -> bool) -> Self {
-        Self { reason: reason.into(), is_of_source }
+        Self { reason: reason.into(), is_of_source, is_told_by_names: true }
+    }
+
+    /// The same of a source that may give clusters without endpoints, for which a proxy asks by no name: in state of the world
+    /// nothing tells then that it has them.
+    #[must_use]
+    pub fn with_nameless(mut self) -> Self {
+        self.is_told_by_names = false;
+        self
+    }
+
+    /// Whether the names that a proxy asks for tell whether it has something of the source.
+    pub(super) const fn is_told_by_names(&self) -> bool {
+        self.is_told_by_names
     }
 
     /// What was never heard, and what to do about it.

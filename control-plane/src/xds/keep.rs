@@ -1,19 +1,26 @@
 //! Proxies that keep what they came with while a source was never heard: which they are, and what they keep of one type.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::message::Variant;
 use super::plan::Gate;
 use super::stream::Stream;
-use super::subscription::Subscription;
-use super::{Hold, Resource, ResourceSet, ResourceType};
+use super::subscription::{PATIENCE, Subscription};
+use super::{Hold, Resource, ResourceSet, ResourceType, Snapshot};
 
 impl Subscription {
     /// Whether the proxy came with something that only the source could have given it which was never heard.
-    pub(super) fn shows(&self, hold: &Hold, wanted: &ResourceSet) -> bool {
-        self.claims_another_list(wanted) || self.unknown(wanted).any(|name| hold.is_evidence(self.kind, name))
+    fn shows(&self, hold: &Hold, wanted: &ResourceSet) -> bool {
+        self.unknown(wanted).any(|name| hold.is_evidence(self.kind, name))
+    }
+
+    /// Whether it asks for something that only that source could have named.
+    fn asks_for_more(&self, hold: &Hold, wanted: &ResourceSet) -> bool {
+        let mut unknown = self.interest.names().iter().filter(|name| wanted.get(name).is_none());
+        unknown.any(|name| hold.is_evidence(self.kind, name))
     }
 
     /// Whether the proxy came with another version of what this is about.
@@ -77,6 +84,28 @@ pub struct Held {
 }
 
 impl Stream {
+    /// Whether the proxy keeps what it came with, because it shows that it had a source which was never heard here.
+    pub(super) fn note_hold(&mut self, wanted: &Snapshot, now: Instant) -> bool {
+        let any = |of: &dyn Fn(&Subscription, &ResourceSet) -> bool| {
+            ResourceType::ALL.iter().any(|kind| of(self.of(*kind), wanted.of(*kind)))
+        };
+        let has_lists = any(&Subscription::claims_another_list);
+        // Of lists that are not known the names tell for which the proxy asks, where they do. It asks at once.
+        let told = self.endpoints.asked() && self.extensions.asked() || now >= self.last_asked + PATIENCE;
+        let keeps = wanted.hold().is_some_and(|hold| {
+            any(&|of, wanted| of.shows(hold, wanted))
+                || has_lists
+                    && (!told
+                        || !hold.is_told_by_names()
+                        || any(&|of, wanted| of.asks_for_more(hold, wanted)))
+        });
+        let keeps_secrets = wanted.secret_hold().is_some_and(|hold| self.secrets.claims_another(hold));
+        for kind in ResourceType::ALL {
+            self.of_mut(kind).keep(keeps || kind == ResourceType::Secret && keeps_secrets);
+        }
+        keeps
+    }
+
     /// Whether the proxy keeps what it came with, or at least its secrets.
     pub(super) const fn keeps(&self) -> bool {
         self.of(ResourceType::Secret).keeps

@@ -220,6 +220,7 @@ impl Subscription {
             let payloads = plan.changes.iter().map(|resource| self.payload(resource));
             (payloads.collect(), Arc::clone(wanted.version()))
         };
+        self.retry.sent();
         let changes = self.note_sent(plan.changes, &plan.removed);
         self.due = plan.still_due.into_iter().map(|name| (name, ())).collect();
         if !self.due.is_empty() {

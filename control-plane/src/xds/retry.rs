@@ -31,8 +31,10 @@ pub(super) struct Retry {
     /// When the next attempt is due; `None` while one is on its way.
     at: Option<Instant>,
     refusals: u32,
-    /// What tells one attempt from another, on whichever stream: nanoseconds since the Unix epoch.
+    /// What tells one attempt from another, on whichever stream: nanoseconds of the time, less than a millisecond.
     attempt: u64,
+    /// The same of the last response: the next differs from it.
+    sent: u64,
     /// Whether the proxy has an earlier stream behind it, on which it may have refused what it does not claim now.
     resumed: bool,
     /// By name, why: while an attempt is on its way, too.
@@ -50,8 +52,14 @@ impl Retry {
     pub(super) fn heard(&mut self, now: SystemTime, claims: bool) {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         // 64 bits hold five centuries of nanoseconds.
-        self.attempt = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        let attempt = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX) % ATTEMPTS;
+        self.attempt = if attempt == self.sent { (attempt + 1) % ATTEMPTS } else { attempt };
         self.resumed |= claims;
+    }
+
+    /// Notes that a response was sent.
+    pub(super) const fn sent(&mut self) {
+        self.sent = self.attempt;
     }
 
     /// Whether the proxy is most likely still fetching.
@@ -134,7 +142,7 @@ fn attempt(resource: &Resource, number: u64) -> Option<Resource> {
     let mut extension = TypedExtensionConfig::decode(resource.body()).ok()?;
     let config = extension.typed_config.as_mut().filter(|config| config.type_url == Wasm::type_url())?;
     // What stands twice in an encoded message is merged by whoever reads it: the rest stays as it is.
-    let nanos = i32::try_from(number % ATTEMPTS).ok()?;
+    let nanos = i32::try_from(number).ok()?;
     let base_interval = Some(protobuf::Duration { seconds: RELOAD_AFTER_SECONDS, nanos });
     let backoff = Some(BackoffStrategy { base_interval, ..BackoffStrategy::default() });
     let reload_config = Some(ReloadConfig { backoff });
@@ -170,6 +178,21 @@ mod tests {
         let every = backoff.and_then(|backoff| backoff.base_interval).unwrap();
         assert_eq!((every.seconds, every.nanos), (1, 26));
         assert_eq!(PluginConfig { reload_config: None, ..read }, plugin);
+    }
+
+    #[test]
+    fn attempts_that_are_whole_milliseconds_apart_differ() {
+        let mut retry = Retry::default();
+        let mut last = None;
+        for milliseconds in 0..5 {
+            let clock = SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds);
+            retry.heard(clock, false);
+            retry.heard(clock, false);
+            assert_ne!(last, Some(retry.attempt));
+            assert!(retry.attempt < ATTEMPTS);
+            retry.sent();
+            last = Some(retry.attempt);
+        }
     }
 
     #[test]

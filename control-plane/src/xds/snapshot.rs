@@ -224,6 +224,7 @@ pub struct Snapshot {
     runtime: Arc<ResourceSet>,
     hold: Option<Hold>,
     secret_hold: Option<Hold>,
+    lacks_filters: bool,
 }
 
 impl Snapshot {
@@ -246,6 +247,7 @@ impl Snapshot {
             runtime: ResourceSet::new([]).into(),
             hold: None,
             secret_hold: None,
+            lacks_filters: false,
         };
         snapshot.versioned()
     }
@@ -285,6 +287,23 @@ impl Snapshot {
         self.versioned()
     }
 
+    /// The same snapshot, with or without filters that its listeners name: while some are lacking nobody has all of it, and
+    /// proxies go on with those that they have.
+    #[must_use]
+    pub fn lacking_filters(mut self, lacks: bool) -> Self {
+        if self.is_pending() {
+            return self;
+        }
+        self.lacks_filters = lacks;
+        self.versioned()
+    }
+
+    /// Whether there are no filters for its listeners.
+    #[must_use]
+    pub const fn lacks_filters(&self) -> bool {
+        self.lacks_filters
+    }
+
     /// Which secrets it must not replace.
     #[must_use]
     pub const fn secret_hold(&self) -> Option<&Hold> {
@@ -297,11 +316,12 @@ impl Snapshot {
         self.hold.as_ref()
     }
 
-    /// Whoever has all of it and is not held any more has more to be told, so a hold makes another version.
+    /// Whoever has all of it and is not held any more has more to be told, so a hold makes another version, and so do filters that are lacking.
     fn versioned(mut self) -> Self {
         let versions = ResourceType::ALL.map(|kind| self.of(kind).version().as_bytes());
         let hold = self.hold.iter().chain(&self.secret_hold).map(|hold| hold.reason().as_bytes());
-        self.version = content_hash(versions.into_iter().chain(hold)).into();
+        let lacks = self.lacks_filters.then_some(&b"lacks filters"[..]);
+        self.version = content_hash(versions.into_iter().chain(hold).chain(lacks)).into();
         self
     }
 
@@ -340,6 +360,12 @@ impl Snapshot {
             runtime: Arc::clone(&latest.runtime),
             ..self.clone()
         }
+    }
+
+    /// The same snapshot with these endpoints besides, under the same version.
+    pub(crate) fn with_endpoints(&self, more: Vec<Arc<Resource>>) -> Self {
+        let endpoints = ResourceSet::new(self.endpoints.iter().cloned().chain(more));
+        Self { endpoints: endpoints.into(), ..self.clone() }
     }
 
     /// Whether this is the default value, which stands for "no snapshot yet": proxies are sent nothing. One

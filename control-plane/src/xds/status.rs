@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -14,6 +14,7 @@ use super::subscription::Subscription;
 use super::{Resource, ResourceType, Scope};
 
 /// One connected proxy. Two streams of one node are two entries.
+#[expect(clippy::struct_excessive_bools, reason = "each is said of a proxy for itself")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProxyStatus {
     /// Tells streams apart; counts up from 1 as streams open.
@@ -58,6 +59,12 @@ pub struct ProxyStatus {
     /// Whether it refuses only what it is most likely still fetching.
     #[serde(skip)]
     pub is_fetching: bool,
+    /// Clusters that have been warming for long, as far as they are known, if any.
+    #[serde(skip)]
+    pub warms_long: Option<Vec<String>>,
+    /// Whether there are no filters for its listeners.
+    #[serde(skip)]
+    pub lacks_filters: bool,
 }
 
 /// A resource of a proxy that needs code.
@@ -136,6 +143,8 @@ impl ProxyStatus {
             is_untested: false,
             lacks_wasm: false,
             is_fetching: false,
+            warms_long: None,
+            lacks_filters: false,
         }
     }
 
@@ -151,6 +160,7 @@ impl ProxyStatus {
         let shown = stale.or_else(|| filters.iter().find(|filter| filter.running.is_some()));
         let module_sha256 = shown.and_then(|filter| filter.running.clone()).unwrap_or_default();
         let asked = ResourceType::ALL.into_iter().filter(|kind| stream.of(*kind).asked());
+        let warms_long = stream.warms_long(Instant::now());
         Self {
             stream: number,
             id: peer.id.to_string(),
@@ -170,6 +180,8 @@ impl ProxyStatus {
             is_untested: peer.program.is_untested(),
             lacks_wasm: peer.program.lacks_wasm(),
             is_fetching: stream.of(ResourceType::Extension).is_fetching(),
+            warms_long: warms_long.map(|names| names.into_iter().map(str::to_owned).collect()),
+            lacks_filters: stream.latest().lacks_filters(),
         }
     }
 }

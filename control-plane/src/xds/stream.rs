@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::gate::{Course, NEVER_ASKS};
+use super::gate::{Course, NEVER_ASKS, WARMS_LONG};
 use super::generation::Generation;
 use super::message::{Asks, Request, Response, Variant};
 use super::name_map::NameMap;
@@ -136,7 +136,7 @@ impl Stream {
         }
     }
 
-    const fn of_mut(&mut self, kind: ResourceType) -> &mut Subscription {
+    pub(super) const fn of_mut(&mut self, kind: ResourceType) -> &mut Subscription {
         match kind {
             ResourceType::Runtime => &mut self.runtime,
             ResourceType::Secret => &mut self.secrets,
@@ -180,6 +180,7 @@ impl Stream {
     pub(crate) fn sync(&self) -> SyncState {
         let asked = || ResourceType::ALL.map(|kind| self.of(kind)).into_iter().filter(|s| s.asked());
         if self.latest().is_pending()
+            || self.latest().lacks_filters()
             || !self.generation.is_latest()
             || asked().next().is_none()
             || self.starting.is_some()
@@ -294,11 +295,14 @@ impl Stream {
     /// When `tick` should be called next, if nothing happens before.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let acknowledgements = ResourceType::ALL.iter().filter_map(|kind| self.of(*kind).deadline());
-        let unsaid = self.resumed && self.clusters.unsent() || self.clusters_are_unknown(now);
+        let unknown = self.clusters_are_unknown(now);
+        let unsaid = self.resumed && (self.clusters.unsent() || self.listeners.unsent()) || unknown;
         let listeners = Some(self.last_asked + PATIENCE).filter(|_| unsaid);
+        let warming = Some(self.last_asked + WARMS_LONG).filter(|_| unknown);
         let retry = self.extensions.retry_at();
-        let waits =
-            [self.awaited_until, listeners, self.held_back, self.starting, retry].into_iter().flatten();
+        let waits = [self.awaited_until, listeners, warming, self.held_back, self.starting, retry]
+            .into_iter()
+            .flatten();
         acknowledgements.chain(waits).chain(self.cure_deadline()).filter(|at| *at > now).min()
     }
 
@@ -355,7 +359,7 @@ impl Stream {
             return Vec::new();
         }
         let wanted = Arc::clone(self.wanted());
-        let keeps = self.note_hold(&wanted);
+        let keeps = self.note_hold(&wanted, now);
         // What nothing names by name waits for nothing either, and Envoy starts with it.
         let (runtime, secrets) = (wanted.of(ResourceType::Runtime), wanted.of(ResourceType::Secret));
         let mut out = Vec::from_iter(self.runtime.push(runtime, Gate::Open, &|_| Removal::Never, now));
@@ -366,6 +370,8 @@ impl Stream {
             self.clusters_sent();
         }
         self.await_endpoints(now);
+        self.end_warming(now);
+        let wanted = Arc::clone(self.wanted());
         out.extend(self.push_endpoints(&wanted, now));
         let gate = self.gate(now).keeping(keeps);
         let removal = |_: &str| Removal::Now;
@@ -375,17 +381,6 @@ impl Stream {
         self.extensions.last = if self.filters_are_in_force() { Gate::Open } else { Gate::Closed };
         out.extend(self.extensions.push(extensions, gate, &|_| Removal::Never, now));
         out
-    }
-
-    /// Whether the proxy keeps what it came with, because it shows that it had a source which was never heard here.
-    fn note_hold(&mut self, wanted: &Snapshot) -> bool {
-        let shows = |hold| ResourceType::ALL.iter().any(|kind| self.of(*kind).shows(hold, wanted.of(*kind)));
-        let keeps = wanted.hold().is_some_and(shows);
-        let keeps_secrets = wanted.secret_hold().is_some_and(|hold| self.secrets.claims_another(hold));
-        for kind in ResourceType::ALL {
-            self.of_mut(kind).keep(keeps || kind == ResourceType::Secret && keeps_secrets);
-        }
-        keeps
     }
 
     /// Endpoints follow changed clusters at once, even unchanged ones: Envoy warms the cluster, and keeps

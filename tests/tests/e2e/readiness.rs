@@ -62,6 +62,8 @@ async fn without_a_module_nobody_is_ready_and_the_last_good_one_outlives_a_bad_o
     until_only(&control_plane, "no_filter_module");
     // Envoy waits 15 s for filters that nobody tells it of before it opens any listener.
     wait_until("the edge says so", LIMIT * 3, || ready(&net) == (503, "no_filter\n".to_owned()));
+    let (_, proxies) = control_plane.get("/v1/proxies");
+    assert!(proxies.contains("\"pending\"") && !proxies.contains("\"synced\""), "{proxies}");
 
     // Where only this machine lacks the file edges are told its path, and say whether they have it.
     fs::remove_file(module_file(&net)).unwrap();

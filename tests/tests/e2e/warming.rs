@@ -93,6 +93,62 @@ async fn a_restart_while_a_cluster_warms_is_the_same_on_the_versions_between() {
     );
 }
 
+/// The check may take ten minutes, and the policy names its service no more: neither the control plane nor Envoy waits for it.
+async fn a_removed_service_that_warms(version: Option<&str>) {
+    let net = TestNet::new();
+    let servers = servers(&net, 2, 0).await;
+    servers[1].set_conduct(Conduct::Silent);
+    let control_plane = Stage::control_plane(&net, &json!({"edge": {"health_listen": ""}})).unwrap();
+    let bootstrap = control_plane.edge_bootstrap("edge-1", net.at(port::ADMIN)).unwrap();
+    let one = service("world-1", &[servers[0].address()], &json!({}));
+    let mut builder = Envoy::with(net.dir(), bootstrap, net.at(port::ADMIN)).name("edge");
+    if let Some(version) = version {
+        builder = builder.version(version);
+    }
+    let listeners = json!([{"name": "edge", "bind": net.at(port::PLAYERS).to_string(),
+        "limits": crowd(&json!({}))}]);
+    let of = |services: &[&Value], routes: &[Value]| {
+        json!({"listeners": listeners, "services": services, "routes": routes}).to_string()
+    };
+    let to_one = |world: u16| route(&format!("world-{world}"), &json!([world]), "world-1");
+    control_plane.put_policy(&of(&[&one], &[to_one(1)]));
+    let edge = builder.start().unwrap();
+    let mut stage = Stage { edge, control_plane, net };
+    let players = stage.players();
+    until_lands(players, game(1, 1), Some("game-1"), Instant::now()).await;
+
+    let check = json!({"check": {"ping": {"message_id": 1}}, "timeout": "600s", "interval": "600s"});
+    let slow = service("slow", &[servers[1].address()], &json!({"health_check": check}));
+    let both = [to_one(1), route("world-9", &json!([9]), "slow")];
+    let (status, body) = stage.control_plane.put_policy_with("", &of(&[&one, &slow], &both));
+    assert!((200..300).contains(&status), "{body}");
+    wait_until("the cluster warms", LIMIT, || stage.edge.stat("cluster_manager.warming_clusters") == 1);
+    stage.control_plane.kill9();
+    stage.control_plane.restart().unwrap();
+    wait_until("it is said what the proxy waits for", 2 * LIMIT, || {
+        stage.control_plane.get("/v1/proxies").1.contains("cluster_warming")
+    });
+    let (status, body) = stage.control_plane.put_policy_with("", &of(&[&one], &[to_one(1), to_one(2)]));
+    assert!((200..300).contains(&status), "{body}");
+    until_lands(players, game(2, 1), Some("game-1"), Instant::now()).await;
+    lands(players, game(1, 1)).await.unwrap();
+    assert_eq!(no_cluster(&stage.edge), 0);
+    wait_until("the edge is well", 2 * LIMIT, || {
+        let (_, proxies) = stage.control_plane.get("/v1/proxies");
+        proxies.contains("\"synced\"") && !proxies.contains("cluster_warming")
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_server_of_a_removed_service_freezes_no_edge() {
+    a_removed_service_that_warms(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_server_of_a_removed_service_freezes_no_oldest_edge() {
+    a_removed_service_that_warms(Some("1.37")).await;
+}
+
 /// A cluster for a new world every 100 ms, at the end of a link of 200 ms there and back.
 #[tokio::test(flavor = "multi_thread")]
 async fn routes_follow_changes_that_come_faster_than_they_are_acknowledged() {

@@ -191,3 +191,33 @@ fn who_comes_back_may_have_refused_the_same_before() {
     assert_eq!(payload(&came, NAMES[1]), None);
     assert!(payload(&came, "ready").is_some());
 }
+
+#[test]
+fn while_there_are_no_filters_those_in_force_keep_their_clusters_and_nobody_is_in_sync() {
+    for variant in BOTH {
+        let mut proxy = Proxy::started(variant, &snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@1-a"]));
+        let lacking = snapshot(&["b@1"], &["b@1"], &["l@1"], &[]);
+        let lacking = Arc::new(Snapshot::clone(&lacking).lacking_filters(true));
+        let came = proxy.want(&lacking);
+        let mut all = proxy.settle(came);
+        let came = proxy.ask(Endpoints, &["b"]);
+        all.extend(proxy.settle(came));
+        all.extend(proxy.wait(Duration::from_secs(3)));
+        let has_a = |response: &Response| {
+            response.kind != Cluster
+                || !response.removed.iter().any(|name| &**name == "a")
+                    && (variant == Variant::Delta || response.resources.iter().any(|r| &**r.name() == "a"))
+        };
+        assert!(all.iter().all(has_a), "{:?}", trace(&all));
+        assert_eq!(proxy.stream.sync(), SyncState::Pending);
+        assert!(proxy.stream.reached().is_none());
+
+        let came = proxy.want(&snapshot(&["b@1"], &["b@1"], &["l@1"], &["x@2-b"]));
+        let mut came = proxy.settle(came);
+        let wait = proxy.wait(Duration::from_secs(3));
+        came.extend(proxy.settle(wait));
+        assert_eq!(came.first().map(|response| response.kind), Some(Extension), "{:?}", trace(&came));
+        assert!(came.iter().skip(1).any(|response| response.kind == Cluster), "{:?}", trace(&came));
+        assert_eq!(proxy.stream.sync(), SyncState::Synced);
+    }
+}

@@ -7,7 +7,7 @@ use crate::xds::{Hold, SyncState};
 
 /// What the source that was never heard would name starts with `p`.
 fn is_of_source(kind: ResourceType, name: &str) -> bool {
-    matches!(kind, Cluster | Endpoints | Listener) && name.starts_with('p')
+    matches!(kind, Cluster | Endpoints | Listener | Extension) && name.starts_with('p')
 }
 
 fn held(snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
@@ -262,4 +262,54 @@ fn endpoints_of_which_nobody_knows_better_replace_none_that_a_proxy_came_with() 
     let mut fresh = Proxy::new(Variant::Delta, &hollow);
     fresh.ask(Cluster, &[]);
     assert_eq!(trace(&fresh.ask(Endpoints, &["a"])), ["eds: a@empty"]);
+}
+
+#[test]
+fn secrets_that_are_kept_keep_no_clusters() {
+    let hold = |snapshot: &Arc<Snapshot>| {
+        let is_roots = |kind, name: &str| kind == Secret && name == "roots";
+        let secrets = Snapshot::clone(snapshot).with_secrets(set(&["roots@2"]));
+        Arc::new(secrets.holding_secrets(Some(Hold::new("the authority is new", is_roots))))
+    };
+    let snapshot_of = |number: usize| {
+        let cluster = format!("c{number}@1");
+        hold(&snapshot(&[&cluster], &[&cluster], &["l@1"], &[&format!("l@{number}")]))
+    };
+    let mut model = Model::started(Variant::Delta, &snapshot_of(0));
+    model.connect(&snapshot_of(0));
+    let came = model.proxy.send(Secret, "", None, again(&["roots"], &[("roots", "1")]));
+    model.take(came);
+    for number in 1..10 {
+        let came = model.proxy.wait(Duration::from_mins(1));
+        model.take(came);
+        model.want(&snapshot_of(number));
+    }
+    assert!(model.proxy.stream.keeps());
+    assert_eq!(model.of(Cluster).len(), 1, "{:?}", model.of(Cluster));
+}
+
+#[test]
+fn who_comes_with_other_lists_and_asks_for_nothing_of_the_source_is_served() {
+    for variant in BOTH {
+        let mut model = Model::started(variant, &held(&snapshot(&["r@1"], &["r@1"], &["l@1"], &["l@r"])));
+        model.connect(&held(&snapshot(&["r@1", "s@1"], &["r@1", "s@1"], &["l@2"], &["l@rs"])));
+        assert_eq!(model.of(Extension).get("l").map(String::as_str), Some("rs"), "{variant:?}");
+        let came = model.proxy.wait(Duration::from_secs(3));
+        model.take(came);
+        assert_eq!(model.proxy.stream.sync(), SyncState::Synced, "{variant:?}");
+        assert!(!model.proxy.stream.keeps());
+    }
+    // Who asks for neither endpoints nor filters has time to do so.
+    let mut proxy = Proxy::new(Variant::Sotw, &held(&snapshot(&["r@1"], &[], &[], &[])));
+    let asks = Asks::All { names: Texts::default(), version: "before".to_owned() };
+    assert!(proxy.send(Cluster, "", None, asks).is_empty());
+    let patience = proxy.stream.deadline(proxy.now).expect("it is looked at again") - proxy.now;
+    assert_eq!(trace(&proxy.wait(patience)), ["cds: r@1"]);
+    // Where names tell nothing, nothing is sent.
+    let hold = Hold::new("no rules were ever there", is_of_source).with_nameless();
+    let rules = Arc::new(Snapshot::clone(&snapshot(&["r@2"], &[], &[], &[])).holding(Some(hold)));
+    let mut proxy = Proxy::new(Variant::Sotw, &rules);
+    let asks = Asks::All { names: Texts::default(), version: "before".to_owned() };
+    assert!(proxy.send(Cluster, "", None, asks).is_empty());
+    assert!(proxy.wait(Duration::from_mins(1)).is_empty());
 }

@@ -1,5 +1,8 @@
 //! Order over the types: make before break, no stalls, no wedges, silence.
 
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use prost::Message;
+
 use super::*;
 use crate::xds::SyncState;
 use crate::xds::subscription::PATIENCE;
@@ -353,4 +356,52 @@ fn s15_endpoints_are_not_taken_away_before_it_is_known_which_clusters_there_are(
     let wanted = snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@1"]);
     let mut proxy = Proxy::new(Variant::Delta, &wanted);
     assert!(ask_again(&mut proxy, Endpoints, &["a", "b"]).is_empty());
+}
+
+#[test]
+fn s15_a_cluster_that_nobody_wants_any_more_holds_nothing_back_for_long() {
+    use crate::xds::gate::WARMS_LONG;
+    for variant in BOTH {
+        let mut proxy =
+            Proxy::new(variant, &snapshot(&["a@1", "slow@1"], &["a@1", "slow@1"], &["l@1"], &["x@2"]));
+        let came = ask_again(&mut proxy, Endpoints, &["a", "slow"]);
+        proxy.settle(came);
+        ask_again(&mut proxy, Listener, &[]);
+        assert!(ask_again(&mut proxy, Extension, &["x"]).is_empty());
+        assert!(proxy.wait(WARMS_LONG).is_empty(), "it is wanted");
+        assert_eq!(proxy.stream.warms_long(proxy.now), Some(vec![]));
+        let came = proxy.want(&snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@2"]));
+        assert_eq!(came.len(), 1, "{:?}", trace(&came));
+        let empty = ClusterLoadAssignment { cluster_name: "slow".to_owned(), ..Default::default() };
+        assert_eq!((came[0].kind, &**came[0].resources[0].name()), (Endpoints, "slow"));
+        assert_eq!(came[0].resources[0].body(), empty.encode_to_vec());
+        assert_eq!(proxy.settle(came).len(), 1);
+        // Another snapshot says it no more often.
+        assert!(proxy.want(&snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@3"])).is_empty());
+        let came = match variant {
+            Variant::Delta => proxy.send(Cluster, "", None, again(&[], &[("a", "1"), ("slow", "1")])),
+            Variant::Sotw => ask_again(&mut proxy, Cluster, &[]),
+        };
+        let came = trace(&proxy.settle(came));
+        assert!(came.contains(&"ecds: x@3".to_owned()), "{came:?}");
+        assert_eq!(proxy.stream.warms_long(proxy.now + WARMS_LONG), None);
+    }
+}
+
+#[test]
+fn what_nobody_wants_warms_no_longer_than_its_time_without_another_change() {
+    let mut proxy = Proxy::new(Variant::Delta, &snapshot(&["a@1"], &["a@1"], &["l@1"], &["x@2"]));
+    ask_again(&mut proxy, Endpoints, &["a", "slow"]);
+    ask_again(&mut proxy, Listener, &[]);
+    let came = ask_again(&mut proxy, Extension, &["x"]);
+    assert!(came.is_empty());
+    for _ in 0..3 {
+        let next = proxy.stream.deadline(proxy.now).expect("it is looked at again") - proxy.now;
+        let came = proxy.wait(next);
+        if let [response] = &came[..] {
+            assert_eq!((response.kind, &**response.resources[0].name()), (Endpoints, "slow"));
+            return;
+        }
+    }
+    panic!("nothing came");
 }

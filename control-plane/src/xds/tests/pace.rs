@@ -26,6 +26,8 @@ struct Pace {
     clusters: bool,
     /// The same for endpoints.
     endpoints: bool,
+    /// A type of which the proxy refuses whatever it is sent, and which no cluster or filter waits for.
+    refuses: Option<ResourceType>,
 }
 
 impl Pace {
@@ -52,12 +54,13 @@ fn wanted(number: usize, pace: &Pace) -> Arc<Snapshot> {
     };
     let refer = |list: &[String]| set(&list.iter().map(String::as_str).collect::<Vec<_>>());
     let filter = format!("x@{number}-{}", names.iter().collect::<String>());
-    Arc::new(Snapshot::new(
+    let snapshot = Snapshot::new(
         refer(&make(pace.clusters)),
         refer(&make(pace.endpoints)),
-        set(&["l@1"]),
+        set(&["l@1", "m@1"]),
         set(&[&filter]),
-    ))
+    );
+    Arc::new(snapshot.with_runtime(set(&["r@1"])))
 }
 
 /// Lets changes come for so many ticks. Gives the ticks at which another filter came into force, with the number of its
@@ -75,7 +78,13 @@ fn run(pace: &Pace, ticks: u64) -> Vec<(u64, usize, usize)> {
         if deadline.is_some_and(|at| at <= proxy.now) {
             came.extend(proxy.wait(Duration::ZERO));
         }
-        while let Some((_, request)) = up.pop_front_if(|(at, _)| *at <= tick) {
+        if tick == 0 {
+            came.extend(proxy.ask(Runtime, &["r"]));
+        }
+        while let Some((_, mut request)) = up.pop_front_if(|(at, _): &mut (u64, Request)| *at <= tick) {
+            if pace.refuses == Some(request.kind) && !request.nonce.is_empty() {
+                request.error = Some("m r: cannot bind: address in use".to_owned());
+            }
             came.extend(proxy.stream.on_request(request, proxy.now, SystemTime::now()).unwrap().0);
         }
         if tick % pace.interval == 0 {
@@ -96,10 +105,19 @@ fn run(pace: &Pace, ticks: u64) -> Vec<(u64, usize, usize)> {
             envoy.check_health();
         }
         up.extend(envoy.outbox.drain(..).map(|request| (tick + pace.delay, request)));
-        // Those of the filter in force, of the one under way, and those whose removal is under way.
-        assert!(envoy.clusters.len() <= 3 * WINDOW, "{} clusters", envoy.clusters.len());
+        // Those of the filter in force, of the one under way, and those whose removal is under way. None goes while a listener
+        // is refused, of which nobody knows what it names.
+        assert!(
+            pace.refuses == Some(Listener) || envoy.clusters.len() <= 3 * WINDOW,
+            "{} clusters",
+            envoy.clusters.len()
+        );
     }
     seen
+}
+
+fn refuses() -> impl Strategy<Value = Option<ResourceType>> {
+    proptest::sample::select(&[None, Some(Runtime), Some(Listener)][..])
 }
 
 fn variant() -> impl Strategy<Value = Variant> {
@@ -118,8 +136,9 @@ proptest! {
         check in 0..=60_u64,
         clusters: bool,
         endpoints: bool,
+        refuses in refuses(),
     ) {
-        let pace = Pace { variant, delay, interval, check, clusters, endpoints };
+        let pace = Pace { variant, delay, interval, check, clusters, endpoints, refuses };
         let bound = pace.generation();
         let ticks = bound * 12;
         let seen = run(&pace, ticks);
@@ -141,8 +160,9 @@ proptest! {
         delay in 100..=400_u64,
         interval in 20..=300_u64,
         check in 0..=1000_u64,
+        refuses in refuses(),
     ) {
-        let pace = Pace { variant, delay, interval, check, clusters: true, endpoints: false };
+        let pace = Pace { variant, delay, interval, check, clusters: true, endpoints: false, refuses };
         let seen = run(&pace, 20_000);
         prop_assert!(seen.len() >= 2, "{:?}", seen);
     }
