@@ -37,7 +37,7 @@ pub(super) struct Apply {
     /// Make the empty policy the policy, which routes nothing: the same as the document `{}`.
     #[arg(long, conflicts_with = "file")]
     empty: bool,
-    /// Confirm that the last listener goes, or more than half of ten or more listeners, services, routes or worlds.
+    /// Confirm that the last listener or route goes, or more than half of ten or more listeners, services, routes or worlds.
     #[arg(long)]
     force: bool,
     /// Change nothing, only say what would change.

@@ -224,7 +224,7 @@ fn an_overlay_that_takes_much_away_is_held_back_and_policies_go_on_below_it() {
     assert_eq!((count(&verdict), outcome(&verdict).2), (20, vec![("overlay", "mass_removal")]));
     let verdict = judge.take(&held(version(2, &many(21, "")), Some(&nulls(""))));
     assert_eq!((count(&verdict), outcome(&verdict).0), (21, 2), "without it");
-    let confirmed = nulls(&format!("confirm_removal: {}", etag(many(21, ""))));
+    let confirmed = nulls(&format!("confirm_removal: \"{}\"", etag(many(21, ""))));
     let verdict = judge.take(&held(version(2, &many(21, "")), Some(&confirmed)));
     assert_eq!((count(&verdict), &verdict.loaded.problem), (6, &None));
     // One that is there when all is heard for the first time is in force.
@@ -238,7 +238,7 @@ fn an_overlay_that_takes_much_away_is_held_back_and_policies_go_on_below_it() {
     judge.take(&held(version(1, &many(2, "")), Some(&more)));
     let verdict = judge.take(&held(version(1, &many(2, "")), None));
     assert_eq!((count(&verdict), outcome(&verdict).2), (17, vec![("overlay", "mass_removal")]));
-    let empty = format!("confirm_removal: {}", etag(&more));
+    let empty = format!("confirm_removal: \"{}\"", etag(&more));
     assert_eq!(count(&judge.take(&held(version(1, &many(2, "")), Some(&empty)))), 2);
     assert_eq!(count(&judge.take(&held(version(1, &many(2, "")), None))), 2);
 }
