@@ -269,6 +269,19 @@ impl PolicyStore {
         }
     }
 
+    /// What is said where no policy was ever put: where that is, and what to do.
+    #[must_use]
+    pub fn never_put(&self) -> String {
+        let (place, settings) = match &self.0 {
+            Kind::Embedded(store) => (store.path().display().to_string(), "data_dir"),
+            Kind::Consul(store) => (store.place(), "policy.consul_prefix and consul.address"),
+        };
+        format!(
+            "no policy was ever put in the policy store {place}: if one was put before, check {settings}; else put it \
+             (`realmgate policy apply FILE`, or `--empty` where none is meant)"
+        )
+    }
+
     /// The latest version; `None` = nothing was ever put, or it is not known. From memory.
     #[must_use]
     pub fn latest(&self) -> Option<Arc<StoredPolicy>> {

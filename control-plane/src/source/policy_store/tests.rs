@@ -18,6 +18,9 @@ async fn keeps_versions_across_a_restart() {
     let data_dir = directory.path().join("made/here");
     let store = PolicyStore::open(&data_dir).await.unwrap();
     assert_eq!(store.latest(), None);
+    let told = store.never_put();
+    assert!(told.contains(data_dir.join("policy.redb").to_str().unwrap()), "{told}");
+    assert!(told.contains("check data_dir"), "{told}");
     assert_eq!(store.history().await.unwrap(), []);
     let mut watch = store.watch();
     let text = "routes: []\r\n# exactly as given \u{1f3ae}\n";
@@ -261,4 +264,19 @@ async fn a_database_that_panics_or_cannot_be_opened_again_is_told() {
     let error = store.put_guarded(policy("c"), Precondition::Any, guard).await.unwrap_err();
     assert!(error.to_string().contains("Move the file away"), "{error}");
     store.put(policy("c"), Precondition::Any).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_never_put_in_consul_names_its_address_and_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = ConsulConfig {
+        address: "10.0.0.9:8500".to_owned(),
+        token_file: None,
+        ca_file: None,
+        datacenter: String::new(),
+        data_dir: directory.path().to_owned(),
+    };
+    let told = PolicyStore::consul(&config, "typo/", &prometheus::Registry::new()).unwrap().never_put();
+    assert!(told.contains("in Consul at 10.0.0.9:8500, key typo/policy"), "{told}");
+    assert!(told.contains("check policy.consul_prefix"), "{told}");
 }
