@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header::{ETAG, IF_MATCH};
@@ -135,8 +136,14 @@ pub(super) async fn put(
     State(context): State<Context>,
     query: Result<Query<PutQuery>, QueryRejection>,
     headers: HeaderMap,
-    text: String,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
+    let text = String::from_utf8(body.into()).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        ApiError::bad_request(format!(
+            "the document is not UTF-8: byte {at} cannot be read; nothing was changed"
+        ))
+    })?;
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let expected = precondition(&headers)?;
     let change = Change {

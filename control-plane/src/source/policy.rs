@@ -213,6 +213,12 @@ impl PolicySource {
         self.take().await;
     }
 
+    /// The same for a file that was held back by an earlier run and is still the same.
+    pub async fn go_on_holding_file_back(&self, file: &str) {
+        self.judging(|judge| judge.hold_file_back(Refusal::held_before(file)));
+        self.take().await;
+    }
+
     fn judging<T>(&self, judge: impl FnOnce(&mut Judge) -> T) -> T {
         judge(&mut self.judge.lock().unwrap_or_else(PoisonError::into_inner))
     }

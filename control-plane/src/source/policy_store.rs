@@ -100,7 +100,7 @@ impl Precondition {
 }
 
 /// The etag of a text.
-pub(super) fn etag(text: impl AsRef<[u8]>) -> String {
+pub fn etag(text: impl AsRef<[u8]>) -> String {
     hex::encode(Sha256::digest(text.as_ref()))
 }
 

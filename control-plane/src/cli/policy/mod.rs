@@ -68,7 +68,10 @@ fn show(api: &Api) -> Result<(), Failure> {
         let (version, etag) = (number(&policy, "/version"), text(&policy, "/etag"));
         let updated = policy.get("updated").and_then(Value::as_u64).map(Duration::from_secs);
         let (author, updated) = (text(&policy, "/author"), output::ago(updated));
-        output::remark(&format!("version {version}, etag {etag}, by {author}, {updated}"));
+        output::remark(&match version.as_str() {
+            "0" => "no policy was ever put; `realmgate policy apply FILE` puts one".to_owned(),
+            _ => format!("version {version}, etag {etag}, by {author}, {updated}"),
+        });
     }
     api.output.print(&policy, |policy| text(policy, "/text").to_owned())
 }
