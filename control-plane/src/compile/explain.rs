@@ -96,7 +96,7 @@ pub fn explain(mesh: &Mesh, question: &Question) -> Explanation {
     let mut matching = table.matching(question.server_id);
     let Some(winner) = matching.next() else {
         let unheard = [&mesh.unheard.policy, &mesh.unheard.rules].into_iter().flatten();
-        let unheard: String = unheard.map(|unheard| format!(". Note: {unheard}")).collect();
+        let unheard = unheard.fold(String::new(), |told, unheard| told + ". Note: " + unheard);
         return Explanation {
             matched: false,
             listener: question.listener.clone(),

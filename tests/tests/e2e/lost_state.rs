@@ -74,7 +74,6 @@ async fn lost_data_dir(version: Option<&str>, api_type: &str) {
     assert_eq!((&told["policy"]["state"], &told["policy"]["version"]), (&json!("never_put"), &json!(0)));
     let reason = told["policy"]["reason"].as_str().unwrap();
     assert!(reason.contains("/policy.redb: if one was put before, check data_dir"), "{reason}");
-    assert!(told["policy"]["reason"].as_str().unwrap().contains("put the policy again"), "{told}");
     assert_eq!(metric(&stage.control_plane, "realmgate_policy_never_put").as_deref(), Some("1"));
     assert_eq!(metric(&stage.control_plane, "realmgate_xds_held_proxies").as_deref(), Some("1"));
     let proxies = stage.control_plane.realmgate(&["proxies"]).unwrap();

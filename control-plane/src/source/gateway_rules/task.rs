@@ -331,12 +331,12 @@ impl Follower {
     fn report_lost(&self, problem: &str) {
         let (rules, address) = (self.rules.borrow().rules.len(), &self.address);
         // Without snapshot and before the first reading nothing is known: that is still the start.
-        if !self.knows_rules() {
-            set(&self.trouble, format!("Redis at {address}: {problem}; retrying"));
-        } else {
+        if self.knows_rules() {
             let reason =
                 format!("Redis at {address}: {problem}; the last {rules} good rules are served, retrying");
             set(&self.health, Health::Degraded { reason });
+        } else {
+            set(&self.trouble, format!("Redis at {address}: {problem}; retrying"));
         }
     }
 

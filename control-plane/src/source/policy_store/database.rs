@@ -156,7 +156,10 @@ impl Store {
                 let error = self.explain(failure);
                 // Closed before it is opened again, for it is locked; the next call tries again if this fails.
                 let closed = slot.take();
-                let _ = unpanicked(|| Ok(drop(closed)));
+                let _ = unpanicked(|| {
+                    drop(closed);
+                    Ok(())
+                });
                 *slot = self.connect().ok();
                 Err(error)
             }
@@ -165,13 +168,11 @@ impl Store {
 
     /// Whether the file is as we left it.
     fn look(&self, opened: &Opened) -> Result<(), StoreError> {
-        match opened.seal.as_ref().and_then(|seal| seal.fault(&self.path)) {
-            Some(problem) => Err(self.lost(problem)),
-            None => {
-                self.held.send_if_modified(|held| held.policy.trouble.take().is_some());
-                Ok(())
-            }
+        if let Some(problem) = opened.seal.as_ref().and_then(|seal| seal.fault(&self.path)) {
+            return Err(self.lost(problem));
         }
+        self.held.send_if_modified(|held| held.policy.trouble.take().is_some());
+        Ok(())
     }
 
     /// The seal of what a call has left, if it is still the same file.

@@ -194,7 +194,7 @@ async fn a_file_that_is_lost_or_overwritten_takes_no_puts_and_is_told() {
         (|file| std::fs::remove_dir_all(file.parent().unwrap()), "the file is gone"),
         (|file| std::fs::write(file, ""), "somebody else has written"),
         (|file| std::fs::write(file, "garbage"), "somebody else has written"),
-        (|file| std::fs::write(file, vec![7; std::fs::metadata(file)?.len() as usize]), "somebody else"),
+        (|file| std::fs::write(file, vec![7; std::fs::read(file)?.len()]), "somebody else"),
         (
             |file| {
                 std::fs::copy(file, file.with_extension("copy"))?;
