@@ -132,6 +132,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let (publish, mesh) = watch::channel(None);
     let sources = Sources {
         policy: policy.subscribe(),
+        never_put: policy.never_put().into(),
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
         consul,
         identities: identities.clone(),
@@ -320,7 +321,12 @@ fn start_gateway(
         data_dir: settings.data_dir.clone(),
     };
     let source = GatewayRulesSource::start(config, metrics)?;
-    let status = GatewayStatus { rules: source.rules(), health: source.health() };
+    let status = GatewayStatus {
+        rules: source.rules(),
+        health: source.health(),
+        never_there: source.never_there().into(),
+        trouble: source.trouble(),
+    };
     Ok(Some((source, status)))
 }
 

@@ -25,7 +25,7 @@ pub(super) struct ApiError {
     problems: Vec<Problem>,
     /// What would be taken away.
     #[serde(skip_serializing_if = "Option::is_none")]
-    mass_removal: Option<Unconfirmed>,
+    mass_removal: Option<Box<Unconfirmed>>,
 }
 
 impl ApiError {
@@ -45,7 +45,10 @@ impl ApiError {
 
     fn unconfirmed(unconfirmed: Unconfirmed) -> Self {
         let message = format!("mass_removal: {unconfirmed}; nothing was changed");
-        Self { mass_removal: Some(unconfirmed), ..Self::new(StatusCode::CONFLICT, "mass_removal", message) }
+        Self {
+            mass_removal: Some(Box::new(unconfirmed)),
+            ..Self::new(StatusCode::CONFLICT, "mass_removal", message)
+        }
     }
 }
 

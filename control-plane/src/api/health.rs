@@ -89,6 +89,12 @@ struct GatewayState {
     /// Whether the rules key was never there: proxies that come with rules keep them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     never_there: bool,
+    /// Why Redis has not told anything yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Which key that is, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
     /// Rules that are refused, each with its key and reason; the first hundred.
     refused: Vec<Refusal>,
 }
@@ -115,9 +121,6 @@ struct ConsulState {
     intentions: usize,
     leaves: usize,
 }
-
-const NEVER_PUT: &str = "no policy was ever put in this policy store; if one was, this is another store, or it has lost its \
-    data: put the policy again. `{}` says that none is meant";
 
 /// Enough to see what is wrong, bounded whatever Redis holds.
 const REFUSALS_SHOWN: usize = 100;
@@ -172,7 +175,7 @@ fn policy_state(source: &PolicySource) -> PolicyState {
             (true, None) if current.never_put() => "never_put",
             (true, None) => "ok",
         },
-        reason: current.problem.clone().or_else(|| current.never_put().then(|| NEVER_PUT.to_owned())),
+        reason: current.problem.clone().or_else(|| current.never_put().then(|| source.never_put())),
         store: source.store(),
         overlay: current.overlay.as_ref().map(|overlay| overlay.key.clone()),
         version: stored.map_or(0, |s| s.info.version),
@@ -187,7 +190,10 @@ fn gateway_state(status: &GatewayStatus) -> GatewayState {
     let health = status.health.borrow().clone();
     let rules = status.rules.borrow().clone();
     let refused = rules.refused.iter().take(REFUSALS_SHOWN).cloned().collect();
-    GatewayState { health, rules: rules.rules.len(), never_there: rules.unheard, refused }
+    let trouble = status.trouble.borrow().clone();
+    let error = Some(trouble).filter(|trouble| !trouble.is_empty());
+    let missing = (rules.unheard && health != Health::Starting).then(|| status.never_there.to_string());
+    GatewayState { health, rules: rules.rules.len(), never_there: rules.unheard, missing, error, refused }
 }
 
 fn mesh_state(identities: &Identities) -> MeshState {
@@ -212,7 +218,7 @@ fn consul_state(status: &ConsulStatus) -> ConsulState {
 }
 
 pub(super) async fn metrics(State(context): State<Context>) -> Response {
-    context.problems.show(&context.proxies.proxies(), &context.module.content());
+    context.problems.show(&context.proxies.proxies(), &context.module.content(), context.has_routes());
     let encoder = TextEncoder::new();
     let mut text = Vec::new();
     match encoder.encode(&context.metrics.gather(), &mut text) {

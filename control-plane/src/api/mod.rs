@@ -22,7 +22,7 @@ use crate::mesh::{ConsulStatus, GatewayStatus, Identities};
 use crate::model;
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::policy::PolicySource;
-use crate::xds::Registry;
+use crate::xds::{Registry, Scope};
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -47,6 +47,14 @@ pub struct Context {
     pub problems: problems::Metrics,
     /// Becomes true when the process is asked to end: readiness goes first.
     pub stopping: watch::Receiver<bool>,
+}
+
+impl Context {
+    /// Whether any listener of an edge of this scope has a route; nobody is said to have none before all is known.
+    fn has_routes(&self) -> impl Fn(&Scope) -> bool {
+        let mesh = self.compiler.compiled().borrow().clone();
+        move |scope| mesh.as_ref().is_none_or(|mesh| mesh.has_routes(&scope.listeners))
+    }
 }
 
 /// All routes of the API.

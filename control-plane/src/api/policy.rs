@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header::{ETAG, IF_MATCH};
@@ -135,8 +136,9 @@ pub(super) async fn put(
     State(context): State<Context>,
     query: Result<Query<PutQuery>, QueryRejection>,
     headers: HeaderMap,
-    text: String,
+    body: Bytes,
 ) -> Result<Response, ApiError> {
+    let text = text_of(body.into())?;
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let expected = precondition(&headers)?;
     let change = Change {
@@ -198,6 +200,13 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome,
     Ok(answer)
 }
 
+fn text_of(body: Vec<u8>) -> Result<String, ApiError> {
+    String::from_utf8(body).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        ApiError::bad_request(format!("the document is not UTF-8 from byte {at} on; nothing was changed"))
+    })
+}
+
 /// `If-Match` holds one entity tag, quoted as HTTP wants it or bare as people type it; `*` is no condition.
 fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
     let Some(value) = headers.get(IF_MATCH) else { return Ok(Precondition::Any) };
@@ -210,4 +219,19 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
 
 fn etag_header(etag: &str) -> Option<HeaderValue> {
     (!etag.is_empty()).then(|| HeaderValue::from_str(&format!("\"{etag}\"")).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_text_is_refused_in_the_words_of_the_api() {
+        assert_eq!(text_of(b"{}".to_vec()).unwrap(), "{}");
+        let error = text_of(b"a: \xff".to_vec()).unwrap_err();
+        assert!(error.to_string().contains("not UTF-8 from byte 3"), "{error}");
+        let answer = serde_json::to_value(&error).unwrap();
+        assert_eq!(answer["error"], "bad_request");
+        assert_eq!(error.into_response().status(), StatusCode::BAD_REQUEST);
+    }
 }

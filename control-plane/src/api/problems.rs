@@ -19,12 +19,13 @@ pub struct Problem {
 }
 
 /// Every reason there is, for metrics.
-pub const REASONS: [&str; 12] = [
+pub const REASONS: [&str; 13] = [
     UNSUPPORTED_ENVOY,
     UNTESTED_ENVOY,
     NO_WASM,
     NO_FILTER_MODULE,
     NO_LISTENER,
+    NO_ROUTES,
     FILTER_FETCHING,
     FILTER_MISSING,
     FILTER_REJECTED,
@@ -44,6 +45,8 @@ pub const NO_WASM: &str = "no_wasm";
 pub const NO_FILTER_MODULE: &str = "no_filter_module";
 /// An edge for which there is no listener.
 pub const NO_LISTENER: &str = "no_listener";
+/// An edge none of whose listeners has a route.
+pub const NO_ROUTES: &str = "no_routes";
 /// It does not have the module yet.
 pub const FILTER_FETCHING: &str = "filter_fetching";
 /// There is no file where the module should be.
@@ -59,9 +62,10 @@ pub const CONFIG_REJECTED: &str = "config_rejected";
 /// A change waits for a cluster whose health check does not answer.
 pub const CLUSTER_WARMING: &str = "cluster_warming";
 
-/// Everything that is wrong with this proxy; `module` is what the control plane has.
+/// Everything that is wrong with this proxy; `module` is what the control plane has, `has_routes` whether any listener of this
+/// proxy has a route.
 #[must_use]
-pub fn problems(proxy: &ProxyStatus, module: &Content) -> Vec<Problem> {
+pub fn problems(proxy: &ProxyStatus, module: &Content, has_routes: bool) -> Vec<Problem> {
     let mut found = Vec::new();
     let mut say = |reason, message| found.push(Problem { reason, message });
     let version = &proxy.envoy_version;
@@ -81,11 +85,16 @@ pub fn problems(proxy: &ProxyStatus, module: &Content) -> Vec<Problem> {
     if proxy.wanted.is_empty() {
         return found;
     }
-    if proxy.filters.is_empty() && (proxy.scope.role == Role::Edge || proxy.lacks_filters) {
+    if proxy.scope.role == Role::Edge || proxy.lacks_filters {
         match &module.problem {
-            Some(problem) if !module.is_known() => say(NO_FILTER_MODULE, problem.message.clone()),
-            _ if proxy.lacks_filters => {}
-            _ => say(NO_LISTENER, no_listener(&proxy.scope.listeners)),
+            Some(problem) if proxy.filters.is_empty() && !module.is_known() => {
+                say(NO_FILTER_MODULE, problem.message.clone());
+            }
+            // A held one serves on with listeners and routes that are not known here, and `held` says what to do.
+            _ if proxy.lacks_filters || proxy.held.is_some() => {}
+            _ if proxy.filters.is_empty() => say(NO_LISTENER, no_listener(&proxy.scope.listeners)),
+            _ if !has_routes => say(NO_ROUTES, NOT_ROUTED.to_owned()),
+            _ => {}
         }
     }
     filter_problem(proxy, &mut say);
@@ -122,6 +131,9 @@ fn warming(clusters: &[String]) -> String {
          resolve; remove the service, or shorten health_check.timeout"
     )
 }
+
+const NOT_ROUTED: &str = "none of its listeners has a route, so that every player there is turned away: put routes into the \
+    policy, or name these listeners in those that there are";
 
 fn no_listener(named: &[String]) -> String {
     if named.is_empty() {
@@ -165,7 +177,7 @@ fn filter_problem(proxy: &ProxyStatus, say: &mut impl FnMut(&'static str, String
 mod tests {
     use super::*;
     use crate::source::filter_module::Problem as ModuleProblem;
-    use crate::xds::{FilterStatus, Rejection, Scope, TypeStatus};
+    use crate::xds::{FilterStatus, Held, Rejection, Scope, TypeStatus};
 
     fn filter(running: Option<&str>) -> FilterStatus {
         let running = running.map(str::to_owned);
@@ -185,7 +197,7 @@ mod tests {
     }
 
     fn told(proxy: &ProxyStatus, module: &Content) -> (Vec<&'static str>, String) {
-        let problems = problems(proxy, module);
+        let problems = problems(proxy, module, true);
         let all = problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("\n");
         let reasons: Vec<_> = problems.iter().map(|problem| problem.reason).collect();
         assert!(reasons.iter().all(|reason| REASONS.contains(reason)));
@@ -249,5 +261,21 @@ mod tests {
         let old = ProxyStatus { sync: SyncState::Unsupported, envoy_version: "1.36.4".to_owned(), ..well };
         let (reasons, words) = told(&old, &good);
         assert_eq!((reasons, words.contains("1.36.4")), (vec![UNSUPPORTED_ENVOY], true));
+    }
+
+    #[test]
+    fn without_a_route_nobody_is_served_but_who_keeps_what_it_came_with() {
+        let good = Content { sha256: "new".to_owned(), ..Content::default() };
+        let reasons = |proxy: &ProxyStatus, has_routes| {
+            problems(proxy, &good, has_routes).into_iter().map(|problem| problem.reason).collect::<Vec<_>>()
+        };
+        let (well, bare) = (proxy(vec![filter(Some("new"))]), proxy(vec![]));
+        assert_eq!(reasons(&well, true), [""; 0]);
+        assert_eq!(reasons(&well, false), [NO_ROUTES]);
+        assert_eq!(reasons(&bare, false), [NO_LISTENER]);
+        for proxy in [well, bare] {
+            let held = Some(Held { reason: "never put".to_owned(), resources: Some(1) });
+            assert_eq!(reasons(&ProxyStatus { held, ..proxy }, false), [""; 0]);
+        }
     }
 }

@@ -24,8 +24,9 @@ struct Proxy {
 
 pub(super) async fn list(State(context): State<Context>) -> Json<Proxies> {
     let module = context.module.content();
+    let has_routes = context.has_routes();
     let proxies = context.proxies.proxies().into_iter().map(|status| {
-        let problems = problems(&status, &module);
+        let problems = problems(&status, &module, has_routes(&status.scope));
         Proxy { status, problems }
     });
     Json(Proxies { proxies: proxies.collect() })

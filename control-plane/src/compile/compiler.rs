@@ -112,7 +112,7 @@ mod tests {
     use crate::compile::{Memory, compile};
     use crate::mesh::identity::Leaf;
     use crate::mesh::{FilterModule, ModuleLocation, Unheard};
-    use crate::model::{Action, Strategy as HashStrategy, parse};
+    use crate::model::{Action, Policy, Strategy as HashStrategy, parse};
     use crate::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
     use crate::xds::ResourceType::{Cluster, Endpoints};
     use crate::xds::{Ports, Resource, Role};
@@ -138,6 +138,19 @@ mod tests {
             placement: Arc::default(),
             unheard: Unheard::default(),
         })
+    }
+
+    #[test]
+    fn a_listener_that_no_route_names_has_none() {
+        let known = Mesh::clone(&mesh(2));
+        let wanted = |name: &str| [name.to_owned()];
+        assert!(
+            known.has_routes(&[]) && known.has_routes(&wanted("edge")) && !known.has_routes(&wanted("x"))
+        );
+        let mut policy = Policy::clone(&known.policy);
+        policy.routes.iter_mut().for_each(|route| route.listeners = vec!["other".to_owned()]);
+        assert!(!Mesh { policy: Arc::new(policy), ..known }.has_routes(&[]));
+        assert!(Mesh::clone(&with_rules([1, 2, 3])).has_routes(&[]));
     }
 
     async fn next(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Arc<Snapshot> {

@@ -95,6 +95,8 @@ pub fn explain(mesh: &Mesh, question: &Question) -> Explanation {
     let table = RouteTable::new(mesh, &question.listener);
     let mut matching = table.matching(question.server_id);
     let Some(winner) = matching.next() else {
+        let unheard = [&mesh.unheard.policy, &mesh.unheard.rules].into_iter().flatten();
+        let unheard = unheard.fold(String::new(), |told, unheard| told + ". Note: " + unheard);
         return Explanation {
             matched: false,
             listener: question.listener.clone(),
@@ -102,7 +104,7 @@ pub fn explain(mesh: &Mesh, question: &Question) -> Explanation {
             origin: None,
             destinations: Vec::new(),
             reason: format!(
-                "no route of listener `{}` takes server type {}, world {}, instance {}: the connection is closed with `no_route`",
+                "no route of listener `{}` takes server type {}, world {}, instance {}: the connection is closed with `no_route`{unheard}",
                 question.listener,
                 question.server_id.server_type(),
                 question.server_id.world(),

@@ -6,21 +6,21 @@ use crate::mesh::{Identities, Mesh, Unheard};
 use crate::model::GAME_GATEWAY;
 use crate::xds::{Hold, ResourceType};
 
-const NO_POLICY: &str = "no policy was ever put in this policy store, so what is missing in it takes nothing away; put the \
-    policy again (`realmgate policy apply FILE`), or say that an empty one is meant (`realmgate policy apply --empty`)";
-
-const NO_RULES: &str = "the game-gateway rules were never there in this Redis, so what is missing takes nothing away; write \
-    the rules key again, or say that none are meant by writing `{}` to it";
+const KEPT: &str = "until then what is missing takes nothing away";
 
 /// What a snapshot of this mesh must not take away.
 pub(super) fn hold(mesh: &Mesh) -> Option<Hold> {
-    match mesh.unheard {
-        Unheard { policy: false, rules: false } => None,
-        Unheard { policy: true, rules: false } => Some(Hold::new(NO_POLICY, is_of_policy)),
-        Unheard { policy: false, rules: true } => Some(Hold::new(NO_RULES, is_of_rules).with_nameless()),
-        Unheard { policy: true, rules: true } => {
+    match &mesh.unheard {
+        Unheard { policy: None, rules: None } => None,
+        Unheard { policy: Some(policy), rules: None } => {
+            Some(Hold::new(format!("{policy}; {KEPT}"), is_of_policy))
+        }
+        Unheard { policy: None, rules: Some(rules) } => {
+            Some(Hold::new(format!("{rules}; {KEPT}"), is_of_rules).with_nameless())
+        }
+        Unheard { policy: Some(policy), rules: Some(rules) } => {
             let either = |kind, name: &str| is_of_policy(kind, name) || is_of_rules(kind, name);
-            Some(Hold::new(format!("{NO_POLICY}. Also, {NO_RULES}"), either).with_nameless())
+            Some(Hold::new(format!("{policy}. Also, {rules}; {KEPT}"), either).with_nameless())
         }
     }
 }

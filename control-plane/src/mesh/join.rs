@@ -20,6 +20,8 @@ use crate::source::{Health, consul};
 pub struct Sources {
     /// The policy store's latest document.
     pub policy: watch::Receiver<Arc<LoadedPolicy>>,
+    /// What is said where no policy was ever put: where that is, and what to do.
+    pub never_put: Arc<str>,
     /// The old gateway's rules; `None` = that source is off.
     pub gateway: Option<GatewayStatus>,
     /// The certificates of an authority; `None` = there is none.
@@ -43,6 +45,10 @@ pub struct GatewayStatus {
     pub rules: watch::Receiver<Arc<GatewayRules>>,
     /// How the source is doing.
     pub health: watch::Receiver<Health>,
+    /// What is said where the rules key was never there: where that is, and what to do.
+    pub never_there: Arc<str>,
+    /// Why Redis has not told anything yet; empty = it has, or is still being asked.
+    pub trouble: watch::Receiver<String>,
 }
 
 impl GatewayStatus {
@@ -154,7 +160,11 @@ impl Sources {
         if let Some(shown) = &mut self.shown {
             shown.show(&self.tracker);
         }
-        let unheard = Unheard { policy: loaded.never_put(), rules: rules.unheard };
+        let never_there = self.gateway.as_ref().map(|gateway| Arc::clone(&gateway.never_there));
+        let unheard = Unheard {
+            policy: loaded.never_put().then(|| Arc::clone(&self.never_put)),
+            rules: never_there.filter(|_| rules.unheard),
+        };
         let mesh = Mesh {
             unheard,
             intentions: Arc::new(Intentions::joined(&policy, consul.as_deref())),
@@ -277,6 +287,7 @@ mod tests {
         let (change, modules) = watch::channel(module(0));
         let sources = Sources {
             policy: policies,
+            never_put: "never put".into(),
             gateway: None,
             identities: None,
             module: modules,
@@ -319,7 +330,13 @@ mod tests {
         let (modules, module_receiver) = watch::channel(module(0));
         let mut sources = Sources {
             policy,
-            gateway: Some(GatewayStatus { rules: fixed(), health: fixed_as(Health::Starting) }),
+            never_put: "never put".into(),
+            gateway: Some(GatewayStatus {
+                rules: fixed(),
+                health: fixed_as(Health::Starting),
+                never_there: "never there".into(),
+                trouble: fixed(),
+            }),
             identities: None,
             module: module_receiver,
             edge: Arc::default(),
@@ -384,6 +401,7 @@ mod tests {
         let tracker = Tracker::default();
         let sources = Sources {
             policy,
+            never_put: "never put".into(),
             gateway: None,
             identities: None,
             module: modules,

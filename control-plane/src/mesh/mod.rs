@@ -48,12 +48,12 @@ pub struct Mesh {
 
 /// Sources of which nothing was ever heard, neither in this run nor in an earlier one that left something: what they leave
 /// out takes nothing from proxies that have it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unheard {
-    /// No policy was ever put.
-    pub policy: bool,
-    /// The key of the old gateway's rules was never there.
-    pub rules: bool,
+    /// That no policy was ever put, where, and what to do.
+    pub policy: Option<Arc<str>>,
+    /// That the key of the old gateway's rules was never there, where, and what to do.
+    pub rules: Option<Arc<str>>,
 }
 
 /// What every edge has regardless of policy.
@@ -113,8 +113,18 @@ impl Mesh {
     /// The same without the old gateway's rules.
     #[must_use]
     pub fn without_rules(&self) -> Self {
-        let unheard = Unheard { rules: false, ..self.unheard };
+        let unheard = Unheard { rules: None, ..self.unheard.clone() };
         Self { rules: Arc::default(), unheard, ..self.clone() }
+    }
+
+    /// Whether any listener of an edge that asks for `wanted` has a route. Those of rules are of every listener.
+    #[must_use]
+    pub fn has_routes(&self, wanted: &[String]) -> bool {
+        let is_routed = |listener: &Listener| {
+            let mut routes = self.policy.routes.iter();
+            routes.any(|route| route.listeners.is_empty() || route.listeners.contains(&listener.name))
+        };
+        self.listeners(wanted).any(|listener| !self.rules.rules.is_empty() || is_routed(listener))
     }
 
     /// The listeners of an edge that asks for `wanted`; all for an edge that names none.

@@ -115,7 +115,11 @@ fn to_json(node: &MarkedYaml<'_>) -> Result<Value, Problem> {
         YamlData::Value(Scalar::Null) => Value::Null,
         YamlData::Value(Scalar::Boolean(value)) => Value::Bool(*value),
         YamlData::Value(Scalar::Integer(value)) => Value::from(*value),
-        YamlData::Value(Scalar::FloatingPoint(value)) => Value::from(value.into_inner()),
+        // JSON has no other numbers; as `null` it would be no value at all.
+        YamlData::Value(Scalar::FloatingPoint(value)) if value.is_finite() => Value::from(value.into_inner()),
+        YamlData::Value(Scalar::FloatingPoint(_)) => {
+            return Err(here("not a number that can be read here; if a text is meant, put it in quotes"));
+        }
         YamlData::Value(Scalar::String(value)) => Value::from(value.as_ref()),
         YamlData::Sequence(items) => Value::Array(items.iter().map(to_json).collect::<Result<_, _>>()?),
         YamlData::Mapping(fields) => {

@@ -140,6 +140,14 @@ routes:
     }
 
     #[test]
+    fn a_number_that_is_none_is_refused_and_not_left_out() {
+        for number in ["12345678e901", ".inf", "-.inf", ".nan"] {
+            let problems = problems(&format!("listeners: []\nconfirm_removal: {number}\n"));
+            assert!(problems[0].starts_with("line 2") && problems[0].contains("quotes"), "{problems:?}");
+        }
+    }
+
+    #[test]
     fn names_the_line_and_the_field() {
         let text = GOOD.replace("weight: 3", "wait: 3");
         let problems = problems(&text);

@@ -33,20 +33,20 @@ pub struct Taken {
     pub names: Vec<String>,
 }
 
-/// Whether this change takes away the last listener, or more than half of ten or more listeners, services, routes or worlds.
+/// Whether this change takes away the last listener or the last route, without either of which no edge is ready, or more than
+/// half of ten or more listeners, services, routes or worlds.
 ///
 /// Listeners, services and routes are told apart by name. A world is a server type and a number that some route lists; it
 /// goes when no route lists it any more and none of its server type takes any world.
 #[must_use]
 pub fn mass_removal(before: &Policy, after: &Policy) -> Option<MassRemoval> {
     let listeners = gone("listeners", &before.listeners, &after.listeners, |l| &l.name);
-    let last_listener = !before.listeners.is_empty() && after.listeners.is_empty();
     let services = gone("services", &before.services, &after.services, |s| &s.name);
     let routes = gone("routes", &before.routes, &after.routes, |r| &r.name);
     let all = [listeners, services, routes, gone_worlds(before, after)];
-    let is_mass = |taken: &Taken| {
-        taken.of >= MANY && taken.gone > taken.of / 2 || last_listener && taken.kind == "listeners"
-    };
+    let nothing_left = [("listeners", after.listeners.is_empty()), ("routes", after.routes.is_empty())];
+    let is_last = |taken: &Taken| taken.of > 0 && nothing_left.contains(&(taken.kind, true));
+    let is_mass = |taken: &Taken| taken.of >= MANY && taken.gone > taken.of / 2 || is_last(taken);
     let taken: Vec<_> = all.into_iter().filter(is_mass).collect();
     (!taken.is_empty()).then_some(MassRemoval { taken })
 }
@@ -113,6 +113,10 @@ impl fmt::Display for MassRemoval {
         for (number, taken) in self.taken.iter().enumerate() {
             let and = if number == 0 { "" } else { ", " };
             let Taken { kind, gone, of, names } = taken;
+            if (*gone, *of) == (1, 1) {
+                write!(f, "{and}the last {} ({})", kind.trim_end_matches('s'), names.join(", "))?;
+                continue;
+            }
             let all = if gone == of { "all " } else { "" };
             let more = if names.len() < *gone { ", ..." } else { "" };
             write!(f, "{and}{all}{gone} of {of} {kind} ({}{more})", names.join(", "))?;
@@ -152,18 +156,22 @@ mod tests {
     }
 
     #[test]
-    fn more_than_half_of_ten_or_a_last_listener_is_much() {
+    fn more_than_half_of_ten_or_a_last_listener_or_route_is_much() {
         assert!(kinds(mass_removal(&policy(10, 0), &policy(10, 5))).is_empty(), "half");
         let removal = mass_removal(&policy(10, 0), &policy(10, 6)).unwrap();
         let expected = "it takes away 6 of 10 listeners (l0, l1, l2, l3, l4, ...), 6 of 10 routes (r0, r1, r2, r3, r4, ...), \
             6 of 10 worlds (1 of server type 1, 2 of server type 1, 3 of server type 1, 4 of server type 1, 5 of server type 1, ...)";
         assert_eq!(removal.to_string(), expected);
         assert!(kinds(mass_removal(&policy(9, 0), &policy(9, 8))).is_empty(), "fewer than ten");
-        assert_eq!(kinds(mass_removal(&policy(1, 0), &policy(1, 1))), ["listeners"], "the last listener");
+        assert_eq!(kinds(mass_removal(&policy(3, 0), &policy(3, 3))), ["listeners", "routes"], "the last");
+        let without_routes = Policy { routes: vec![], ..policy(3, 0) };
+        let removal = mass_removal(&policy(3, 0), &without_routes).unwrap();
+        assert_eq!(removal.to_string(), "it takes away all 3 of 3 routes (r0, r1, r2)");
+        assert_eq!(mass_removal(&without_routes, &without_routes), None, "there was none");
         let all = mass_removal(&policy(12, 0), &Policy::default());
         assert_eq!(kinds(all), ["listeners", "services", "routes", "worlds"]);
         let last = mass_removal(&policy(1, 0), &Policy::default()).unwrap();
-        assert_eq!(last.to_string(), "it takes away all 1 of 1 listeners (l0)");
+        assert_eq!(last.to_string(), "it takes away the last listener (l0), the last route (r0)");
     }
 
     #[test]
@@ -181,6 +189,12 @@ mod tests {
         assert!(kinds(mass_removal(&before, &policy(&[route("b", 200, "any")]))).is_empty());
         let other_type = [route("b", 201, "any"), route("c", 201, "['1-20']")];
         assert_eq!(kinds(mass_removal(&before, &policy(&other_type))), ["worlds"]);
+        let turned = |server_type: u8| {
+            let routes = (1..=20).map(|i| route(&format!("r{i}"), server_type, &format!("[{i}]")));
+            policy(&routes.collect::<Vec<_>>())
+        };
+        let removal = mass_removal(&turned(200), &turned(201)).unwrap();
+        assert!(removal.to_string().starts_with("it takes away all 20 of 20 worlds ("), "{removal}");
         let in_parts = [route("a", 200, "[7, '1-6']"), route("b", 200, "['8-20']")];
         assert_eq!(mass_removal(&before, &policy(&in_parts)), None);
     }

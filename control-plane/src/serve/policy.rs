@@ -11,13 +11,16 @@ use super::{ServeError, consul_config, internal};
 use crate::model;
 use crate::settings::{PolicyStore as Kind, Settings};
 use crate::source::policy::{ApplyError, PolicySource};
-use crate::source::policy_store::{NewPolicy, PolicyStore, Precondition, PutError};
+use crate::source::policy_store::{NewPolicy, PolicyStore, Precondition, PutError, etag};
 
 /// How long the start waits for Consul to tell the policy: what else starts then knows which certificates are wanted.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often a policy file that could not be stored is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// In `data_dir`: the etag of a policy file that was held back, which leaves no trace in the history.
+const HELD: &str = "policy-file.held";
 
 /// How versions that came from `policy.file` are signed.
 const FILE_AUTHOR: &str = "policy.file";
@@ -43,17 +46,22 @@ pub(super) async fn start(
         policy.known_within(PATIENCE).await;
     }
     if let Some(path) = &settings.policy.file {
-        import(&policy, path, tasks).await?;
+        import(&policy, path, &settings.data_dir, tasks).await?;
     }
     Ok(policy)
 }
 
 /// Puts `policy.file` in force; later, if the store does not answer now.
-async fn import(policy: &Arc<PolicySource>, path: &Path, tasks: &mut JoinSet<()>) -> Result<(), ServeError> {
+async fn import(
+    policy: &Arc<PolicySource>,
+    path: &Path,
+    data_dir: &Path,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), ServeError> {
     let text = tokio::fs::read_to_string(path)
         .await
         .map_err(|source| ServeError::PolicyFile { path: path.to_owned(), source })?;
-    let file = File { path: path.to_owned(), text };
+    let file = File { path: path.to_owned(), text, held: data_dir.join(HELD) };
     let error = match file.import(policy).await {
         Err(error) if is_unavailable(&error) => error,
         done => return done,
@@ -86,6 +94,8 @@ const fn is_unavailable(error: &ServeError) -> bool {
 struct File {
     path: PathBuf,
     text: String,
+    /// Where it is remembered that it was held back.
+    held: PathBuf,
 }
 
 impl File {
@@ -97,11 +107,22 @@ impl File {
             tracing::info!(%file, "policy file has not changed since it was applied");
             return Ok(());
         }
+        let current = policy.current();
+        let is_in_force = current.stored.as_ref().is_some_and(|stored| *stored.text == *self.text);
+        let held = tokio::fs::read_to_string(&self.held).await.unwrap_or_default();
+        if !is_in_force && held == etag(&self.text) {
+            policy.go_on_holding_file_back(&format!("policy.file {file}")).await;
+            return Ok(());
+        }
         let new =
             NewPolicy { text: self.text.clone(), author: FILE_AUTHOR.to_owned(), message: file.to_string() };
         let applied = match policy.apply(new, Precondition::Any).await {
             // What is in force is better than no control plane.
             Err(ApplyError::Store(PutError::Unconfirmed(unconfirmed))) => {
+                if let Err(error) = tokio::fs::write(&self.held, etag(&self.text)).await {
+                    let held = self.held.display();
+                    tracing::warn!(%held, %error, "cannot remember that the policy file was held back");
+                }
                 policy.hold_file_back(&format!("policy.file {file}"), &unconfirmed).await;
                 return Ok(());
             }
@@ -113,5 +134,42 @@ impl File {
 
     fn refused(&self, source: ApplyError) -> ServeError {
         ServeError::Apply { path: self.path.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn services(count: usize) -> String {
+        let service = |i| format!("{{name: s{i}, endpoints: ['10.0.0.1:1']}}");
+        format!("services: [{}]", (0..count).map(service).collect::<Vec<_>>().join(", "))
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_held_back_does_not_undo_what_is_put_after_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let put =
+            |count| NewPolicy { text: services(count), author: "api".to_owned(), message: String::new() };
+        let file = |count| File {
+            path: "/etc/policy.yaml".into(),
+            text: services(count),
+            held: directory.path().join(HELD),
+        };
+        for (before, expected) in [(12, 12), (9, 9)] {
+            // Each turn is a run of the process.
+            let store = PolicyStore::open(directory.path()).await.unwrap();
+            let policy = PolicySource::new(store, &prometheus::Registry::new()).await.unwrap();
+            policy.apply(put(before), Precondition::Any).await.unwrap();
+            file(5).import(&policy).await.unwrap();
+            assert_eq!(policy.current().policy.services.len(), expected);
+            let told = policy.current().problem.clone().unwrap();
+            assert!(told.contains("policy.file /etc/policy.yaml") && told.contains("--force"), "{told}");
+        }
+        let store = PolicyStore::open(directory.path()).await.unwrap();
+        let policy = PolicySource::new(store, &prometheus::Registry::new()).await.unwrap();
+        file(6).import(&policy).await.unwrap();
+        assert_eq!(policy.current().policy.services.len(), 6, "another file is weighed as any");
+        assert_eq!(policy.current().problem, None);
     }
 }

@@ -151,6 +151,12 @@ impl PolicySource {
         self.store.name()
     }
 
+    /// What is said where no policy was ever put: where that is, and what to do.
+    #[must_use]
+    pub fn never_put(&self) -> String {
+        self.store.never_put()
+    }
+
     /// Waits until a policy is known, but not longer than this.
     pub async fn known_within(&self, patience: Duration) {
         let mut policies = self.subscribe();
@@ -207,6 +213,12 @@ impl PolicySource {
         self.take().await;
     }
 
+    /// The same for a file that was held back by an earlier run and is still the same.
+    pub async fn go_on_holding_file_back(&self, file: &str) {
+        self.judging(|judge| judge.hold_file_back(Refusal::held_before(file)));
+        self.take().await;
+    }
+
     fn judging<T>(&self, judge: impl FnOnce(&mut Judge) -> T) -> T {
         judge(&mut self.judge.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -250,11 +262,9 @@ impl PolicySource {
             None if before.problem.is_some() => {
                 tracing::info!(version, "the stored policy is the one in force");
             }
-            _ if verdict.is_new && verdict.loaded.never_put() => tracing::warn!(
-                store = self.store.name(),
-                "no policy was ever put in this policy store; if one was, this is another store, or it has lost its data. \
-                 Proxies that come with a policy keep it. Put the policy, or `{{}}` if none is meant"
-            ),
+            _ if verdict.is_new && verdict.loaded.never_put() => {
+                tracing::warn!("{}. Proxies that come with a policy keep it", self.store.never_put());
+            }
             _ if verdict.is_new => tracing::info!(version, "policy in force"),
             _ => {}
         }

@@ -8,17 +8,19 @@ mod consul;
 mod database;
 mod guard;
 mod held;
+mod seal;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use consul::ConsulStore;
 use database::Store;
@@ -33,6 +35,9 @@ pub const KEPT_VERSIONS: u64 = 100;
 
 /// Longest text of one version in bytes: 32,767 worlds listed one by one take a quarter of it.
 pub const MAX_TEXT: usize = 4 << 20;
+
+/// How often the embedded store looks whether its file is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How versions are signed that began as a document which somebody wrote past every control plane.
 pub const BY_HAND: &str = "consul kv";
@@ -95,7 +100,7 @@ impl Precondition {
 }
 
 /// The etag of a text.
-pub(super) fn etag(text: impl AsRef<[u8]>) -> String {
+pub fn etag(text: impl AsRef<[u8]>) -> String {
     hex::encode(Sha256::digest(text.as_ref()))
 }
 
@@ -161,6 +166,32 @@ pub enum StoreError {
         #[source]
         error: Box<redb::Error>,
     },
+    /// The open file is no longer the one at its path, or not as we left it: what is written to it is lost. Nothing was put,
+    /// or not where a restart finds it.
+    #[error(
+        "the policy store {} is lost: {problem}. What was in force serves on, and nothing can be put. Put the file back, or \
+         save the policy with `realmgate policy show`, restart this control plane and put it again; proxies keep what they \
+         have meanwhile",
+        path.display()
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What was done to it.
+        problem: String,
+    },
+    /// The file is no database, or its content makes no sense.
+    #[error(
+        "the policy store {} is damaged: {problem}. Move the file away, restart this control plane and put the policy again; \
+         proxies keep what they have meanwhile",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the database says.
+        problem: String,
+    },
     /// The file is of a newer release, or damaged in a way that the database does not see.
     #[error("{}: {problem}", path.display())]
     Unreadable {
@@ -195,7 +226,7 @@ impl StoreError {
     /// Whether the same may work later without anybody changing anything here.
     #[must_use]
     pub const fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Stopping | Self::Consul(_) | Self::Contended)
+        matches!(self, Self::Stopping | Self::Consul(_) | Self::Contended | Self::Lost { .. })
     }
 }
 
@@ -238,6 +269,19 @@ impl PolicyStore {
         }
     }
 
+    /// What is said where no policy was ever put: where that is, and what to do.
+    #[must_use]
+    pub fn never_put(&self) -> String {
+        let (place, settings) = match &self.0 {
+            Kind::Embedded(store) => (store.path().display().to_string(), "data_dir"),
+            Kind::Consul(store) => (store.place(), "policy.consul_prefix and consul.address"),
+        };
+        format!(
+            "no policy was ever put in the policy store {place}: if one was put before, check {settings}; else put it \
+             (`realmgate policy apply FILE`, or `--empty` where none is meant)"
+        )
+    }
+
     /// The latest version; `None` = nothing was ever put, or it is not known. From memory.
     #[must_use]
     pub fn latest(&self) -> Option<Arc<StoredPolicy>> {
@@ -257,10 +301,15 @@ impl PolicyStore {
         }
     }
 
-    /// Follows what others write, for ever. Of the embedded store there are no others.
+    /// Follows what others write, for ever. Of the embedded store nobody else may, and this sees whether somebody did.
     pub async fn follow(&self) {
         match &self.0 {
-            Kind::Embedded(_) => std::future::pending().await,
+            Kind::Embedded(store) => loop {
+                let store = Arc::clone(store);
+                // It ends in error only where the process does.
+                let _ = spawn_blocking(move || store.check()).await;
+                sleep(LOOK_EVERY).await;
+            },
             Kind::Consul(store) => store.follow().await,
         }
     }

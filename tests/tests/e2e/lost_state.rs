@@ -72,7 +72,8 @@ async fn lost_data_dir(version: Option<&str>, api_type: &str) {
     assert_eq!(ready.0, 200, "a policy can be put: {}", ready.1);
     let told = answer(&stage.control_plane, "/readyz");
     assert_eq!((&told["policy"]["state"], &told["policy"]["version"]), (&json!("never_put"), &json!(0)));
-    assert!(told["policy"]["reason"].as_str().unwrap().contains("put the policy again"), "{told}");
+    let reason = told["policy"]["reason"].as_str().unwrap();
+    assert!(reason.contains("/policy.redb: if one was put before, check data_dir"), "{reason}");
     assert_eq!(metric(&stage.control_plane, "realmgate_policy_never_put").as_deref(), Some("1"));
     assert_eq!(metric(&stage.control_plane, "realmgate_xds_held_proxies").as_deref(), Some("1"));
     let proxies = stage.control_plane.realmgate(&["proxies"]).unwrap();
@@ -169,6 +170,8 @@ async fn a_fleet_of_rules_alone_needs_no_policy_and_a_lost_rules_key_takes_nothi
     stage.control_plane.restart().unwrap();
     until_held(&stage.control_plane, 1);
     assert_eq!(answer(&stage.control_plane, "/readyz")["game_gateway"]["never_there"], true);
+    let missing = answer(&stage.control_plane, "/readyz")["game_gateway"]["missing"].take();
+    assert!(missing.as_str().unwrap().contains("routing:rules"), "{missing}");
     assert_eq!(lands(edge, game(1, 1)).await.unwrap(), "game-2", "a new player");
     let start = write(&[rule(1, 0)]);
     until_lands(edge, game(1, 1), Some("game-1"), start).await;

@@ -138,6 +138,11 @@ async fn who_refuses_a_new_filter_is_ready_while_it_has_an_earlier_one() {
     let _edge = edge(&net, &control_plane, None, &["--listener", "gone"]);
     until_only(&control_plane, "no_listener");
     wait_until("the edge says so", LIMIT, || ready(&net) == (503, "no_listener\n".to_owned()));
+
+    let listener = json!([{"name": "gone", "bind": net.at(port::PLAYERS).to_string()}]);
+    control_plane.put_policy(&json!({"listeners": listener}).to_string());
+    until_only(&control_plane, "no_routes");
+    wait_until("the edge says so", LIMIT, || ready(&net) == (503, "no_routes\n".to_owned()));
 }
 
 #[test]

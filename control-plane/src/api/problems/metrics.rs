@@ -2,6 +2,8 @@
 
 use prometheus::{IntGaugeVec, Opts, Registry};
 
+use crate::xds::Scope;
+
 use super::{Content, ProxyStatus, REASONS, problems};
 
 /// Set when somebody asks for the metrics: nothing is counted while nobody looks.
@@ -18,9 +20,9 @@ impl Metrics {
     }
 
     /// Counts the problems of these.
-    pub fn show(&self, proxies: &[ProxyStatus], module: &Content) {
+    pub fn show(&self, proxies: &[ProxyStatus], module: &Content, has_routes: impl Fn(&Scope) -> bool) {
         let mut counts = REASONS.map(|reason| (reason, 0));
-        for problem in proxies.iter().flat_map(|proxy| problems(proxy, module)) {
+        for problem in proxies.iter().flat_map(|proxy| problems(proxy, module, has_routes(&proxy.scope))) {
             for (_, count) in counts.iter_mut().filter(|(reason, _)| *reason == problem.reason) {
                 *count += 1;
             }

@@ -37,7 +37,7 @@ pub(super) struct Apply {
     /// Make the empty policy the policy, which routes nothing: the same as the document `{}`.
     #[arg(long, conflicts_with = "file")]
     empty: bool,
-    /// Confirm that the last listener goes, or more than half of ten or more listeners, services, routes or worlds.
+    /// Confirm that the last listener or route goes, or more than half of ten or more listeners, services, routes or worlds.
     #[arg(long)]
     force: bool,
     /// Change nothing, only say what would change.
@@ -68,7 +68,10 @@ fn show(api: &Api) -> Result<(), Failure> {
         let (version, etag) = (number(&policy, "/version"), text(&policy, "/etag"));
         let updated = policy.get("updated").and_then(Value::as_u64).map(Duration::from_secs);
         let (author, updated) = (text(&policy, "/author"), output::ago(updated));
-        output::remark(&format!("version {version}, etag {etag}, by {author}, {updated}"));
+        output::remark(&match version.as_str() {
+            "0" => "no policy was ever put; `realmgate policy apply FILE` puts one".to_owned(),
+            _ => format!("version {version}, etag {etag}, by {author}, {updated}"),
+        });
     }
     api.output.print(&policy, |policy| text(policy, "/text").to_owned())
 }

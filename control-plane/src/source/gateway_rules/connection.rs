@@ -40,7 +40,7 @@ pub(super) enum Lost {
 /// The names in Redis, prefix included.
 #[derive(Debug)]
 pub(super) struct Keys {
-    rules: String,
+    pub(super) rules: String,
     mapping: String,
     channels: [String; 2],
 }

@@ -77,6 +77,8 @@ pub enum StartError {
 pub struct GatewayRulesSource {
     rules: watch::Receiver<Arc<GatewayRules>>,
     health: watch::Receiver<Health>,
+    trouble: watch::Receiver<String>,
+    never_there: String,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -101,14 +103,23 @@ impl GatewayRulesSource {
         metrics.served(&known);
         let (rules, rules_receiver) = watch::channel(Arc::new(known));
         let (health, health_receiver) = watch::channel(Health::Starting);
+        let (trouble, trouble_receiver) = watch::channel(String::new());
         let (stop, stopped) = oneshot::channel();
+        let (address, keys) =
+            (client.get_connection_info().addr().to_string(), Keys::new(&config.key_prefix));
+        let never_there = format!(
+            "the game-gateway rules were never there: Redis at {address} never had the key {}. If it was written before, check \
+             redis.url and game_gateway.key_prefix; else write it (`{{}}` says that there are no rules)",
+            keys.rules
+        );
         let follower = Follower {
-            address: client.get_connection_info().addr().to_string(),
+            address,
             client,
-            keys: Keys::new(&config.key_prefix),
+            keys,
             refresh: config.refresh_interval.max(SHORTEST_REFRESH),
             rules,
             health,
+            trouble,
             metrics,
             last: None,
             snapshot,
@@ -116,13 +127,32 @@ impl GatewayRulesSource {
             unsaved: false,
         };
         let task = tokio::spawn(follower.run(stopped));
-        Ok(Self { rules: rules_receiver, health: health_receiver, stop, task })
+        Ok(Self {
+            rules: rules_receiver,
+            health: health_receiver,
+            trouble: trouble_receiver,
+            never_there,
+            stop,
+            task,
+        })
     }
 
     /// The rules that are served. It changes only when they or the refusals do.
     #[must_use]
     pub fn rules(&self) -> watch::Receiver<Arc<GatewayRules>> {
         self.rules.clone()
+    }
+
+    /// Why Redis has not told anything yet, where nothing is known of an earlier run; empty = it has, or is still being asked.
+    #[must_use]
+    pub fn trouble(&self) -> watch::Receiver<String> {
+        self.trouble.clone()
+    }
+
+    /// What is said where the rules key was never there: where that is, and what to do.
+    #[must_use]
+    pub fn never_there(&self) -> &str {
+        &self.never_there
     }
 
     /// How the source is doing.
@@ -154,6 +184,8 @@ struct Follower {
     refresh: Duration,
     rules: watch::Sender<Arc<GatewayRules>>,
     health: watch::Sender<Health>,
+    /// Why nothing is known yet.
+    trouble: watch::Sender<String>,
     metrics: Metrics,
     /// The last reading and what came of it: most readings are the same again.
     last: Option<(Reading, Outcome)>,
@@ -188,11 +220,12 @@ impl Follower {
             if problem == known {
                 tracing::debug!(redis = self.address, problem, "Redis is still gone");
             } else {
-                tracing::warn!(
-                    redis = self.address,
-                    problem,
+                let serving = if self.knows_rules() {
                     "lost Redis; serving the last good gateway rules"
-                );
+                } else {
+                    "cannot reach Redis, and no gateway rules are known from an earlier run; proxies are served once it answers"
+                };
+                tracing::warn!(redis = self.address, problem, "{serving}");
             }
             self.report_lost(&problem);
             known = problem;
@@ -247,6 +280,7 @@ impl Follower {
                 tracing::warn!(reason, "gateway rules are degraded");
             }
             set(&self.health, health);
+            set(&self.trouble, String::new());
         }
         self.save().await;
         Ok(())
@@ -290,14 +324,19 @@ impl Follower {
         }
     }
 
+    fn knows_rules(&self) -> bool {
+        self.last.is_some() || !self.rules.borrow().rules.is_empty()
+    }
+
     fn report_lost(&self, problem: &str) {
-        let rules = self.rules.borrow().rules.len();
+        let (rules, address) = (self.rules.borrow().rules.len(), &self.address);
         // Without snapshot and before the first reading nothing is known: that is still the start.
-        if self.last.is_some() || rules > 0 {
-            let address = &self.address;
+        if self.knows_rules() {
             let reason =
                 format!("Redis at {address}: {problem}; the last {rules} good rules are served, retrying");
             set(&self.health, Health::Degraded { reason });
+        } else {
+            set(&self.trouble, format!("Redis at {address}: {problem}; retrying"));
         }
     }
 

@@ -57,12 +57,33 @@ impl Refusal {
     /// A document that is no policy, or no overlay.
     fn invalid(document: &'static str, what: &str, problems: &[Problem]) -> Self {
         let reason = if model::is_empty(problems) { "empty" } else { "invalid" };
-        Self { document, reason, text: format!("{what} is not valid: {}", list(problems)) }
+        let cure = match (document, reason) {
+            ("overlay", "empty") => "; delete the key to have no overlay",
+            _ => "",
+        };
+        Self { document, reason, text: format!("{what} is not valid: {}{cure}", list(problems)) }
+    }
+
+    /// `policy.file`, which took too much away when it was new. That what was put since takes less away is no confirmation.
+    pub(super) fn held_before(file: &str) -> Self {
+        let text = format!(
+            "{file} was held back at an earlier start, since it takes much away, and has not changed since. If it is meant, put it \
+             with `realmgate policy apply FILE --force`; else change it"
+        );
+        Self { document: "policy.file", reason: "mass_removal", text }
     }
 
     /// A document that takes too much away.
     pub(super) fn unconfirmed(document: &'static str, what: &str, unconfirmed: &Unconfirmed) -> Self {
-        Self { document, reason: "mass_removal", text: format!("{what} is held back: {unconfirmed}") }
+        let Unconfirmed { removal, .. } = unconfirmed;
+        // An overlay is not put: what stands at its key is all there is.
+        let forced = match document {
+            "overlay" => "confirm it",
+            _ => "put it with `realmgate policy apply FILE --force`, or confirm it",
+        };
+        let line = unconfirmed.in_document();
+        let cure = format!("if that is meant, {forced} in the document with {line}");
+        Self { document, reason: "mass_removal", text: format!("{what} is held back: {removal}; {cure}") }
     }
 }
 

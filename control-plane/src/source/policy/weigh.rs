@@ -32,8 +32,8 @@ impl InForce {
         let removal = mass_removal(&self.written, after)
             .or_else(|| here().and_then(|(before, after)| mass_removal(&before, &after)));
         let Some(removal) = removal else { return Ok(()) };
-        let unconfirmed = Unconfirmed { removal, etag: self.etag.clone() };
-        if unconfirmed.is_confirmed_by(after.confirm_removal.as_deref()) { Ok(()) } else { Err(unconfirmed) }
+        Unconfirmed { removal, etag: self.etag.clone(), said: None }
+            .unless_confirmed_by(after.confirm_removal.as_deref())
     }
 
     /// Weighs a put at the moment when it is made.
@@ -51,6 +51,5 @@ pub(super) fn weigh_overlay(
     confirm_removal: Option<&str>,
 ) -> Result<(), Unconfirmed> {
     let Some(removal) = mass_removal(served, after) else { return Ok(()) };
-    let unconfirmed = Unconfirmed { removal, etag };
-    if unconfirmed.is_confirmed_by(confirm_removal) { Ok(()) } else { Err(unconfirmed) }
+    Unconfirmed { removal, etag, said: None }.unless_confirmed_by(confirm_removal)
 }

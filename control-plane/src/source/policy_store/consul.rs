@@ -40,6 +40,8 @@ pub(super) struct ConsulStore {
     copy: GoodCopy,
     /// Ours, once it is known.
     datacenter: OnceLock<String>,
+    /// Consul's address.
+    address: String,
 }
 
 impl ConsulStore {
@@ -60,7 +62,13 @@ impl ConsulStore {
             held: watch::Sender::new(held),
             copy,
             datacenter,
+            address: config.address.clone(),
         })
+    }
+
+    /// Where the policy is, for people.
+    pub(super) fn place(&self) -> String {
+        format!("in Consul at {}, key {}", self.address, self.keys.policy())
     }
 
     pub(super) const fn held(&self) -> &watch::Sender<Held> {

@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use tokio::sync::watch;
 
+use super::seal::Seal;
 use super::{
     Guard, Held, KEPT_VERSIONS, NewPolicy, PolicyInfo, Precondition, PutError, StoreError, StoredPolicy,
-    Unconfirmed, etag, unix_seconds,
+    Trouble, Unconfirmed, etag, unix_seconds,
 };
 
 /// Name of the file in `data_dir`.
@@ -40,38 +42,53 @@ pub(super) struct Store {
     opener: Opener,
     /// `None` after a failure: redb then refuses writes until the file is opened anew, and says that a commit
     /// that failed may have been made. One call at a time: puts are rare, and reads come from `held`.
-    database: Mutex<Option<Database>>,
+    database: Mutex<Option<Opened>>,
     pub(super) held: watch::Sender<Held>,
+}
+
+/// A database that is open.
+struct Opened {
+    database: Database,
+    /// The file as we left it; `None` where there is none, as in memory.
+    seal: Option<Seal>,
 }
 
 impl Store {
     pub(super) fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        let path = data_dir.join(FILE);
         let io = |error| StoreError::Io { path: data_dir.to_owned(), error };
-        fs::create_dir_all(data_dir).map_err(io)?;
+        // Told to people, who do not know where we were started.
+        let data_dir = std::path::absolute(data_dir).map_err(io)?;
+        let path = data_dir.join(FILE);
+        let io = |error| StoreError::Io { path: data_dir.clone(), error };
+        fs::create_dir_all(&data_dir).map_err(io)?;
         let file = path.clone();
         let opener = move || Builder::new().set_cache_size(CACHE_BYTES).create(&file);
         let store = Self::with_opener(path, Box::new(opener))?;
         // A new file is durable only when its directory is.
-        File::open(data_dir).and_then(|directory| directory.sync_all()).map_err(io)?;
+        File::open(&data_dir).and_then(|directory| directory.sync_all()).map_err(io)?;
         Ok(store)
     }
 
     pub(super) fn with_opener(path: PathBuf, opener: Opener) -> Result<Self, StoreError> {
         let store = Self { path, opener, database: Mutex::new(None), held: watch::Sender::default() };
-        store.with(|_| Ok::<_, Failure>(()))?;
+        store.with(|_| Ok::<_, Failure>(()), |()| ())?;
         Ok(store)
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn get(&self, version: u64) -> Result<Option<StoredPolicy>, StoreError> {
-        self.with(|database| read(database, version))
+        self.with(|database| read(database, version), |_| ())
     }
 
     pub(super) fn history(&self) -> Result<Vec<PolicyInfo>, StoreError> {
-        self.with(|database| {
+        let read = |database: &Database| {
             let infos = database.begin_read()?.open_table(INFOS)?;
             infos.iter()?.rev().map(|entry| decode(entry?.1.value())).collect()
-        })
+        };
+        self.with(read, |_| ())
     }
 
     pub(super) fn put(
@@ -80,53 +97,120 @@ impl Store {
         expected: &Precondition,
         guard: &Guard,
     ) -> Result<Arc<StoredPolicy>, PutError> {
-        let put = self.with(|database| {
-            let put = put(database, policy, expected, guard)?;
-            if let Put::Stored(stored) = &put {
+        let publish = |put: &Put| {
+            if let Put::Stored(stored) = put {
                 // Still under the lock, so that versions are published in their order.
                 self.publish(Some(Arc::clone(stored)));
             }
-            Ok(put)
-        });
-        match put? {
+        };
+        match self.with(|database| put(database, policy, expected, guard), publish)? {
             Put::Stored(stored) => Ok(stored),
             Put::Conflict(current) => Err(PutError::Conflict { current }),
             Put::Unconfirmed(unconfirmed) => Err(unconfirmed.into()),
         }
     }
 
-    /// Runs one call on the database, opening it first where a failure has closed it.
-    fn with<T>(&self, call: impl FnOnce(&Database) -> Result<T, Failure>) -> Result<T, StoreError> {
+    /// Looks whether the file is still ours, and publishes what it finds.
+    pub(super) fn check(&self) {
+        let slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = &*slot
+            && let Err(error) = self.look(opened)
+        {
+            self.trouble(&error);
+        }
+    }
+
+    /// Runs one call on the database, opening it first where a failure has closed it, and then `done`, unless the file was
+    /// lost meanwhile.
+    fn with<T>(
+        &self,
+        call: impl FnOnce(&Database) -> Result<T, Failure>,
+        done: impl FnOnce(&T),
+    ) -> Result<T, StoreError> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = match slot.take() {
-            Some(database) => database,
-            None => self.connect()?,
-        };
-        match call(&database) {
+        let result = self.run(&mut slot, call).inspect(done);
+        if let Err(error) = &result
+            && (slot.is_none() || matches!(error, StoreError::Lost { .. }))
+        {
+            self.trouble(error);
+        }
+        result
+    }
+
+    fn run<T>(
+        &self,
+        slot: &mut Option<Opened>,
+        call: impl FnOnce(&Database) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        if slot.is_none() {
+            *slot = Some(self.connect()?);
+        }
+        let Some(opened) = slot else { return Err(StoreError::Stopping) };
+        self.look(opened)?;
+        match unpanicked(|| call(&opened.database)) {
             Ok(value) => {
-                *slot = Some(database);
+                opened.seal = self.seal_after(opened.seal.take())?;
                 Ok(value)
             }
             Err(failure) => {
+                let error = self.explain(failure);
                 // Closed before it is opened again, for it is locked; the next call tries again if this fails.
-                drop(database);
+                let closed = slot.take();
+                let _ = unpanicked(|| {
+                    drop(closed);
+                    Ok(())
+                });
                 *slot = self.connect().ok();
-                Err(self.explain(failure))
+                Err(error)
             }
         }
     }
 
+    /// Whether the file is as we left it.
+    fn look(&self, opened: &Opened) -> Result<(), StoreError> {
+        if let Some(problem) = opened.seal.as_ref().and_then(|seal| seal.fault(&self.path)) {
+            return Err(self.lost(problem));
+        }
+        self.held.send_if_modified(|held| held.policy.trouble.take().is_some());
+        Ok(())
+    }
+
+    /// The seal of what a call has left, if it is still the same file.
+    fn seal_after(&self, before: Option<Seal>) -> Result<Option<Seal>, StoreError> {
+        let Some(before) = before else { return Ok(None) };
+        match Seal::of(&self.path) {
+            Ok(now) if now.is_same_file(&before) => Ok(Some(now)),
+            _ => Err(self.lost("the file was taken away during a call".to_owned())),
+        }
+    }
+
+    fn lost(&self, problem: String) -> StoreError {
+        StoreError::Lost { path: self.path.clone(), problem }
+    }
+
+    /// Says that what is published may not be what is stored.
+    fn trouble(&self, error: &StoreError) {
+        let trouble = Some(Trouble::Lost(error.to_string()));
+        self.held.send_if_modified(|held| {
+            let changed = held.policy.heard && held.policy.trouble != trouble;
+            if changed {
+                held.policy.trouble.clone_from(&trouble);
+            }
+            changed
+        });
+    }
+
     /// Opens the file and publishes what is in it.
-    fn connect(&self) -> Result<Database, StoreError> {
+    fn connect(&self) -> Result<Opened, StoreError> {
         let open = || {
             let database = (self.opener)()?;
             prepare(&database)?;
             let latest = latest(&database)?;
             Ok((database, latest))
         };
-        let (database, latest) = open().map_err(|failure| self.explain(failure))?;
+        let (database, latest) = unpanicked(open).map_err(|failure| self.explain(failure))?;
         self.publish(latest.map(Arc::new));
-        Ok(database)
+        Ok(Opened { database, seal: Seal::of(&self.path).ok() })
     }
 
     fn publish(&self, latest: Option<Arc<StoredPolicy>>) {
@@ -144,7 +228,13 @@ impl Store {
             Failure::Database(error) if matches!(*error, redb::Error::DatabaseAlreadyOpen) => {
                 StoreError::Locked { path }
             }
+            Failure::Database(error) if is_damage(&error) => {
+                StoreError::Damaged { path, problem: error.to_string() }
+            }
             Failure::Database(error) => StoreError::Database { path, error },
+            Failure::Panicked => {
+                StoreError::Damaged { path, problem: "the database does not make sense".to_owned() }
+            }
             Failure::Unreadable(problem) => StoreError::Unreadable { path, problem },
         }
     }
@@ -159,6 +249,22 @@ impl fmt::Debug for Store {
 enum Failure {
     Database(Box<redb::Error>),
     Unreadable(String),
+    /// In the database's own code, which takes what it reads for what it wrote.
+    Panicked,
+}
+
+/// Runs what may panic on a file that somebody overwrote.
+fn unpanicked<T>(call: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(Failure::Panicked))
+}
+
+fn is_damage(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::Corrupted(_) | redb::Error::RepairAborted => true,
+        redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
+        _ => false,
+    }
 }
 
 impl<E: Into<redb::Error>> From<E> for Failure {

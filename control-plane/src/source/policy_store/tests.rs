@@ -18,6 +18,9 @@ async fn keeps_versions_across_a_restart() {
     let data_dir = directory.path().join("made/here");
     let store = PolicyStore::open(&data_dir).await.unwrap();
     assert_eq!(store.latest(), None);
+    let told = store.never_put();
+    assert!(told.contains(data_dir.join("policy.redb").to_str().unwrap()), "{told}");
+    assert!(told.contains("check data_dir"), "{told}");
     assert_eq!(store.history().await.unwrap(), []);
     let mut watch = store.watch();
     let text = "routes: []\r\n# exactly as given \u{1f3ae}\n";
@@ -110,7 +113,7 @@ async fn names_the_file_that_it_cannot_use() {
     let path = directory.path().join("policy.redb");
     std::fs::write(&path, "no database").unwrap();
     let error = PolicyStore::open(directory.path()).await.unwrap_err();
-    assert!(error.to_string().contains("policy.redb: "), "{error}");
+    assert!(error.to_string().contains(&format!("{} is damaged: ", path.display())), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"no database", "left as it was");
 }
 
@@ -176,4 +179,104 @@ async fn a_full_disk_is_survived_without_a_restart() {
     let second = store.put(policy("d"), Precondition::Any).await.unwrap();
     assert_eq!(store.get(second.info.version).await.unwrap().as_ref(), Some(&*second));
     assert_eq!(store.latest(), Some(second));
+}
+
+/// What is told of the policy that may be stored.
+fn trouble(store: &PolicyStore) -> Option<String> {
+    store.watch().borrow().policy.trouble.as_ref().map(|trouble| trouble.text().to_owned())
+}
+
+#[tokio::test]
+async fn a_file_that_is_lost_or_overwritten_takes_no_puts_and_is_told() {
+    type Loss = fn(&Path) -> io::Result<()>;
+    let losses: [(Loss, &str); 6] = [
+        (|file| std::fs::remove_file(file), "the file is gone"),
+        (|file| std::fs::remove_dir_all(file.parent().unwrap()), "the file is gone"),
+        (|file| std::fs::write(file, ""), "somebody else has written"),
+        (|file| std::fs::write(file, "garbage"), "somebody else has written"),
+        (|file| std::fs::write(file, vec![7; std::fs::read(file)?.len()]), "somebody else"),
+        (
+            |file| {
+                std::fs::copy(file, file.with_extension("copy"))?;
+                std::fs::rename(file.with_extension("copy"), file)
+            },
+            "another file",
+        ),
+    ];
+    for (lose, problem) in losses {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("data/policy.redb");
+        let store = PolicyStore::open(file.parent().unwrap()).await.unwrap();
+        let first = store.put(policy("a"), Precondition::Any).await.unwrap();
+        lose(&file).unwrap();
+        let followed = store.clone();
+        let follow = tokio::spawn(async move { followed.follow().await });
+        store.watch().wait_for(|held| held.policy.trouble.is_some()).await.unwrap();
+        follow.abort();
+        let error = store.put(policy("b"), Precondition::Any).await.unwrap_err();
+        assert!(matches!(&error, PutError::Store(error) if error.is_unavailable()), "{error}");
+        let told = trouble(&store).unwrap();
+        assert!(told.contains(problem) && told.contains(file.to_str().unwrap()), "{told}");
+        assert_eq!(store.latest(), Some(first), "what is in force stays");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_put_back_is_the_store_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, away) = (directory.path().join("policy.redb"), directory.path().join("away"));
+    let store = PolicyStore::open(directory.path()).await.unwrap();
+    store.put(policy("a"), Precondition::Any).await.unwrap();
+    std::fs::rename(&file, &away).unwrap();
+    store.put(policy("b"), Precondition::Any).await.unwrap_err();
+    std::fs::rename(&away, &file).unwrap();
+    let second = store.put(policy("b"), Precondition::Any).await.unwrap();
+    assert_eq!((second.info.version, trouble(&store)), (2, None));
+    drop(store);
+    assert_eq!(PolicyStore::open(directory.path()).await.unwrap().latest(), Some(second));
+}
+
+#[tokio::test]
+async fn a_database_that_panics_or_cannot_be_opened_again_is_told() {
+    let disk = Arc::new(Disk { storage: InMemoryBackend::new(), full: AtomicBool::new(false) });
+    let (handles, broken) = (Arc::clone(&disk), Arc::new(AtomicBool::new(false)));
+    let breaks = Arc::clone(&broken);
+    let opener = Box::new(move || {
+        assert!(!breaks.load(Ordering::Relaxed), "a database that does not understand its file");
+        Builder::new().create_with_backend(Handle(Arc::clone(&handles)))
+    });
+    let store = Store::with_opener("disk/policy.redb".into(), opener).unwrap();
+    let store = PolicyStore(Kind::Embedded(Arc::new(store)));
+    let first = store.put(policy("a"), Precondition::None).await.unwrap();
+    disk.full.store(true, Ordering::Relaxed);
+    broken.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        store.put(policy("b"), Precondition::Any).await.unwrap_err();
+        assert!(trouble(&store).unwrap().contains("disk/policy.redb"));
+    }
+    assert_eq!(store.latest(), Some(first));
+    disk.full.store(false, Ordering::Relaxed);
+    broken.store(false, Ordering::Relaxed);
+    store.put(policy("b"), Precondition::Any).await.unwrap();
+    assert_eq!(trouble(&store), None);
+
+    let guard = Guard::new(|_| panic!("inside a transaction"));
+    let error = store.put_guarded(policy("c"), Precondition::Any, guard).await.unwrap_err();
+    assert!(error.to_string().contains("Move the file away"), "{error}");
+    store.put(policy("c"), Precondition::Any).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_never_put_in_consul_names_its_address_and_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = ConsulConfig {
+        address: "10.0.0.9:8500".to_owned(),
+        token_file: None,
+        ca_file: None,
+        datacenter: String::new(),
+        data_dir: directory.path().to_owned(),
+    };
+    let told = PolicyStore::consul(&config, "typo/", &prometheus::Registry::new()).unwrap().never_put();
+    assert!(told.contains("in Consul at 10.0.0.9:8500, key typo/policy"), "{told}");
+    assert!(told.contains("check policy.consul_prefix"), "{told}");
 }

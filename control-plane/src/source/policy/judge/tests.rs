@@ -222,9 +222,13 @@ fn an_overlay_that_takes_much_away_is_held_back_and_policies_go_on_below_it() {
     };
     let verdict = judge.take(&held(version(1, &many(20, "")), Some(&nulls(""))));
     assert_eq!((count(&verdict), outcome(&verdict).2), (20, vec![("overlay", "mass_removal")]));
+    let told = verdict.loaded.problem.clone().unwrap();
+    assert!(told.contains("confirm it in the document") && !told.contains("--force"), "{told}");
+    let empty = judge.take(&held(version(1, &many(20, "")), Some("")));
+    assert!(empty.loaded.problem.clone().unwrap().ends_with("delete the key to have no overlay"));
     let verdict = judge.take(&held(version(2, &many(21, "")), Some(&nulls(""))));
     assert_eq!((count(&verdict), outcome(&verdict).0), (21, 2), "without it");
-    let confirmed = nulls(&format!("confirm_removal: {}", etag(many(21, ""))));
+    let confirmed = nulls(&format!("confirm_removal: \"{}\"", etag(many(21, ""))));
     let verdict = judge.take(&held(version(2, &many(21, "")), Some(&confirmed)));
     assert_eq!((count(&verdict), &verdict.loaded.problem), (6, &None));
     // One that is there when all is heard for the first time is in force.
@@ -238,7 +242,7 @@ fn an_overlay_that_takes_much_away_is_held_back_and_policies_go_on_below_it() {
     judge.take(&held(version(1, &many(2, "")), Some(&more)));
     let verdict = judge.take(&held(version(1, &many(2, "")), None));
     assert_eq!((count(&verdict), outcome(&verdict).2), (17, vec![("overlay", "mass_removal")]));
-    let empty = format!("confirm_removal: {}", etag(&more));
+    let empty = format!("confirm_removal: \"{}\"", etag(&more));
     assert_eq!(count(&judge.take(&held(version(1, &many(2, "")), Some(&empty)))), 2);
     assert_eq!(count(&judge.take(&held(version(1, &many(2, "")), None))), 2);
 }
@@ -253,6 +257,6 @@ fn a_file_that_is_held_back_is_told_of_until_another_policy_is_put() {
     judge.hold_file_back(Refusal::unconfirmed("policy.file", "policy.file /a", &unconfirmed));
     let verdict = judge.take(&good);
     assert_eq!((count(&verdict), outcome(&verdict).2), (20, vec![("policy.file", "mass_removal")]));
-    assert!(verdict.loaded.problem.is_some());
+    assert!(verdict.loaded.problem.clone().unwrap().contains("`realmgate policy apply FILE --force`"));
     assert_eq!(judge.take(&held(version(2, &many(19, "")), None)).loaded.problem, None);
 }
