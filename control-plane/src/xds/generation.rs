@@ -72,9 +72,10 @@ impl Generation {
         self.given_up = 0;
     }
 
-    /// Notes that the proxy may have listeners or filters of which we do not know what they name.
-    pub(super) fn forget_names(&mut self) {
+    /// Notes that the proxy came with what an earlier stream gave it: what seemed complete before it spoke was not.
+    pub(super) fn resume(&mut self) {
         self.named = None;
+        self.any_completed = false;
     }
 
     /// Takes the latest up, after the generation was completed.
@@ -86,7 +87,7 @@ impl Generation {
     /// Takes the latest up, though the generation was not completed: no one can tell then which listeners and filters are in
     /// force.
     pub(super) fn leave(&mut self) {
-        self.forget_names();
+        self.named = None;
         self.move_on();
     }
 

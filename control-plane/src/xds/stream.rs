@@ -230,7 +230,7 @@ impl Stream {
         }
         if claims {
             self.resumed = true;
-            self.generation.forget_names();
+            self.generation.resume();
         }
         self.extensions.retry.heard(clock, claims);
         let stale = self.of(kind).stale(&request);

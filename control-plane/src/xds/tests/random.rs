@@ -135,3 +135,23 @@ proptest! {
         run(Variant::Delta, true, slow, steps);
     }
 }
+
+/// A snapshot that changes before a new stream has said anything is not one that the proxy has.
+#[test]
+fn s22_what_changes_before_a_stream_speaks_takes_no_cluster_that_a_filter_names() {
+    let want = |clusters| Step::Want { clusters, cluster: 0, endpoints: 0 };
+    let before = [
+        Step::Flush,
+        Step::Read,
+        Step::Flush,
+        Step::Flush,
+        Step::Flush,
+        Step::Read,
+        Step::Flush,
+        Step::Flush,
+        Step::Read,
+        Step::Read,
+    ];
+    let after = [Step::Cut { early: false }, want(5), Step::Flush, Step::Wait, Step::Wait, want(14)];
+    run(Variant::Sotw, false, false, before.into_iter().chain(after).collect());
+}
