@@ -33,9 +33,10 @@ pub struct Taken {
     pub names: Vec<String>,
 }
 
-/// Whether this change takes away the last listener or the last route, without either of which no edge is ready, or more than
-/// half of ten or more listeners, services, routes or worlds.
+/// Whether this change takes away the last listener, or the last route of a policy with listeners, without either of which
+/// no edge is ready, or more than half of ten or more listeners, services, routes or worlds.
 ///
+/// A policy without listeners of its own has its routes over those of a game-gateway, which go on without them.
 /// Listeners, services and routes are told apart by name. A world is a server type and a number that some route lists; it
 /// goes when no route lists it any more and none of its server type takes any world.
 #[must_use]
@@ -44,7 +45,8 @@ pub fn mass_removal(before: &Policy, after: &Policy) -> Option<MassRemoval> {
     let services = gone("services", &before.services, &after.services, |s| &s.name);
     let routes = gone("routes", &before.routes, &after.routes, |r| &r.name);
     let all = [listeners, services, routes, gone_worlds(before, after)];
-    let nothing_left = [("listeners", after.listeners.is_empty()), ("routes", after.routes.is_empty())];
+    let no_routes = after.routes.is_empty() && !before.listeners.is_empty();
+    let nothing_left = [("listeners", after.listeners.is_empty()), ("routes", no_routes)];
     let is_last = |taken: &Taken| taken.of > 0 && nothing_left.contains(&(taken.kind, true));
     let is_mass = |taken: &Taken| taken.of >= MANY && taken.gone > taken.of / 2 || is_last(taken);
     let taken: Vec<_> = all.into_iter().filter(is_mass).collect();
