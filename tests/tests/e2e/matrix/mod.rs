@@ -153,8 +153,9 @@ impl Day {
     }
 
     #[track_caller]
+    /// A new module takes two looks at its file and, on every worker, a compilation.
     fn wait_sync(&self, state: &str) {
-        wait_until(&format!("it is {state}"), LIMIT, || self.proxy()["sync"] == state);
+        wait_until(&format!("it is {state}"), 3 * LIMIT, || self.proxy()["sync"] == state);
     }
 
     /// Type, resource and words of what it refuses.
