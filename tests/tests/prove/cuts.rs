@@ -126,15 +126,15 @@ async fn worlds_come_and_go(version: Option<&str>) {
         let worlds: Vec<_> = (last.saturating_sub(WORLDS - 1).max(2)..=last).collect();
         put(&worlds);
         exist.send_replace((last.saturating_sub(WORLDS + GONE - 1).max(2)..=last).collect());
-        let next = start + EACH * u32::from(last - 1);
-        if next_cut < next {
+        let coming = start + EACH * u32::from(last - 1);
+        if next_cut < coming {
             tokio::time::sleep_until(next_cut.into()).await;
             warming += u32::from(edge.stat("cluster_manager.warming_clusters") > 0);
             link.cut();
             cuts += 1;
             next_cut += Duration::from_millis(CUTS[cuts % CUTS.len()]);
         }
-        tokio::time::sleep_until(next.into()).await;
+        tokio::time::sleep_until(coming.into()).await;
     }
     until_lands(players, game(last, 1), Some("game-1"), Instant::now()).await;
     attempts.stop.store(true, Ordering::Relaxed);
