@@ -259,7 +259,7 @@ impl PolicySource {
                     "the stored policy may be another one than the one in force"
                 );
             }
-            None if before.problem.is_some() => {
+            None if before.problem.is_some() && !verdict.is_new => {
                 tracing::info!(version, "the stored policy is the one in force");
             }
             _ if verdict.is_new && verdict.loaded.never_put() => {

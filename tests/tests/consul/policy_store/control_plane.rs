@@ -120,6 +120,7 @@ fn replicas_see_each_others_changes_and_outlive_consul() {
     wait_until("changes arrive again", SOON, || version(&one) == json!(4));
     for dir in &dirs {
         let log = fs::read_to_string(dir.join("realmgate.log")).unwrap();
-        assert!(log.contains("policy in force") && !log.contains(&token) && !log.contains(MASTER));
+        assert!(log.contains("policy in force"), "{log}");
+        assert!(!log.contains(&token) && !log.contains(MASTER), "a token is in {}", dir.display());
     }
 }
