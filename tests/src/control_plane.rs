@@ -13,7 +13,7 @@ use crate::netns::{self, Namespace};
 use crate::process::Process;
 use crate::{Failure, parts};
 
-const READY: Duration = Duration::from_secs(15);
+const READY: Duration = Duration::from_secs(30);
 
 /// The variable that tells the commands where the API is.
 pub const API_VARIABLE: &str = "REALMGATE_API";
@@ -138,8 +138,8 @@ impl ControlPlane {
     /// Makes this the policy, whatever it takes away, and waits until every connected proxy has it.
     #[track_caller]
     pub fn put_policy(&self, policy: &str) {
-        let (status, body) = self.put_policy_with("?wait=applied&timeout=15s&force=true", policy);
-        assert!((200..300).contains(&status), "the policy was refused with {status}: {body}\n{policy}");
+        let (status, body) = self.put_policy_with("?wait=applied&timeout=40s&force=true", policy);
+        assert_eq!(status, 200, "the policy is not in force everywhere: {body}\n{policy}");
     }
 
     /// Runs a command of the binary against this control plane.

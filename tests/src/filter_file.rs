@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cast::LIMIT;
 use crate::stage::port;
 use crate::{Envoy, Failure, TestNet, wait_until};
 
@@ -93,7 +94,7 @@ impl FilterFile {
             let reloads = "extension_config_discovery.network_filter.realmgate/game.config_reload";
             self.edge.stat(reloads) > self.changes
         };
-        wait_until("the configuration is taken", Duration::from_secs(20), taken);
+        wait_until("the configuration is taken", LIMIT, taken);
     }
 
     /// A player comes, says too little, and goes.

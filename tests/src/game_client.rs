@@ -10,10 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
+use crate::cast::LIMIT;
 use crate::frame::{Frame, WHO_ARE_YOU};
 
 /// How long a client waits for a connection or an answer unless told otherwise.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = LIMIT;
 
 /// One read's worth.
 const READ: usize = 4096;

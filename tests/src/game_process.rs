@@ -10,7 +10,7 @@ use crate::netns::{self, Namespace};
 use crate::process::Process;
 use crate::{Failure, parts};
 
-const READY: Duration = Duration::from_secs(10);
+const READY: Duration = Duration::from_secs(30);
 
 /// A running game server.
 #[derive(Debug)]

@@ -28,6 +28,9 @@ pub struct Link {
     pub ends: [Ipv4Addr; 2],
 }
 
+/// How often another number is tried for a link.
+const ATTEMPTS: u32 = 20;
+
 /// Counts everything that needs a name of its own in this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -92,14 +95,21 @@ impl Drop for Namespace {
 
 impl Link {
     fn new(one: Option<&Namespace>, two: &Namespace) -> Result<Self, Failure> {
-        // 10.231.0.0/16 in pieces of four addresses: two processes would have to be 2,048 apart to meet.
-        let number = std::process::id().wrapping_mul(8).wrapping_add(next()) % (1 << 14);
-        let base = u32::from(Ipv4Addr::new(10, 231, 0, 0)) + 4 * number;
-        let ends = [Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2)];
-        // Names of devices have 15 letters at most.
-        let devices = [format!("rg{number}a"), format!("rg{number}b")];
+        // 10.231.0.0/16 in pieces of four addresses. A device of the number is what claims it: who finds one goes on to the next.
+        let mut attempts = 0;
+        let (devices, ends) = loop {
+            let number = std::process::id().wrapping_mul(8).wrapping_add(next()) % (1 << 14);
+            let base = u32::from(Ipv4Addr::new(10, 231, 0, 0)) + 4 * number;
+            // Names of devices have 15 letters at most.
+            let devices = [format!("rg{number}a"), format!("rg{number}b")];
+            let [device, other] = &devices;
+            match ip(&["link", "add", device, "type", "veth", "peer", "name", other, "netns", &two.name]) {
+                Ok(()) => break (devices, [Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2)]),
+                Err(failure) if attempts == ATTEMPTS => return Err(failure),
+                Err(_) => attempts += 1,
+            }
+        };
         let [device, other] = &devices;
-        ip(&["link", "add", device, "type", "veth", "peer", "name", other, "netns", &two.name])?;
         if let Some(one) = one {
             ip(&["link", "set", device, "netns", &one.name])?;
         }

@@ -10,8 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::Failure;
 use crate::wait::poll;
 
-/// Time to end after SIGTERM before SIGKILL; every part ends within milliseconds when it is well.
-const GRACE: Duration = Duration::from_secs(3);
+/// Time to end after SIGTERM before SIGKILL. Every part ends within milliseconds when it is well and has a processor; what is
+/// killed leaves a log without its end.
+const GRACE: Duration = Duration::from_secs(20);
 
 /// How much of a log an error message shows.
 const TAIL_LINES: usize = 25;
@@ -22,6 +23,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    grace: Duration,
 }
 
 impl Process {
@@ -34,7 +36,7 @@ impl Process {
         let spawned = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
         let child =
             spawned.map_err(|e| Failure::new(format!("cannot start {name} ({}): {e}", program(command))))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), child, log, grace: GRACE })
     }
 
     /// Blocks until `ready` holds; fails at once when the process ends, and shows its log either way.
@@ -49,6 +51,13 @@ impl Process {
             None => Ok(ready().then_some(())),
         });
         outcome.map_err(|failure| Failure::new(format!("{failure}\n{}", self.log_tail())))
+    }
+
+    /// Changes how long it may take to end.
+    #[must_use]
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
     }
 
     /// The process id.
@@ -93,7 +102,7 @@ impl Process {
             return;
         }
         self.signal(Signal::TERM);
-        let ended = poll("it ends", GRACE, || Ok(self.exit_status()));
+        let ended = poll("it ends", self.grace, || Ok(self.exit_status()));
         if ended.is_err() {
             self.kill9();
         }

@@ -15,10 +15,10 @@ use crate::http::Http;
 use crate::process::Process;
 use crate::{Failure, parts};
 
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(30);
 
-/// Often enough that a test need not wait, and an interval that divides a second.
-const INTERVAL: &str = "200ms";
+/// Often enough that a test need not wait, an interval that divides a second, and time enough for a target to answer.
+const INTERVAL: &str = "500ms";
 
 /// A running server.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub type Series = (BTreeMap<String, String>, f64);
 
 impl Prometheus {
     /// Starts a server on `address` with its data in `dir`. It asks each target, a job's name and where that one's
-    /// `/metrics` is, five times a second, and evaluates the rules as often.
+    /// `/metrics` is, twice a second, and evaluates the rules as often.
     pub fn start(dir: &Path, address: SocketAddr, targets: &[(&str, SocketAddr)]) -> Result<Self, Failure> {
         let rules = parts::workspace().join("prometheus");
         let job = |(name, at): &(&str, SocketAddr)| json!({"job_name": name, "static_configs": [{"targets": [at.to_string()]}]});

@@ -95,12 +95,12 @@ pub fn reasons(control_plane: &ControlPlane) -> Vec<String> {
 /// Waits until this is all that is wrong with it, and everybody says so.
 pub fn until_only(control_plane: &ControlPlane, reason: &str) {
     wait_until(&format!("the only problem is {reason}"), LIMIT, || reasons(control_plane) == [reason]);
-    let (_, metrics) = control_plane.get("/metrics");
     let row = format!("realmgate_proxy_problems{{reason=\"{reason}\"}} 1");
-    assert!(metrics.contains(&row), "{row} is not in /metrics");
-    let table = control_plane.realmgate(&["proxies"]).unwrap();
-    let table = String::from_utf8(table.stdout).unwrap();
-    assert!(table.contains(&format!("edge-1: {reason}: ")), "{table}");
+    wait_until(&format!("{row} is in /metrics"), LIMIT, || control_plane.get("/metrics").1.contains(&row));
+    wait_until(&format!("{reason} is in the table"), LIMIT, || {
+        let table = control_plane.realmgate(&["proxies"]).unwrap();
+        String::from_utf8(table.stdout).unwrap().contains(&format!("edge-1: {reason}: "))
+    });
 }
 
 /// Waits until it is ready, and nothing is wrong with it.

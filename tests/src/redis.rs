@@ -10,7 +10,7 @@ use redis::{Client, Connection, FromRedisValue, cmd};
 use crate::process::Process;
 use crate::{Failure, parts};
 
-const READY: Duration = Duration::from_secs(10);
+const READY: Duration = Duration::from_secs(30);
 
 /// A running server. It writes every command to disk before it answers, so that it has everything again
 /// after a kill.

@@ -1,10 +1,10 @@
 //! The usual cast of an end-to-end test: a control plane with the filter, and an edge that follows it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cast::LIMIT;
 use crate::control_plane::merge_settings;
 use crate::{ControlPlane, Envoy, Failure, TestNet, parts, wait_until};
 
@@ -107,6 +107,6 @@ impl Stage {
     #[track_caller]
     pub fn wait_filter_stat(&self, name: &str, condition: impl Fn(u64) -> bool) {
         let what = format!("the filter's {name} is as it should be");
-        wait_until(&what, Duration::from_secs(10), || condition(self.filter_stat(name)));
+        wait_until(&what, LIMIT, || condition(self.filter_stat(name)));
     }
 }

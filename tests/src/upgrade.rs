@@ -165,7 +165,7 @@ fn policy_text(net: &TestNet, header_timeout: &str) -> String {
 
 /// Waits until both proxies follow this control plane, and have what it wants.
 fn synced(control_plane: &ControlPlane) {
-    wait_until("both proxies are in sync", Duration::from_secs(20), || {
+    wait_until("both proxies are in sync", 2 * LIMIT, || {
         let status: Value = serde_json::from_str(&control_plane.get("/v1/proxies").1).unwrap_or_default();
         let proxies = status.get("proxies").and_then(Value::as_array).into_iter().flatten();
         let synced = proxies.filter(|proxy| proxy.get("sync").is_some_and(|sync| sync == "synced"));

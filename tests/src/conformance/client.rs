@@ -16,7 +16,7 @@ use super::wire::{Channel, Request, Responses, Variant, open};
 use super::world::Kind;
 
 /// Within this time a response comes or does not come at all.
-pub const SOON: Duration = Duration::from_secs(5);
+pub const SOON: Duration = Duration::from_secs(30);
 /// Requests that may wait for the network.
 const OUTGOING: usize = 64;
 
@@ -27,8 +27,12 @@ pub(super) struct Subscription {
     /// The nonce of the latest response.
     nonce: String,
     nonces: BTreeSet<String>,
+    /// The version of the latest response.
+    version: String,
     /// The version of the latest accepted response.
     accepted: String,
+    /// What was refused, in which version of its own, and with which words.
+    refused: BTreeMap<String, (String, String)>,
     held: BTreeMap<String, Payload>,
 }
 
@@ -196,7 +200,9 @@ impl<'s> Client<'s> {
 
     /// Accepts a response.
     pub async fn ack(&mut self, response: &Response) {
-        self.of(response.kind).accepted.clone_from(&response.version);
+        let state = self.of(response.kind);
+        state.accepted.clone_from(&response.version);
+        state.refused.retain(|name, _| !response.has(name));
         let mut request = self.request(response.kind);
         request.nonce.clone_from(&response.nonce);
         self.send(request).await;
@@ -204,6 +210,12 @@ impl<'s> Client<'s> {
 
     /// Refuses a response. The version in use stays that of the latest accepted one.
     pub async fn nack(&mut self, response: &Response, why: &str) {
+        let named = |name: &str| why.contains(&on_the_wire(self.subject, response.kind, name));
+        let is_one_named = response.resources.keys().any(|name| named(name));
+        let refused = response.resources.iter().filter(|(name, _)| !is_one_named || named(name));
+        let refused: Vec<_> = refused.map(|(name, of)| (name.clone(), of.version.clone())).collect();
+        let of = refused.into_iter().map(|(name, version)| (name, (version, why.to_owned())));
+        self.kinds.entry(response.kind).or_default().refused.extend(of);
         let mut request = self.request(response.kind);
         request.nonce.clone_from(&response.nonce);
         request.error = Some(why.to_owned());
@@ -234,12 +246,26 @@ impl<'s> Client<'s> {
     }
 
     pub(super) async fn receive(&mut self, caller: &Location<'_>) -> Response {
-        match timeout(SOON, self.responses.recv()).await {
-            Ok(Some(Ok(message))) => self.take_in(message),
-            Ok(Some(Err(status))) => panic!("{caller}: the stream ended with {status:?}"),
-            Ok(None) => panic!("{caller}: the stream ended"),
-            Err(late) => panic!("{caller}: no response: {late}"),
-        }
+        let next = async {
+            loop {
+                let response = match self.responses.recv().await {
+                    Some(Ok(message)) => message,
+                    Some(Err(status)) => panic!("{caller}: the stream ended with {status:?}"),
+                    None => panic!("{caller}: the stream ended"),
+                };
+                let before = self.kinds.get(&Kind::Extension).filter(|of| !of.refused.is_empty()).cloned();
+                let mut response = self.take_in(response);
+                let attempts = other_attempts(before, &response, self.channel.variant);
+                let Some(why) = attempts.values().next().filter(|_| attempts.len() == response.resources.len())
+                else {
+                    // What comes beside an attempt is what the script is about.
+                    response.resources.retain(|name, _| !attempts.contains_key(name));
+                    return response;
+                };
+                self.nack(&response, why).await;
+            }
+        };
+        timeout(SOON, next).await.unwrap_or_else(|late| panic!("{caller}: no response: {late}"))
     }
 
     async fn receive_of(&mut self, kind: Kind, caller: &Location<'_>) -> Response {
@@ -303,6 +329,7 @@ impl<'s> Client<'s> {
         let state = self.of(response.kind);
         state.nonce.clone_from(&response.nonce);
         state.nonces.insert(response.nonce.clone());
+        state.version.clone_from(&response.version);
         if replaces {
             state.held.clear();
         }
@@ -310,6 +337,27 @@ impl<'s> Client<'s> {
         state.held.retain(|name, _| !response.removed.contains(name));
         response
     }
+}
+
+/// What of a response are filters in the versions that were refused before, and with which words: code that could not be loaded
+/// may be there later, so a server may try them again, as other payloads (19).
+fn other_attempts(
+    before: Option<Subscription>,
+    response: &Response,
+    variant: Variant,
+) -> BTreeMap<String, String> {
+    let Some(before) = before.filter(|_| response.kind == Kind::Extension) else { return BTreeMap::new() };
+    let again = |(name, now): (&String, &Payload)| {
+        let (version, why) = before.refused.get(name)?;
+        // In state of the world a version is of all there is.
+        let is_same = match variant {
+            Variant::Delta => now.version == *version,
+            Variant::Sotw => response.version == before.version,
+        };
+        let is_other = before.held.get(name).is_some_and(|held| held.body != now.body);
+        (is_same && is_other).then(|| (name.clone(), why.clone()))
+    };
+    response.resources.iter().filter_map(again).collect()
 }
 
 fn on_the_wire(subject: &dyn Subject, kind: Kind, name: &str) -> String {

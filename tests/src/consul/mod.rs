@@ -25,7 +25,7 @@ use crate::wait::poll;
 use crate::{Failure, netns, parts};
 
 /// Electing itself takes two seconds, twice that where the machine is busy.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(60);
 
 const HTTP_PORT: u16 = 8500;
 
@@ -244,10 +244,11 @@ fn consul(namespace: Option<&str>) -> Result<Command, Failure> {
     Ok(netns::command(namespace, &parts::CONSUL.find()?))
 }
 
-/// A server that is quick to notice, as in one rack: gossip every 20 ms, and an election as soon as Consul allows.
+/// A server that is quick to notice, as in one rack: gossip every 20 ms, and an election as soon as Consul allows. Others are
+/// given up slower than that: one that had no processor for a moment is not dead.
 fn settings(config: &Config, ip: IpAddr, dir: &Path) -> Value {
     let gossip = json!({
-        "gossip_interval": "20ms", "probe_interval": "100ms", "probe_timeout": "100ms", "suspicion_mult": 3,
+        "gossip_interval": "20ms", "probe_interval": "500ms", "probe_timeout": "500ms", "suspicion_mult": 4,
     });
     let (primary, join) = match &config.primary {
         Some((name, ip)) => (name.as_str(), vec![ip.to_string()]),

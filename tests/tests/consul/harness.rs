@@ -7,7 +7,7 @@ use realmgate_tests::consul::{Config, Consul, Health, Service, TwoDatacenters};
 use realmgate_tests::{TestNet, wait_until};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 
 fn instances(consul: &Consul, path: &str) -> Vec<Value> {
     consul.get(path).as_array().cloned().unwrap_or_default()

@@ -77,5 +77,5 @@ async fn a_new_root_is_believed_at_once_beside_the_old() {
     // The agent takes up to 30 s to sign anew.
     let mut identities = following.source.identities();
     let replaced = identities.wait_for(|all| all.leaves["edge"] != before.leaves["edge"]);
-    tokio::time::timeout(std::time::Duration::from_secs(50), replaced).await.expect("a new leaf").unwrap();
+    tokio::time::timeout(2 * SOON, replaced).await.expect("a new leaf").unwrap();
 }

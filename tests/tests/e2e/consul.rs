@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use realmgate_tests::consul::{Config, Health, Service, TwoDatacenters};
 use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{
-    Consul, ControlPlane, Envoy, Frame, GameClient, GameServer, Stage, TestNet, wait_until,
+    Consul, ControlPlane, Envoy, Frame, GameClient, GameServer, Stage, Stopwatch, TestNet, wait_until,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -47,12 +47,6 @@ pub(crate) fn policy(net: &TestNet, service: &Value) -> String {
     json!({"listeners": [listener], "services": [all], "routes": routes}).to_string()
 }
 
-/// How long after `start` all new players land on the servers whose names begin so.
-async fn moved(players: SocketAddr, place: &str, start: Instant) -> Duration {
-    until_all_land(players, place).await;
-    start.elapsed()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn players_follow_what_consul_says_of_instances_and_stay_when_it_dies() {
     let net = TestNet::alone();
@@ -73,8 +67,10 @@ async fn players_follow_what_consul_says_of_instances_and_stay_when_it_dies() {
     register(1);
     let took = until_lands(players, game(1, 1), Some("game-2"), start).await;
     println!("a new instance got its first player after {took:?}");
+    let watch = Stopwatch::start();
     consul.set_health("game-1", Health::Critical);
-    let took = moved(players, "game-2", Instant::now()).await;
+    until_all_land(players, "game-2").await;
+    let took = watch.undisturbed();
     println!("an instance became critical: all players went to the other after {took:?}");
     assert!(took < SOON, "{took:?}");
 
@@ -156,10 +152,11 @@ impl Mesh {
 
     /// Denies or allows, which has to hold for connections to `at` within a second.
     async fn intend(&self, source: &str, action: &str, at: SocketAddr) {
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         self.consul.intention(source, "api", action);
         let expected = (action == "allow").then_some("game-1");
-        let took = until_lands(at, game(1, 1), expected, start).await;
+        until_lands(at, game(1, 1), expected, watch.began()).await;
+        let took = watch.undisturbed();
         println!("{action} {source} holds after {took:?}");
         assert!(took < Duration::from_secs(1), "{action} {source} holds after {took:?}");
     }
@@ -367,11 +364,17 @@ async fn players_go_to_the_other_datacenter_by_what_consul_says_and_come_back() 
     until_all_land(players, "aws").await;
     // The server there proves to be of its own datacenter.
     let proxy = "aws-1-sidecar-proxy";
+    let start = Instant::now();
     both.aws.set_health(proxy, Health::Critical);
-    let took = moved(players, "azure", Instant::now()).await;
-    println!("the only instance of aws became critical: all players went to azure after {took:?}");
+    until_all_land(players, "azure").await;
+    println!(
+        "the only instance of aws became critical: all players went to azure after {:?}",
+        start.elapsed()
+    );
+    let start = Instant::now();
     both.aws.set_health(proxy, Health::Passing);
-    let took = moved(players, "aws", Instant::now()).await;
+    until_all_land(players, "aws").await;
+    let took = start.elapsed();
     println!("it passes again: all players came back after {took:?} of 1 s");
     assert!(took > Duration::from_millis(900), "{took:?}");
 }

@@ -71,7 +71,7 @@ async fn live_sessions_end_by_themselves() {
     let mut player = GameClient::connect(stage.players()).await.unwrap();
     player.who_are_you(game(1, 1)).await.unwrap();
 
-    let mut drain = Drain::start(&stage, &["--notice", "1s", "--grace", "30s"]);
+    let mut drain = Drain::start(&stage, &["--notice", "3s", "--grace", "1m"]);
     wait_until("readiness goes", LIMIT, || ready() == 503);
     assert_eq!(lands(stage.players(), game(1, 1)).await.unwrap(), "game-1", "refused before its time");
     // A message that is on its way while the listener closes.
@@ -102,15 +102,15 @@ async fn the_grace_is_kept_and_no_more() {
     let frame = Frame::to_world(1, 5, "still here");
     player.exchange(&frame).await.unwrap();
     let start = Instant::now();
-    let drain = Drain::start(&stage, &["--notice", "0", "--grace", "1s", "--quit"]);
-    while start.elapsed() < Duration::from_millis(900) {
+    let drain = Drain::start(&stage, &["--notice", "0", "--grace", "2s", "--quit"]);
+    while start.elapsed() < Duration::from_secs(1) {
         assert_eq!(player.exchange(&frame).await.unwrap(), frame);
     }
     player.read_until_closed().await.unwrap();
-    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert!(start.elapsed() >= Duration::from_secs(2));
     let (code, said) = drain.end();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("after 1s 1 connections were closed"), "{said}");
+    assert!(said.contains("after 2s 1 connections were closed"), "{said}");
     wait_until("the edge has ended", LIMIT, || stage.edge.process().exit_status().is_some());
 
     let (code, said) = Drain::start(&stage, &[]).end();

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::cast::{game, lands, servers, services, until_lands};
 
+/// So many players in a row miss a server that has a fifth of them once in 10^24 times.
+const INSTANCES: u8 = 250;
+
 /// Strategies, hash keys and splits over three servers.
 fn policy(stage_listener: &Value, servers: &[GameServer]) -> String {
     let mut services = services(servers);
@@ -43,17 +46,22 @@ async fn keeps_its_promises(stage: &Stage, servers: &[GameServer]) {
     stage.control_plane.put_policy(&policy(&stage.listener(&json!({})), servers));
     let edge = stage.players();
     until_lands(edge, game(11, 1), Some("game-3"), Instant::now()).await;
-    for world in [1, 2, 4] {
+    for (world, servers) in [(1, 3), (2, 3), (4, 2)] {
         let mut seen = BTreeSet::new();
-        for instance in 1..=20 {
+        for instance in 1..=INSTANCES {
             let first = lands(edge, game(world, instance)).await.unwrap();
             for _ in 0..3 {
                 let again = lands(edge, game(world, instance)).await.unwrap();
                 assert_eq!(again, first, "world {world}, instance {instance} does not stay");
             }
             seen.insert(first);
+            // Load balancers hash the servers' addresses, of which each run has others: how many players one server gets in a
+            // row is up to chance.
+            if instance >= 10 && seen.len() == servers {
+                break;
+            }
         }
-        assert_eq!(seen.len(), if world == 4 { 2 } else { 3 }, "world {world} uses {seen:?}");
+        assert_eq!(seen.len(), servers, "world {world} uses {seen:?}");
     }
     let mut turns = BTreeSet::new();
     for _ in 0..3 {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use realmgate_tests::filter_file::{FilterFile, LISTENER, Part};
 use realmgate_tests::{parts, wait_until};
 
+use crate::cast::LIMIT;
+
 /// Old configurations leave nothing that runs: `make prove` does thousands, on every Envoy.
 #[test]
 fn an_edge_comes_to_rest_after_many_configurations() {
@@ -17,9 +19,7 @@ fn an_edge_comes_to_rest_after_many_configurations() {
         edge.knock().unwrap();
     }
     // Each configuration that went on would add two for each worker, and there are three.
-    wait_until("the edge is as quiet as at first", Duration::from_secs(20), || {
-        edge.activity(WHILE).wakeups < before + 60
-    });
+    wait_until("the edge is as quiet as at first", LIMIT, || edge.activity(WHILE).wakeups < before + 60);
 }
 
 /// A module that dies of each connection.
@@ -47,7 +47,7 @@ fn a_vm_that_dies_is_counted() {
             values.sum::<u64>()
         };
         assert_eq!(["success", "backoff", "failure"].map(count), [0; 3]);
-        wait_until("its death is counted", Duration::from_secs(20), || {
+        wait_until("its death is counted", LIMIT, || {
             let _ = edge.knock();
             count("success") + count("backoff") > 0
         });

@@ -13,7 +13,7 @@ use realmgate_tests::{Envoy, Failure, Frame, GameClient, GameServer, Redis, Test
 use realmgate_wire::ServerId;
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(5);
+use crate::cast::LIMIT;
 
 /// An Envoy without the filter that passes everything on `PLAYERS` to `server`.
 fn tcp_proxy(net: &TestNet, server: &GameServer) -> Value {
@@ -63,7 +63,7 @@ async fn frames_come_back_in_any_chunks_and_are_recorded() {
     assert_eq!((seen[0].frame_count, &seen[0].frames[..]), (3, &frames[..2]));
     assert_eq!((server.live(), server.total(), server.frames()), (1, 1, 3));
     drop(client);
-    wait_until("the server sees the close", SOON, || server.live() == 0 && !server.connections()[0].open);
+    wait_until("the server sees the close", LIMIT, || server.live() == 0 && !server.connections()[0].open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,13 +89,13 @@ async fn a_server_can_hold_be_silent_and_close() {
 
     server.set_conduct(Conduct::Silent);
     client.send(&first).await.unwrap();
-    wait_until("the frame is read", SOON, || server.frames() == 1);
+    wait_until("the frame is read", LIMIT, || server.frames() == 1);
     server.set_conduct(Conduct::Hold);
     client.send(&second).await.unwrap();
     assert_eq!(client.answer().await.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
     assert_eq!(server.frames(), 1);
     server.set_conduct(Conduct::Echo);
-    let mut client = client.patience(SOON);
+    let mut client = client.patience(LIMIT);
     assert_eq!(client.answer().await.unwrap(), second);
 
     server.set_conduct(Conduct::Close);
@@ -119,7 +119,7 @@ async fn a_dropped_server_frees_its_port_and_closes_its_connections() {
     client.read_until_closed().await.unwrap();
     // The port is free as soon as the task that owns it is gone.
     let mut second = GameServer::start("second", at).await;
-    wait_until("the port is free", SOON, || {
+    wait_until("the port is free", LIMIT, || {
         if second.is_err() {
             second = tokio::task::block_in_place(|| {
                 tokio::runtime::Handle::current().block_on(GameServer::start("second", at))
@@ -189,7 +189,7 @@ fn a_child_that_ignores_sigterm_and_one_of_a_panicking_test_are_gone() {
     };
     let mut orphan = start("orphan", "echo up; exec sleep 600");
     let pid = orphan.pid();
-    orphan.wait_ready("it says so", SOON, || true).unwrap();
+    orphan.wait_ready("it says so", LIMIT, || true).unwrap();
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let _owned = orphan;
         // Not `panic!`, whose message would look like a failure in the test's output.
@@ -199,8 +199,9 @@ fn a_child_that_ignores_sigterm_and_one_of_a_panicking_test_are_gone() {
     assert!(!is_running(pid));
 
     // An ignored signal stays ignored through exec.
-    let stubborn = start("stubborn", "trap '' TERM; echo up; exec sleep 600");
-    wait_until("the trap is set", SOON, || stubborn.log_tail().ends_with("up"));
+    let stubborn =
+        start("stubborn", "trap '' TERM; echo up; exec sleep 600").grace(Duration::from_millis(300));
+    wait_until("the trap is set", LIMIT, || stubborn.log_tail().ends_with("up"));
     let pid = stubborn.pid();
     drop(stubborn);
     assert!(!is_running(pid));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use realmgate_filter::config::Framing;
 use realmgate_tests::game_server::Conduct;
 use realmgate_tests::stage::port;
-use realmgate_tests::{Frame, GameClient, GameServer, Stage, TestNet, wait_until};
+use realmgate_tests::{Frame, GameClient, GameServer, Stage, Stopwatch, TestNet, wait_until};
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval, timeout};
 
@@ -173,11 +173,12 @@ async fn a_silent_server_ends_no_session_before_the_idle_timeout() {
     listeners
         .as_array_mut()
         .unwrap()
-        .push(json!({"name": "impatient", "bind": impatient.to_string(), "limits": {"idle_timeout": "2s"}}));
+        .push(json!({"name": "impatient", "bind": impatient.to_string(), "limits": {"idle_timeout": "8s"}}));
     let policy = json!({"listeners": listeners, "services": [service("silent", &[server.address()], &json!({}))],
         "routes": [route("all", &json!("any"), "silent")]});
     stage.control_plane.put_policy(&policy.to_string());
 
+    let start = Instant::now();
     let mut patient = GameClient::connect(stage.players()).await.unwrap();
     let mut talks = GameClient::connect(impatient).await.unwrap();
     let mut waits = GameClient::connect(impatient).await.unwrap();
@@ -186,17 +187,17 @@ async fn a_silent_server_ends_no_session_before_the_idle_timeout() {
     }
     server.set_conduct(Conduct::Silent);
     let frame = Frame::to_world(1, 1, "hello?");
-    let start = Instant::now();
-    let waits = tokio::spawn(waits.read_until_closed());
+    let waits = tokio::spawn(async move { waits.read_until_closed().await.map(|_| start.elapsed()) });
     // Both listeners carry bytes one way only; that is enough, whatever the server does.
     let mut pace = interval(Duration::from_millis(500));
     patient.send(&frame).await.unwrap();
-    while start.elapsed() < SILENCE {
+    let silent = Instant::now();
+    while silent.elapsed() < SILENCE {
         pace.tick().await;
         talks.send(&frame).await.unwrap();
     }
     let closed = waits.await.unwrap().unwrap();
-    assert!((Duration::from_millis(1500)..Duration::from_secs(6)).contains(&closed.after), "{closed:?}");
+    assert!(closed >= Duration::from_secs(8) && closed < SILENCE, "{closed:?}");
     let quiet = timeout(Duration::from_millis(100), talks.read_frame()).await;
     assert!(quiet.is_err(), "the session that talks was ended: {quiet:?}");
     server.set_conduct(Conduct::Echo);
@@ -218,9 +219,9 @@ async fn a_name_without_addresses_closes_its_players_at_once() {
         assert_eq!(landings(&stage, 1, 1).await, [None]);
         assert!(start.elapsed() < LIMIT);
     }
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     assert_eq!(landings(&stage, 1, 1).await, [None]);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(watch.undisturbed() < Duration::from_secs(1), "{:?}", watch.elapsed());
 }
 
 /// Envoy uses a new cluster, and goes on to others, once its endpoints were checked.
@@ -232,11 +233,11 @@ async fn a_server_that_does_not_answer_holds_changes_up_for_the_timeout_and_no_l
     // The listener and its filter are there already.
     serve(&stage, 1, &[service("hangs", &[server.address()], &json!({}))]);
     let check = json!({"check": {"ping": {"message_id": 1}}, "timeout": "2s"});
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     serve(&stage, 1, &[service("hangs", &[server.address()], &json!({"health_check": check}))]);
-    let took = start.elapsed();
+    let took = watch.elapsed();
     println!("applied after {took:?}");
-    assert!((Duration::from_millis(1500)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    assert!(took > Duration::from_millis(1500) && watch.undisturbed() < Duration::from_secs(4), "{took:?}");
     // Not one is well, so it is tried, and answers by now.
     server.set_conduct(Conduct::Echo);
     assert_eq!(landings(&stage, 1, 1).await, [Some("hangs".to_owned())]);

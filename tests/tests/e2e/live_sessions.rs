@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-use crate::cast::{LIMIT, game, lands, route, servers, services, until_lands};
+use crate::cast::{LIMIT, game, route, servers, services, until_lands};
 
 const SESSIONS: u16 = 50;
 const CHANGES: usize = 50;
@@ -67,7 +67,7 @@ async fn sessions_survive_a_hundred_changes_a_filter_update_and_a_restart() {
         // New sessions go elsewhere each time; worlds come and go, and with them clusters.
         let service = servers[1 + change % 2].name();
         stage.control_plane.put_policy(&policy(&stage, "5s", all_to(service)));
-        assert_eq!(lands(edge, game(UNRULED, 1)).await.unwrap(), service);
+        until_lands(edge, game(UNRULED, 1), Some(service), Instant::now()).await;
         let rule = json!({"server_type": 200, "service_name": format!("rule-{change}"), "world_id": 1 + change,
             "strategy": "round_robin", "endpoints": [servers[change % 3].address().to_string()]});
         redis.set("game-gateway:routing:rules", &json!({"1": rule}).to_string());

@@ -97,7 +97,6 @@ async fn short_limits(more: &Value) -> (Stage, Vec<GameServer>) {
 async fn a_client_slow_with_its_header_does_not_hold_a_slot() {
     let (stage, servers) = short_limits(&json!({})).await;
     let mut slow = TcpStream::connect(stage.players()).await.unwrap();
-    let start = Instant::now();
     // A byte in time, each time, as a slow-header attack does: seven of eight, and never the last.
     let sent = async {
         for byte in Frame::to_world(1, 1, "").to_bytes().unwrap().iter().take(7) {
@@ -110,7 +109,6 @@ async fn a_client_slow_with_its_header_does_not_hold_a_slot() {
     };
     let end = timeout(LIMIT, sent).await.expect("it is closed");
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     stage.wait_filter_stat("connections_awaiting_header", |waiting| waiting == 0);
     assert_eq!(lands(stage.players(), game(1, 1)).await.unwrap(), servers[0].name());
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use realmgate_tests::process::Process;
-use realmgate_tests::{Frame, GameClient, GameServer, Stage, TestNet, wait_until};
+use realmgate_tests::{Frame, GameClient, GameServer, Stage, Stopwatch, TestNet, wait_until};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -98,14 +98,15 @@ async fn five_failures_in_five_thousand_successes_eject_nobody() {
 async fn a_server_that_fails_every_other_time_is_ejected() {
     let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
     let mut servers = servers(&stage.net, 2, 0).await;
-    let outliers = json!({"interval": "1s", "min_connections": 6});
+    // A look at the shares takes in at least one whole round below, however slow the machine is.
+    let outliers = json!({"interval": "3s", "min_connections": 4});
     serve(&stage, 1, &[service("pair", &addresses(&servers), &json!({"outlier_detection": outliers}))]);
     let counter = |name: &str| stage.edge.stat(&format!("cluster.pair.outlier_detection.{name}"));
     let start = Instant::now();
     while counter("ejections_active") == 0 {
-        refused(stage.players(), 2).await;
+        refused(stage.players(), 8).await;
         let address = stop(servers.remove(0)).await;
-        refused(stage.players(), 2).await;
+        refused(stage.players(), 8).await;
         servers.insert(0, GameServer::start("game-1", address).await.unwrap());
         assert!(start.elapsed() < LIMIT);
     }
@@ -159,7 +160,10 @@ async fn a_killed_server_costs_no_player_is_ejected_and_comes_back() {
     for _ in 0..20 {
         assert_eq!(lands(edge, game(1, 1)).await.unwrap(), "game-2");
     }
-    assert_eq!(counter("upstream_cx_connect_fail"), failures, "an ejected server was tried");
+    let failed = counter("upstream_cx_connect_fail");
+    // Unless its time is over already.
+    let is_ejected = counter("outlier_detection.ejections_active") == 1;
+    assert!(!is_ejected || failed == failures, "an ejected server was tried");
 
     let _again = game_server_process(&stage.net, "game-1", at[0]);
     until_lands(edge, game(1, 1), Some("game-1"), Instant::now()).await;
@@ -252,9 +256,9 @@ async fn players_beyond_a_circuit_breaker_are_refused_at_once_and_counted() {
     }
     assert_eq!(counter("few.circuit_breakers.default.cx_open"), 1);
     for refused in 1..=5 {
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         assert!(lands(edge, game(1, 1)).await.is_err());
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(watch.undisturbed() < Duration::from_secs(1), "{:?}", watch.elapsed());
         assert_eq!(counter("few.upstream_cx_overflow"), refused);
     }
     assert_eq!(server.total(), 3);
@@ -272,9 +276,9 @@ async fn players_beyond_a_circuit_breaker_are_refused_at_once_and_counted() {
         waiting.push(client);
     }
     wait_until("two wait for the server", LIMIT, || counter("slow.upstream_rq_pending_active") == 2);
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     assert!(lands(edge, game(2, 1)).await.is_err());
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(watch.undisturbed() < Duration::from_secs(1), "{:?}", watch.elapsed());
     assert!(counter("slow.upstream_rq_pending_overflow") >= 1);
 }
 

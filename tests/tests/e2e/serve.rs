@@ -8,7 +8,9 @@ use realmgate_tests::stage::port;
 use realmgate_tests::{ControlPlane, Envoy, Redis, Stage, TestNet, wait_until};
 use serde_json::{Value, json};
 
-use crate::cast::{LIMIT, game, lands, route, servers, servers_speaking, services, until_lands};
+use crate::cast::{
+    LIMIT, game, lands, route, servers, servers_speaking, services, until_lands, until_lands_somewhere,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn starts_without_redis_and_takes_its_rules_when_it_comes() {
@@ -54,6 +56,7 @@ async fn after_a_kill_it_has_what_it_had_even_without_redis() {
     stage.control_plane.put_policy(&policy.to_string());
     let (players, gateway) = (stage.players(), stage.game_gateway());
     until_lands(players, game(3, 1), Some("game-1"), Instant::now()).await;
+    until_lands_somewhere(gateway, game(3, 1), Instant::now()).await;
     let on_gateway = lands(gateway, game(3, 1)).await.unwrap();
 
     redis.kill9();

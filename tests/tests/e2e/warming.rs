@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use realmgate_tests::game_server::Conduct;
 use realmgate_tests::stage::{crowd, port};
-use realmgate_tests::{Envoy, Link, Stage, TestNet, wait_until};
+use realmgate_tests::{Envoy, Link, Stage, Stopwatch, TestNet, wait_until};
 use serde_json::{Value, json};
 
 use crate::cast::{LIMIT, game, lands, route, servers, until_lands};
 use crate::resilience::service;
 
 /// What a check of a server that says nothing takes.
-const CHECK: Duration = Duration::from_secs(4);
+const CHECK: Duration = Duration::from_secs(6);
 
 /// How often `tcp_proxy` found no cluster of the name that the filter chose.
 fn no_cluster(edge: &Envoy) -> u64 {
@@ -77,7 +77,7 @@ async fn a_restart_while_a_cluster_warms(version: Option<&str>) {
     }
     println!("{version:?}: served after {:?}; {refused} refused, {pending} times pending", warms.elapsed());
     assert_eq!(no_cluster(&stage.edge), 0);
-    assert!(refused > 10 && pending > 10, "the stream was not cut while the cluster warmed");
+    assert!(refused > 0 && pending > 0, "the stream was not cut while the cluster warmed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +176,8 @@ async fn routes_follow_changes_that_come_faster_than_they_are_acknowledged() {
         let reloads = reloads.iter().filter(|(name, _)| name.ends_with("realmgate/edge.config_reload"));
         reloads.map(|(_, count)| count).sum::<u64>()
     };
-    let (before, start) = (filters(), Instant::now());
+    let (before, watch) = (filters(), Stopwatch::start());
+    let start = watch.began();
     let mut worlds = vec![1];
     while start.elapsed() < time {
         // The oldest go: clusters that nothing names any more must not pile up.
@@ -189,8 +190,8 @@ async fn routes_follow_changes_that_come_faster_than_they_are_acknowledged() {
     let clusters = stage.edge.stat("cluster_manager.active_clusters");
     println!("{used} filter configurations of {changes}; {clusters} clusters");
     // A round trip for clusters and the question for their endpoints, one for those and both acknowledgements, one
-    // for the filter. A busy machine may take as long again.
-    let generations = time.as_millis() / (3 * round_trip).as_millis();
+    // for the filter. A busy machine may take as long again, and more while others have its processors.
+    let generations = watch.undisturbed().min(time).as_millis() / (3 * round_trip).as_millis();
     assert!(u128::from(used) >= generations / 2, "{used} filter configurations of {changes}");
     assert!(clusters < 60, "{clusters} clusters");
     let last = *worlds.last().unwrap();

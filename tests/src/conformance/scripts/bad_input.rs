@@ -1,14 +1,15 @@
 //! Input that no proxy would send. Each has a bound or a clear status, and another client of the same server goes
 //! on undisturbed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind as ValueKind};
 use tonic::Code;
 
+use crate::Stopwatch;
 use crate::conformance::{Client, Kind, Request, Run, SOON, Service, Suite, Variant, World};
 
-/// A push takes milliseconds; the rest is for a machine that is busy with other tests.
+/// A push takes milliseconds.
 const UNDISTURBED: Duration = Duration::from_secs(2);
 
 /// A client that does nothing wrong.
@@ -26,9 +27,9 @@ impl<'s> Bystander<'s> {
     /// It is told of a change as if it were alone.
     async fn goes_on(&mut self, run: &Run<'s>) {
         run.change(&mut self.world, "b");
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         assert!(self.client.take(run.kind).await.has("b"));
-        assert!(start.elapsed() < UNDISTURBED, "another client waits {:?}", start.elapsed());
+        assert!(watch.undisturbed() < UNDISTURBED, "another client waits {:?}", watch.elapsed());
     }
 }
 

@@ -156,6 +156,7 @@ pub async fn s19_a_refused_payload_is_never_sent_again(suite: &Suite<'_>) {
             refused.push(("b", next.payload("b").clone()));
             refuse(&mut client, &next, "b").await;
         }
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
         client.fence().await;
         run.change(&mut world, "a");
         let cured = client.take(run.kind).await;
@@ -175,6 +176,7 @@ pub async fn s19_a_refusal_without_a_name_is_no_loop_either(suite: &Suite<'_>) {
         let response = client.expect(run.kind).await;
         let refused = response.payload("a").clone();
         client.nack(&response, "malformed").await;
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
         client.fence().await;
         run.change(&mut world, "b");
         let next = client.take(run.kind).await;

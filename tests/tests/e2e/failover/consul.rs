@@ -81,7 +81,7 @@ fn with_strategies(net: &TestNet, fail_back: &Value) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_comes_back_gets_its_players_step_by_step_however_they_are_placed() {
     const AFTER: Duration = Duration::from_millis(500);
-    const OVER: Duration = Duration::from_secs(3);
+    const OVER: Duration = Duration::from_secs(5);
     let net = TestNet::alone();
     let consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
     let servers = servers(&net, 2, 0).await;
@@ -98,10 +98,10 @@ async fn a_target_that_comes_back_gets_its_players_step_by_step_however_they_are
     consul.set_health("game-1", Health::Critical);
     until_all_land(players, "game-2").await;
 
+    let (back, mut first) = (Instant::now(), None::<Instant>);
     consul.set_health("game-1", Health::Passing);
     // Of each strategy the landings: when, and whether at the target that comes back.
     let mut landings = STRATEGIES.map(|_| Vec::new());
-    let (back, mut first) = (Instant::now(), None::<Instant>);
     for number in 0_u16.. {
         for ((server_type, _), landings) in STRATEGIES.iter().zip(&mut landings) {
             // Hashes want players that differ.
@@ -124,17 +124,17 @@ async fn a_target_that_comes_back_gets_its_players_step_by_step_however_they_are
     // Nine steps of a tenth until all: three thirds of 20, 50 and 80 % on average, then all.
     let step = OVER / 10;
     for ((_, strategy), landings) in STRATEGIES.iter().zip(&landings) {
-        let percent = |from: u32, to: u32| {
-            let slice = first + step * from..first + step * to;
+        let third = |from: u32| {
+            let slice = first + step * from..first + step * (from + 3);
             let in_it: Vec<_> = landings.iter().filter(|(at, _)| slice.contains(at)).collect();
-            assert!(in_it.len() > 30, "only {} players", in_it.len());
-            100 * in_it.iter().filter(|(_, there)| *there).count() / in_it.len()
+            (in_it.iter().filter(|(_, there)| *there).count() as f64, in_it.len() as f64)
         };
-        let thirds = [percent(0, 3), percent(3, 6), percent(6, 9)];
-        println!("{strategy}: {thirds:?} percent of new players in each third of the way back");
-        assert!(thirds.is_sorted(), "{strategy}: {thirds:?}");
-        for (third, expected) in thirds.into_iter().zip([20, 50, 80]) {
-            assert!(third.abs_diff(expected) < 20, "{strategy}: {thirds:?}");
+        let thirds = [third(0), third(3), third(6)];
+        println!("{strategy}: {thirds:?} (back, all) of new players in each third of the way back");
+        for ((there, all), expected) in thirds.into_iter().zip([0.2, 0.5, 0.8]) {
+            // Each player is a throw of dice: five standard deviations are missed once in a million. And the steps may be late.
+            let chance = 5.0 * (all * expected * (1.0 - expected)).sqrt();
+            assert!((there - all * expected).abs() <= chance + 0.15 * all, "{strategy}: {thirds:?}");
         }
     }
     for (server_type, strategy) in STRATEGIES {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use realmgate_tests::netns::{Link, Namespace};
 use realmgate_tests::stage::port;
-use realmgate_tests::{Datacenter, Failure, Frame, GameClient, Site, TestNet, wait_until};
+use realmgate_tests::{Datacenter, Failure, Frame, GameClient, Site, Stopwatch, TestNet, wait_until};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -120,10 +120,10 @@ async fn each_datacenter_serves_its_own_while_it_sees_no_other_and_has_no_contro
 
     // Players of azure are at home: they notice nothing of it.
     two.cut_aws();
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     while healthy(&two.azure) == 2 {
         assert_eq!(land(&two.azure).await, "azure-1");
-        assert!(start.elapsed() < BOUND, "azure does not lose sight of aws");
+        assert!(watch.undisturbed() < BOUND, "azure does not lose sight of aws");
     }
 
     // Split brain: both serve their own. The players' link to aws comes back first.
@@ -181,13 +181,13 @@ async fn a_world_that_lives_in_a_datacenter_that_is_cut_off_moves_and_comes_back
     assert_eq!(on, "aws-1");
 
     two.cut_aws();
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     // The player notices nothing but silence: the edge has to end the session.
-    let watched = tokio::spawn(session.read_until_closed());
+    let watched = tokio::spawn(async move { session.read_until_closed().await.map(|_| watch.undisturbed()) });
     // And one who comes in the middle of it, on a connection that cannot be made.
     assert_eq!(land(&two.azure).await, "azure-1");
-    let served = start.elapsed();
-    let closed = watched.await.unwrap().unwrap().after;
+    let served = watch.undisturbed();
+    let closed = watched.await.unwrap().unwrap();
     println!(
         "aws is cut off: players were served by azure after {served:?}, sessions closed after {closed:?}"
     );
@@ -200,7 +200,7 @@ async fn a_world_that_lives_in_a_datacenter_that_is_cut_off_moves_and_comes_back
     // A link that comes and goes within the time of the way back moves nobody.
     two.mend_aws();
     let blink = Instant::now();
-    while blink.elapsed() < AFTER / 2 {
+    while blink.elapsed() < AFTER / 4 {
         assert_eq!(land(&two.azure).await, "azure-1");
     }
     two.cut_aws();
@@ -208,8 +208,8 @@ async fn a_world_that_lives_in_a_datacenter_that_is_cut_off_moves_and_comes_back
     while quiet.elapsed() < AFTER {
         assert_eq!(land(&two.azure).await, "azure-1");
     }
-    two.mend_aws();
     let healed = Instant::now();
+    two.mend_aws();
     while land(&two.azure).await == "azure-1" {
         assert!(healed.elapsed() < LIMIT, "nobody goes back");
     }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use realmgate_tests::stage::port;
-use realmgate_tests::{Frame, GameClient, GameProcess, Stage, TestNet, wait_until};
+use realmgate_tests::{Frame, GameClient, GameProcess, Stage, Stopwatch, TestNet, wait_until};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -25,10 +25,10 @@ struct Scene {
     stage: Stage,
 }
 
-/// The bound of an instance's failover. It is measured beside other tests, so it is not the target itself everywhere.
+/// The bound of an instance's failover.
 const INSTANCE: Duration = Duration::from_secs(1);
 
-/// Two refused checks, and a busy machine.
+/// Two refused checks.
 const REFUSED: Duration = Duration::from_millis(1500);
 
 /// Two checks that time out more.
@@ -109,24 +109,26 @@ async fn a_killed_instance_is_replaced_within_a_second_and_the_last_by_another_d
     scene.until_all_land("aws").await;
     // Nobody is sent on while one is left.
     scene.aws[0].kill9();
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     let first = lands(scene.stage.players(), game(1, 1)).await.unwrap();
-    let served = start.elapsed();
+    let served = watch.undisturbed();
     println!("an instance was killed: the next player was served after {served:?}");
     assert!(first == "aws-2" && served < INSTANCE, "{first} after {served:?}");
-    wait_until("it is found dead", REFUSED, || scene.healthy() == 2);
+    wait_until("it is found dead", LIMIT, || scene.healthy() == 2);
+    let found = watch.undisturbed();
+    assert!(found < REFUSED, "found dead after {found:?}");
     scene.until_all_land("aws-2").await;
 
     // The last one: a player who comes at once, and one whose session ends.
     let (mut session, on) = scene.session().await;
     assert_eq!(on, "aws-2");
     scene.aws[1].kill9();
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     assert!(session.exchange(&Frame::to_world(1, 1, "anybody?")).await.is_err());
     while lands(scene.stage.players(), game(1, 1)).await.ok().as_deref() != Some("azure-1") {
-        assert!(start.elapsed() < LIMIT);
+        assert!(watch.elapsed() < LIMIT);
     }
-    let served = start.elapsed();
+    let served = watch.undisturbed();
     println!("the last instance was killed: served by the other datacenter after {served:?}");
     assert!(served < REFUSED, "{served:?}");
 }
@@ -141,23 +143,23 @@ async fn a_server_that_hangs_loses_its_players_and_gets_them_back_after_a_while(
     for server in &mut scene.aws {
         server.hang();
     }
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     for session in sessions {
         session.read_until_closed().await.unwrap();
     }
-    let closed = start.elapsed();
+    let closed = watch.undisturbed();
     scene.until_all_land("azure").await;
-    let served = start.elapsed();
+    let served = watch.undisturbed();
     println!(
         "all instances hang: sessions closed after {closed:?}, players served elsewhere after {served:?}"
     );
     assert!(closed < SILENT + INSTANCE && served < SILENT + INSTANCE, "{closed:?}, {served:?}");
 
     let (mut stays, _) = scene.session().await;
+    let start = Instant::now();
     for server in &mut scene.aws {
         server.go_on();
     }
-    let start = Instant::now();
     while lands(scene.stage.players(), game(1, 1)).await.unwrap() == "azure-1" {
         assert!(start.elapsed() < LIMIT, "nobody goes back");
     }

@@ -7,11 +7,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{
-    ControlPlane, Envoy, Frame, GameClient, GameProcess, Stage, TestNet, parts, wait_until,
+    ControlPlane, Envoy, Frame, GameClient, GameProcess, Stage, Stopwatch, TestNet, parts, wait_until,
 };
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -81,20 +81,20 @@ impl Mesh {
     }
 
     /// The longest that a player who comes now waits until the second game server serves, and all that come after.
-    async fn served_elsewhere(&self, start: Instant) -> Duration {
+    async fn served_elsewhere(&self, watch: Stopwatch) -> Duration {
         let edge = self.players();
         let mut players = JoinSet::new();
         for _ in 0..PLAYERS {
             players.spawn(async move {
                 while lands(edge, game(1, 1)).await.ok().as_deref() != Some("game-2") {
-                    assert!(start.elapsed() < LIMIT, "the player is not served");
+                    assert!(watch.elapsed() < LIMIT, "the player is not served");
                     // Players do not come back faster than that.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             });
         }
         players.join_all().await;
-        let served = start.elapsed();
+        let served = watch.undisturbed();
         until_all_land(edge, "game-2").await;
         served
     }
@@ -118,13 +118,13 @@ async fn players_are_served_elsewhere_within_a_second_when_a_server_hangs_or_die
         } else {
             mesh.servers[0].kill9();
         }
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         let watched = tokio::spawn(async move {
             // Whoever hears nothing is told, by the end of the session.
             let silence = session.exchange(&Frame::to_world(1, 1, "anybody?")).await;
-            (silence.is_err(), start.elapsed())
+            (silence.is_err(), watch.undisturbed())
         });
-        let served = mesh.served_elsewhere(start).await;
+        let served = mesh.served_elsewhere(watch).await;
         let (closed, after) = watched.await.unwrap();
         println!(
             "a game server {failure} behind its sidecar: players served by the other after {served:?}, its session \

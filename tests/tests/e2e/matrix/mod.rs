@@ -29,7 +29,7 @@ const SECOND: u16 = 7001;
 const THIRD: u16 = 7002;
 const LAZY: u16 = 7004;
 /// Envoy waits 15 s for endpoints behind a cluster (8, 14).
-const NO_STALL: Duration = Duration::from_secs(5);
+const NO_STALL: Duration = Duration::from_secs(12);
 
 /// The responses, as `cds a b -c`.
 fn told(said: &[Said]) -> Vec<String> {
