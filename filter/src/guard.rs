@@ -26,7 +26,7 @@ pub struct GuardConfig {
     pub services: Services,
 }
 
-/// A set of services.
+/// A set of services, by their names as they stand in SPIFFE ids.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Services {
@@ -38,7 +38,8 @@ pub enum Services {
 
 impl GuardConfig {
     /// Whether a peer with this SPIFFE id may stay.
-    fn admits(&self, id: &str) -> bool {
+    #[must_use]
+    pub fn admits(&self, id: &str) -> bool {
         let name = id.strip_prefix("spiffe://").and_then(|id| id.strip_prefix(&*self.trust_domain));
         let name = name
             .and_then(|name| name.strip_prefix("/ns/default/dc/"))
@@ -46,11 +47,38 @@ impl GuardConfig {
         let Some((datacenter, service)) = name else { return false };
         let is_part = |part: &str| !part.is_empty() && !part.contains('/');
         is_part(datacenter)
-            && is_part(service)
+            && is_name(service)
             && match &self.services {
                 Services::Only(services) => services.contains(service),
                 Services::AllBut(services) => !services.contains(service),
             }
+    }
+}
+
+/// Whether this is a name as it stands in the SPIFFE ids that Consul signs. Who is denied could come under the same name in
+/// other words, `%67ame` for `game`; ids are compared byte by byte, so other words are no name.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~$&+:;=@".contains(&byte);
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    };
+    let mut rest = text.as_bytes();
+    loop {
+        rest = match rest {
+            [] => return !text.is_empty(),
+            [b'%', high, low, rest @ ..] => match (digit(*high), digit(*low)) {
+                // Slashes and commas are in no name.
+                (Some(high), Some(low)) if !plain(high * 16 + low) && !b"/,".contains(&(high * 16 + low)) => {
+                    rest
+                }
+                _ => return false,
+            },
+            [byte, rest @ ..] if plain(*byte) => rest,
+            _ => return false,
+        };
     }
 }
 
@@ -179,6 +207,10 @@ mod tests {
             ("spiffe://d.consul/ns/default/dc/a/b/svc/web", [false, false]),
             ("spiffe://d.consul/ns/default/dc/aws/svc/web/more", [false, false]),
             ("spiffe://d.consul/ns/default/dc//svc/web", [false, false]),
+            ("spiffe://d.consul/ns/default/dc/aws/svc/my%20shop", [false, true]),
+            ("spiffe://d.consul/ns/default/dc/aws/svc/my shop", [false, false]),
+            ("spiffe://d.consul/ns/default/dc/aws/svc/cro%6E", [false, false]),
+            ("spiffe://d.consul/ns/default/dc/aws/svc/cro%6e", [false, false]),
             ("", [false, false]),
         ] {
             assert_eq!([only.admits(id), all_but.admits(id)], [one, two], "{id}");

@@ -19,14 +19,13 @@ pub(super) enum Admission<'a> {
 impl<'a> Admission<'a> {
     /// Whom `destination` lets in.
     pub(super) fn of(intentions: &'a Intentions, destination: &str) -> Self {
+        let towards = intentions.towards(destination);
         // What holds for every service that no intention names as its source.
-        let others = intentions.decide(ANY_SERVICE, destination);
-        let named =
-            intentions.list.iter().map(|one| one.source.as_str()).filter(|&source| source != ANY_SERVICE);
-        let exceptions = named.filter(|source| intentions.decide(source, destination) != others).collect();
+        let others = towards.decide(ANY_SERVICE);
+        let exceptions = towards.named().filter(|source| towards.decide(source) != others);
         match others {
-            Action::Deny => Self::Only(exceptions),
-            Action::Allow => Self::AllBut(exceptions),
+            Action::Deny => Self::Only(exceptions.collect()),
+            Action::Allow => Self::AllBut(exceptions.collect()),
         }
     }
 }
@@ -94,7 +93,7 @@ mod tests {
     #[test]
     fn unlike_consuls_own_rbac_a_denied_destination_stays_denied_for_a_source_that_may_go_anywhere() {
         let intentions = intentions(&[("*", "api", Deny), ("web", "*", Allow)], Deny);
-        assert_eq!(intentions.decide("web", "api"), Deny);
+        assert_eq!(intentions.towards("api").decide("web"), Deny);
         assert_eq!(Admission::of(&intentions, "api"), Admission::Only(BTreeSet::new()));
         assert_eq!(Admission::of(&intentions, "shop"), Admission::Only(BTreeSet::from(["web"])));
     }
@@ -128,7 +127,7 @@ mod tests {
                 let admission = Admission::of(&intentions, destination);
                 for source in ["a", "b", "c", "d", "e"] {
                     let expected = by_precedence(&intentions, source, destination);
-                    prop_assert_eq!(intentions.decide(source, destination), expected);
+                    prop_assert_eq!(intentions.towards(destination).decide(source), expected);
                     prop_assert_eq!(admits(&admission, source), expected == Allow, "{} to {}", source, destination);
                 }
             }

@@ -20,16 +20,13 @@ pub(super) fn filter(listener: &str) -> Filter {
 
 /// The ECDS resource.
 pub(super) fn extension(listener: &Listener) -> TypedExtensionConfig {
-    let bound = match listener.limits.connections {
-        0 => u64::MAX,
-        bound => bound.into(),
-    };
-    extended(extension_name(&listener.name), &limit(&listener.name, bound))
+    bounded(&listener.name, listener.limits.connections)
 }
 
-/// The ECDS resource of a listener without a bound.
-pub(super) fn unbounded(listener: &str) -> TypedExtensionConfig {
-    passes(extension_name(listener), listener)
+/// The ECDS resource of a listener with this bound, 0 = none.
+pub(super) fn bounded(listener: &str, bound: u32) -> TypedExtensionConfig {
+    let bound = if bound == 0 { u64::MAX } else { bound.into() };
+    extended(extension_name(listener), &limit(listener, bound))
 }
 
 /// What stands in a slot that is not needed: lets everybody pass, for two additions a connection.

@@ -3,6 +3,8 @@
 //! Envoy has nothing of its own for it: a connection keeps the RBAC rules that it began with, and a changed listener drains
 //! all connections, of whomever.
 
+use std::collections::BTreeSet;
+
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use realmgate_filter::guard::{GuardConfig, ROOT_ID, Services};
 
@@ -10,6 +12,7 @@ use super::admission::Admission;
 use super::capabilities::Told;
 use super::{connections, filter, shape};
 use crate::mesh::FilterModule;
+use crate::mesh::identity::in_spiffe_id;
 use crate::xds::Resource;
 
 /// With `realmgate/` in front, the name of its ECDS resource.
@@ -32,14 +35,17 @@ pub(super) fn extension(
     trust_domain: &str,
     module: &FilterModule,
 ) -> Option<Resource> {
-    let owned =
-        |names: &std::collections::BTreeSet<&str>| names.iter().map(|&name| name.to_owned()).collect();
-    let services = match admission {
-        Admission::Only(names) => Services::Only(owned(names)),
-        Admission::AllBut(names) => Services::AllBut(owned(names)),
-    };
-    let config = GuardConfig { trust_domain: trust_domain.to_owned(), services };
     // Strings alone: this cannot fail.
-    let json = serde_json::to_string(&config).unwrap_or_default();
+    let json = serde_json::to_string(&config(admission, trust_domain)).unwrap_or_default();
     filter::plugin(GUARD, ROOT_ID, json, Told::Guard, module)
+}
+
+/// Whom it lets stay: the same as RBAC lets in.
+pub(super) fn config(admission: &Admission<'_>, trust_domain: &str) -> GuardConfig {
+    let written = |names: &BTreeSet<&str>| names.iter().filter_map(|name| in_spiffe_id(name)).collect();
+    let services = match admission {
+        Admission::Only(names) => Services::Only(written(names)),
+        Admission::AllBut(names) => Services::AllBut(written(names)),
+    };
+    GuardConfig { trust_domain: trust_domain.to_owned(), services }
 }

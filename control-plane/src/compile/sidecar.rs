@@ -19,6 +19,7 @@ use super::{
     access_log, clusters, connections, envoy, guard, listeners, rbac, resource, runtime, shape, tls,
 };
 use crate::mesh::{FilterModule, Identities, Intentions, Mesh};
+use crate::model::Sidecars;
 use crate::xds::{Hold, Ports, ResourceSet, Scope, Snapshot};
 
 /// The listener, its statistics, and with `realmgate/` in front its filter of intentions.
@@ -29,9 +30,6 @@ const APP: &str = "app";
 
 /// A peer has this long for its TLS handshake.
 const HANDSHAKE_TIMEOUT_MS: u64 = 5_000;
-
-/// What a session may be silent for. Edges end idle sessions long before; this is for what an edge forgot.
-const IDLE_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// The peer, once it is proven. Envoy knows the words of a certificate before it has checked it, and says them of a refused
 /// one, too; only RBAC's verdict and a connection to the game server come after the handshake.
@@ -68,6 +66,7 @@ pub(super) struct Inputs {
     intentions: Arc<Intentions>,
     /// The module of their guard, if there is to be one.
     guard: Option<FilterModule>,
+    limits: Sidecars,
     access_log: Option<String>,
     hold: Option<Hold>,
 }
@@ -79,6 +78,7 @@ impl Inputs {
             identities: mesh.identities.of(&scope.service),
             intentions: Arc::clone(&mesh.intentions),
             guard: mesh.policy.intentions_close.then(|| mesh.module.clone()),
+            limits: mesh.policy.sidecars.clone(),
             access_log: mesh.edge.access_log.clone(),
             hold: hold(mesh),
         }
@@ -103,7 +103,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
         name: super::filter::extension_name(INBOUND),
         typed_config: Some(envoy::any(&rbac::filter(&admission, trust_domain))),
     };
-    let bound = connections::unbounded(INBOUND);
+    let bound = connections::bounded(INBOUND, inputs.limits.connections);
     let mut extensions = vec![resource(rbac.name.clone(), &rbac), resource(bound.name.clone(), &bound)];
     let mut clusters = vec![resource(APP.to_owned(), &app(ports))];
     let guard = match &inputs.guard {
@@ -129,7 +129,7 @@ pub(super) fn compile(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Snapshot
 
 fn listener(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Listener {
     let chain = FilterChain {
-        filters: vec![connections::filter(INBOUND), intentions(), guard::filter(), proxy()],
+        filters: vec![connections::filter(INBOUND), intentions(), guard::filter(), proxy(&inputs.limits)],
         transport_socket: Some(tls::server(&inputs.identities, &scope.service)),
         transport_socket_connect_timeout: Some(envoy::duration(HANDSHAKE_TIMEOUT_MS)),
         ..FilterChain::default()
@@ -151,13 +151,13 @@ fn intentions() -> Filter {
 
 /// RBAC decides at a peer's first byte: a connection to the game server before that would be one for peers that are
 /// denied, too.
-fn proxy() -> Filter {
+fn proxy(limits: &Sidecars) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: INBOUND.to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(APP.to_owned())),
         upstream_connect_mode: UpstreamConnectMode::OnDownstreamData.into(),
         max_early_data_bytes: Some(envoy::uint32(listeners::EARLY_BYTES)),
-        idle_timeout: Some(envoy::duration(IDLE_TIMEOUT_MS)),
+        idle_timeout: Some(envoy::duration(limits.idle_timeout.as_millis())),
         ..TcpProxy::default()
     };
     Filter {

@@ -28,6 +28,9 @@ use crate::xds::{Resource, Scope};
 /// The secret of the roots, the same for every proxy.
 pub(super) const ROOTS: &str = "roots";
 
+/// Most bytes of the name that a client asks for, in Envoy as in TLS.
+const LONGEST_SNI: usize = 255;
+
 /// The secret of a service's certificate.
 fn leaf_name(service: &str) -> String {
     format!("leaf/{service}")
@@ -94,25 +97,31 @@ impl<'a> Client<'a> {
     /// and a datacenter, cannot stand in for another. Places with nobody count too, so that the first who comes there
     /// changes endpoints and no cluster.
     pub(super) fn towards(&self, service: &Service, places: &[Locality]) -> Security {
-        let mutual = |place: &Locality| (target(place), self.mutual(&place.datacenter, &place.service));
-        match service.tls {
-            ServiceTls::None => Security::Plain,
-            ServiceTls::Mesh if self.identities.leaf(self.own).is_none() => Security::Impossible,
-            ServiceTls::Mesh => Security::Mutual {
-                service: self.mutual("", service.mesh_name()),
-                targets: places.iter().map(mutual).collect(),
-            },
+        if service.tls == ServiceTls::None {
+            return Security::Plain;
+        }
+        let target =
+            |place: &Locality| Some((target(place), self.mutual(&place.datacenter, &place.service)?));
+        let of_service = self.mutual("", service.mesh_name());
+        match of_service.filter(|_| self.identities.leaf(self.own).is_some()) {
+            // An endpoint of a place that cannot be in a certificate has to prove to be the service itself, which it is not.
+            Some(service) => {
+                Security::Mutual { service, targets: places.iter().filter_map(target).collect() }
+            }
+            None => Security::Impossible,
         }
     }
 
-    fn mutual(&self, datacenter: &str, service: &str) -> Mutual {
+    fn mutual(&self, datacenter: &str, service: &str) -> Option<Mutual> {
         let Identities { trust_domain, datacenter: local, .. } = self.identities;
         let datacenter = if datacenter.is_empty() { local } else { datacenter };
-        Mutual {
+        let sni = format!("{service}.default.{datacenter}.internal.{trust_domain}");
+        Some(Mutual {
             own: self.own.to_owned(),
-            servers: vec![self.identities.uri(datacenter, service)],
-            sni: format!("{service}.default.{datacenter}.internal.{trust_domain}"),
-        }
+            servers: vec![self.identities.uri(datacenter, service)?],
+            // The name decides nothing here, and Envoy refuses a cluster with a longer one.
+            sni: if sni.len() > LONGEST_SNI { String::new() } else { sni },
+        })
     }
 
     /// What it needs for that.

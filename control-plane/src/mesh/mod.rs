@@ -8,7 +8,7 @@ mod join;
 mod wanted;
 
 pub use identity::Identities;
-pub use intentions::Intentions;
+pub use intentions::{ANY_NAMESPACE, Intentions};
 pub use join::{ConsulLink, ConsulStatus, GatewayStatus, Sources, join};
 pub use wanted::Wanted;
 

@@ -45,6 +45,13 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
             if spared == *new { "" } else { " (replaces the listener: its live connections drain)" }
         },
     );
+    if old.sidecars != new.sidecars {
+        let fields = changed_fields(&old.sidecars, &new.sidecars).join(", ");
+        let drains = old.sidecars.idle_timeout != new.sidecars.idle_timeout;
+        let effect =
+            if drains { " (replaces the listeners of sidecars: their live connections drain)" } else { "" };
+        changes.push(format!("~ sidecars: {fields}{effect}"));
+    }
     changes
 }
 

@@ -9,14 +9,17 @@ use super::validate::unique;
 /// Every service, as source or destination of an intention.
 pub const ANY_SERVICE: &str = "*";
 
+/// Most bytes of a name.
+const LONGEST_NAME: usize = 128;
+
 /// One rule about who may connect to whom. The most specific of those that match decides: exact to exact, then any
 /// to exact, then exact to any, then any to any.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Intention {
-    /// The service that connects; `*` = every one.
+    /// The service that connects, as its certificate has it, letter by letter; `*` = every one.
     pub source: String,
-    /// The service that is connected to; `*` = every one.
+    /// The service that is connected to, in upper or lower case; `*` = every one.
     pub destination: String,
     /// What happens.
     pub action: Action,
@@ -46,16 +49,22 @@ pub(super) fn check_intentions(intentions: &[Intention], found: &mut Vec<Problem
     });
 }
 
-/// A service's name as it can stand in a SPIFFE id. It need not be one of the policy: the mesh has others.
+/// A service's name as it can be in a certificate. It need not be one of the policy: the mesh has others.
 fn check_service(name: &str) -> Result<(), String> {
-    let letters = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     match name {
         ANY_SERVICE => Ok(()),
         name if name.contains('*') => {
             Err(format!("`{name}`: `*` stands for every service, not for parts of names"))
         }
-        name if name.is_empty() || name.len() > 128 || !letters(name) => {
-            Err(format!("`{name}` is not 1 to 128 letters, digits, `-`, `_` or `.`"))
+        name if name.is_empty()
+            || name.len() > LONGEST_NAME
+            || name.contains(['/', ','])
+            || name.contains(char::is_control) =>
+        {
+            Err(format!(
+                "`{}` is not 1 to {LONGEST_NAME} bytes without `/`, `,` and control characters, as the names in certificates are",
+                name.escape_debug()
+            ))
         }
         _ => Ok(()),
     }

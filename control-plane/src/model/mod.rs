@@ -16,6 +16,7 @@ mod policy;
 mod problem;
 mod removal;
 mod resilience;
+mod sidecars;
 mod validate;
 
 pub use diff::diff;
@@ -36,4 +37,5 @@ pub use policy::{
 pub use problem::{Place, Problem};
 pub use removal::{MassRemoval, Taken, mass_removal};
 pub use resilience::{Connections, OutlierDetection};
+pub use sidecars::Sidecars;
 pub use validate::GAME_GATEWAY;

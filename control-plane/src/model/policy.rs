@@ -15,6 +15,7 @@ use super::intention::{Action, Intention};
 use super::numbers::{Instances, Worlds};
 use super::player_tls::PlayerTls;
 use super::resilience::{Connections, OutlierDetection};
+use super::sidecars::Sidecars;
 
 /// The whole document. Every part may be missing; an empty document routes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -33,9 +34,12 @@ pub struct Policy {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_intention: Option<Action>,
     /// Whether a change of intentions, the policy's or Consul's, also closes the connections that it no longer allows.
-    /// Without, it holds for new ones. Changing this replaces the listeners of sidecars, which drains their connections.
+    /// Without, it holds for new ones. Changing this touches no live connection.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub intentions_close: bool,
+    /// Bounds on the connections of sidecars.
+    #[serde(skip_serializing_if = "Sidecars::is_default")]
+    pub sidecars: Sidecars,
     /// Confirms that this document takes much away from the policy with this etag (its first 12 digits suffice), which it
     /// replaces. It says nothing once another one is in force.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::core::v3::{TransportSocket, transport_socket::ConfigType};
+use envoy_types::pb::envoy::config::core::v3::{
+    TransportSocket, TypedExtensionConfig, transport_socket::ConfigType,
+};
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, Secret, UpstreamTlsContext,
@@ -19,6 +22,8 @@ use realmgate_control_plane::mesh::catalog::{Catalog, Instance, InstanceHealth};
 use realmgate_control_plane::mesh::failover::wanted;
 use realmgate_control_plane::mesh::identity::Leaf;
 use realmgate_control_plane::mesh::{Identities, Intentions, Mesh};
+use realmgate_control_plane::model::{Action, Duration, Intention, Policy, Sidecars};
+use realmgate_control_plane::source::consul;
 use realmgate_control_plane::source::gateway_rules::GatewayRules;
 use realmgate_control_plane::xds::{Ports, ResourceType, Role, Scope, Snapshot};
 
@@ -40,7 +45,7 @@ pub(super) fn of_policy(policy: &str, services: &[&str]) -> Mesh {
     };
     for service in services {
         let leaf = Leaf {
-            uri: identities.uri("aws", service),
+            uri: identities.uri("aws", service).unwrap(),
             chain: format!("CHAIN OF {service}"),
             key: format!("KEY OF {service}"),
             not_before: SystemTime::UNIX_EPOCH,
@@ -230,6 +235,47 @@ fn a_sidecar_has_one_listener_for_peers_of_its_trust_domain() {
             "{kind:?}: open connections are spared by ECDS alone"
         );
     }
+}
+
+/// A regular expression of ids of this length is too much for Envoy.
+#[test]
+fn a_sidecar_takes_intentions_of_any_names() {
+    let (long, odd) = ("n".repeat(200), "\u{fc} %".repeat(30));
+    for names in [&["web"][..], &[&long, &odd, "a/b"]] {
+        for (action, default) in [(Action::Allow, Action::Deny), (Action::Deny, Action::Allow)] {
+            let one = |name: &&str| Intention {
+                source: (*name).to_owned(),
+                destination: "game".to_owned(),
+                action,
+            };
+            let consul = consul::Intentions { list: names.iter().map(one).collect(), default };
+            let mut mesh = documented(&["realmgate-edge", "game"]);
+            mesh.intentions = Arc::new(Intentions::joined(&Policy::default(), Some(&consul)));
+            accepted_by_envoy(&compile(&mesh, &sidecar("game")));
+        }
+    }
+}
+
+#[test]
+fn bounds_of_a_sidecar_are_the_policys_and_spare_its_listener_where_they_can() {
+    let bounded = |sidecars: Sidecars| {
+        let mut mesh = documented(&["realmgate-edge", "game"]);
+        Arc::make_mut(&mut mesh.policy).sidecars = sidecars;
+        compile(&mesh, &sidecar("game"))
+    };
+    let fewer = Sidecars { connections: 7, ..Sidecars::default() };
+    let shorter = Sidecars { idle_timeout: Duration::from_secs(60), ..Sidecars::default() };
+    let [before, fewer, shorter] = [Sidecars::default(), fewer, shorter].map(bounded);
+    for kind in ResourceType::ALL {
+        assert_eq!(before.of(kind) == fewer.of(kind), kind != ResourceType::Extension, "{kind:?}");
+        assert_eq!(before.of(kind) == shorter.of(kind), kind != ResourceType::Listener, "{kind:?}");
+    }
+    let bound = |snapshot: &Snapshot| {
+        let slot = snapshot.of(ResourceType::Extension).get("realmgate/inbound/connections").unwrap();
+        let filter = TypedExtensionConfig::decode(slot.body()).unwrap().typed_config.unwrap();
+        ConnectionLimit::decode(filter.value.as_slice()).unwrap().max_connections.unwrap().value
+    };
+    assert_eq!([bound(&before), bound(&fewer)], [10_000, 7]);
 }
 
 #[test]

@@ -14,17 +14,34 @@ impl Consul {
     #[track_caller]
     pub fn intention(&self, source: &str, destination: &str, action: &str) {
         self.delete_intention(source, destination);
+        self.add_intention(source, destination, action);
+    }
+
+    /// Writes an intention for a pair that has none.
+    #[track_caller]
+    pub fn add_intention(&self, source: &str, destination: &str, action: &str) {
         // The way of 1.8, which later releases still take.
         let body = json!({"SourceName": source, "DestinationName": destination, "SourceType": "consul", "Action": action});
         let (status, answer) = self.send("POST", "/v1/connect/intentions", &body.to_string());
         assert_eq!(status, 200, "intention {source} -> {destination}: {answer}");
     }
 
-    /// Removes the intention for a pair, if there is one.
+    /// Removes all of them.
+    #[track_caller]
+    pub fn delete_intentions(&self) {
+        for id in self.get("/v1/connect/intentions").as_array().into_iter().flatten() {
+            self.delete(&format!("/v1/connect/intentions/{}", text(id, "ID")));
+        }
+    }
+
+    /// Removes the intention for a pair, if there is one. Consul has one for all that differ in case.
     #[track_caller]
     pub fn delete_intention(&self, source: &str, destination: &str) {
         let all = self.get("/v1/connect/intentions");
-        let same = |i: &&Value| i["SourceName"] == source && i["DestinationName"] == destination;
+        let is = |name: &Value, wanted: &str| {
+            name.as_str().is_some_and(|name| name.to_lowercase() == wanted.to_lowercase())
+        };
+        let same = |i: &&Value| is(&i["SourceName"], source) && is(&i["DestinationName"], destination);
         if let Some(id) = all.as_array().and_then(|all| all.iter().find(same)).and_then(|i| i["ID"].as_str())
         {
             self.delete(&format!("/v1/connect/intentions/{id}"));
@@ -34,6 +51,7 @@ impl Consul {
     /// Consul's own word on whether `source` may connect to `destination`.
     #[track_caller]
     pub fn allows(&self, source: &str, destination: &str) -> bool {
+        let [source, destination] = [source, destination].map(in_url);
         let path = format!("/v1/connect/intentions/check?source={source}&destination={destination}");
         self.get(&path).get("Allowed") == Some(&Value::Bool(true))
     }
@@ -130,6 +148,12 @@ pub fn run_script(url: &str, script: &Path) -> Result<(), Failure> {
     let said = [output.stdout, output.stderr].concat();
     let failed = || Failure::new(format!("{}: {}", doing(), String::from_utf8_lossy(&said)));
     output.status.success().then_some(()).ok_or_else(failed)
+}
+
+/// Any name as part of a URL.
+#[must_use]
+pub fn in_url(name: &str) -> String {
+    name.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 /// A text of an answer; empty if it is not there.

@@ -6,7 +6,7 @@
 mod access;
 mod service;
 
-pub use access::run_script;
+pub use access::{in_url, run_script};
 pub use service::{Health, Service};
 
 use std::fs;

@@ -95,7 +95,9 @@ impl Ca {
             }
             let CaConfig { trust_domain, datacenter, leaf_lifetime, .. } = &self.config;
             let domain = Identities { trust_domain: trust_domain.clone(), ..Identities::default() };
-            let leaf = signing.issue(&domain.uri(datacenter, service), now, *leaf_lifetime)?;
+            // Who cannot be in a certificate gets none; the policy has no such names.
+            let Some(uri) = domain.uri(datacenter, service) else { continue };
+            let leaf = signing.issue(&uri, now, *leaf_lifetime)?;
             let issued = Issued { leaf: Arc::new(leaf), at: now, by: signing.name.clone(), spread: dice() };
             self.leaves.insert(service.clone(), issued);
             made += 1;

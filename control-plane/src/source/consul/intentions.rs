@@ -1,5 +1,6 @@
 //! The intentions, and what holds where none matches.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -46,12 +47,18 @@ pub(super) async fn follow(context: Context, publish: watch::Sender<Arc<Intentio
     let new = || Query::new("/v1/connect/intentions".to_owned(), WAIT);
     let mut query = new();
     let mut backoff = Backoff::new();
+    let mut refused = BTreeSet::new();
     loop {
         let known = Arc::clone(&publish.borrow());
-        match read(&context, &mut query, &known, &metrics).await {
+        match read(&context, &mut query, &known).await {
             Ok(read) => {
                 backoff.reset();
-                if let Some(read) = read {
+                if let Some((read, now_refused)) = read {
+                    for problem in now_refused.difference(&refused) {
+                        metrics.refusal("intention");
+                        tracing::warn!(problem, "a Consul intention cannot be used as it is");
+                    }
+                    refused = now_refused;
                     metrics.intentions(read.list.len());
                     publish.send_if_modified(|current| {
                         let changed = **current != read;
@@ -72,28 +79,23 @@ pub(super) async fn follow(context: Context, publish: watch::Sender<Arc<Intentio
     }
 }
 
-/// The next list; `None` = as before.
+/// The next list, with what is wrong with those in it that are refused; `None` = as before.
 async fn read(
     context: &Context,
     query: &mut Query,
     known: &Intentions,
-    metrics: &Metrics,
-) -> Result<Option<Intentions>, ConsulError> {
+) -> Result<Option<(Intentions, BTreeSet<String>)>, ConsulError> {
     let (answer, changed) = query.next(&context.client).await?;
     if !changed {
         return Ok(None);
     }
     let (list, refused) = intentions::read(&answer)?;
     context.client.may_read_either(&answer.path, &rights::of_intentions(&known.list, &list)).await?;
-    for refused in refused {
-        metrics.refusal("intention");
-        tracing::warn!(refused, "an intention cannot be used");
-    }
     let allowed = match answer.header("x-consul-default-acl-policy") {
         Some(policy) => policy == "allow",
         // Consul before 1.9.
         None => context.client.get(NOBODY).await?.json::<Check>()?.allowed,
     };
     let default = if allowed { Action::Allow } else { Action::Deny };
-    Ok(Some(Intentions { list, default }))
+    Ok(Some((Intentions { list, default }, refused.into_iter().collect())))
 }

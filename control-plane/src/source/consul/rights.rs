@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::client::Client;
 use super::error::ConsulError;
+use crate::mesh::ANY_NAMESPACE;
 use crate::mesh::catalog::Instance;
-use crate::model::Intention;
+use crate::model::{ANY_SERVICE, Intention};
 
 /// Consul's own user interface asks here, since 1.7.
 pub(super) const PATH: &str = "/v1/internal/acl/authorize";
@@ -61,10 +62,13 @@ pub(super) fn of_entries<'a>(before: impl Iterator<Item = &'a String>, now: &BTr
 
 /// What has to be readable, one of each pair, for `now` to be all intentions, where `before` were the last.
 pub(super) fn of_intentions(before: &[Intention], now: &[Intention]) -> Vec<[Right; 2]> {
-    let pair = |of: &Intention| [&of.source, &of.destination].map(|name| right("intention", name));
+    // `*` = any at all.
+    let name =
+        |pattern: &'_ String| if pattern == ANY_NAMESPACE { ANY_SERVICE.to_owned() } else { pattern.clone() };
+    let pair =
+        |of: &Intention| [&of.source, &of.destination].map(|pattern| right("intention", &name(pattern)));
     if before.is_empty() && now.is_empty() {
-        // `*` = any at all.
-        return vec![["*", "*"].map(|name| right("intention", name))];
+        return vec![[ANY_SERVICE; 2].map(|name| right("intention", name))];
     }
     let known: BTreeSet<_> = now.iter().map(|one| (&one.source, &one.destination)).collect();
     before.iter().filter(|one| !known.contains(&(&one.source, &one.destination))).map(pair).collect()

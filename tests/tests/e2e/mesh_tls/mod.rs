@@ -1,6 +1,7 @@
 //! Identities and intentions through real Envoys: edge, sidecar, game server, with certificates of the embedded
 //! authority.
 
+mod bounds;
 mod closing;
 mod lost;
 mod naming;
@@ -167,6 +168,9 @@ async fn who_is_let_in_is_what_consul_documents() {
         ("no service", authority.peer(&format!("spiffe://{DOMAIN}/gateway/mesh/dc/dc1"))),
         ("expired", authority.peer_until(&id("web"), SystemTime::now() - Duration::from_secs(5))),
         ("no certificate", Peer::nameless()),
+        ("two services", authority.peer_of_many(&[&id("web"), &id("cron")])),
+        ("a service and another id", authority.peer_of_many(&[&id("web"), "urn:x"])),
+        ("another id and a service", authority.peer_of_many(&["urn:x", &id("web")])),
     ];
     let mut reached = 0_u64;
     for (intentions, default, outcome) in [

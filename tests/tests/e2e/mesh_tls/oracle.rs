@@ -14,6 +14,23 @@ use crate::cast::LIMIT;
 /// Sets of intentions that are tried.
 const SETS: u32 = 12;
 
+/// Names of services, and how Consul writes them in SPIFFE ids. Sources are told apart by case; intentions are not, so of each
+/// name there is one in those.
+const NAMES: [(&str, &str); 9] = [
+    ("web", "web"),
+    ("Web", "Web"),
+    ("Cron", "Cron"),
+    ("cron", "cron"),
+    ("my shop", "my%20shop"),
+    ("my%20shop", "my%2520shop"),
+    ("\u{fc}n.\u{cf}", "%C3%BCn.%C3%8F"),
+    ("a+b=c(d)", "a+b=c%28d%29"),
+    ("other", "other"),
+];
+const SOURCES: [&str; 8] =
+    ["web", "Cron", "my shop", "my%20shop", "\u{fc}n.\u{cf}", "a+b=c(d)", "a%2Fb", "*"];
+const DESTINATIONS: [&[&str]; 3] = [&["api", "API", "Api"], &["shop", "my shop"], &["*"]];
+
 /// The same numbers every time, as random as the tests need them (an xorshift).
 struct Dice(u32);
 
@@ -27,17 +44,14 @@ impl Dice {
 
     /// Writes a set of intentions in Consul, in the place of the last, and gives it as a policy has it.
     fn intend(&mut self, consul: &Consul) -> Vec<Value> {
+        consul.delete_intentions();
         let mut intentions = Vec::new();
-        for (source, destination) in
-            ["web", "cron", "*"].iter().flat_map(|s| ["api", "shop", "*"].map(|d| (*s, d)))
-        {
-            match self.throw(4) {
-                action @ (0 | 1) => {
-                    let action = ["allow", "deny"][action as usize];
-                    consul.intention(source, destination, action);
-                    intentions.push(intention(source, destination, action));
-                }
-                _ => consul.delete_intention(source, destination),
+        for (source, destinations) in SOURCES.iter().flat_map(|source| DESTINATIONS.map(|to| (*source, to))) {
+            let destination = destinations[self.throw(destinations.len() as u32) as usize];
+            if let action @ (0 | 1) = self.throw(5) {
+                let action = ["allow", "deny"][action as usize];
+                consul.add_intention(source, destination, action);
+                intentions.push(intention(source, destination, action));
             }
         }
         intentions
@@ -58,20 +72,26 @@ async fn a_sidecar_lets_in_whom_consul_would() {
     let mesh = Mesh::start(&json!({})).await;
     let consul = Consul::start(mesh.net.dir(), Config::new("aws")).unwrap();
     let authority = mesh.authority();
-    let peers = ["web", "cron", "other"].map(|name| (name, authority.peer(&id(name))));
+    let peers = NAMES.map(|(name, written)| (name, written, authority.peer(&id(written))));
+    // The same names in other words, and what is no name. Consul signs none of them.
+    let nobody = ["w%65b", "%C3%bcn.%C3%8F", "my shop", "a%2Fb", "a/b", ""]
+        .map(|written| authority.peer(&id(written)));
     let mut dice = Dice(0x9e37_79b9);
     let mut seen = [0, 0];
     for _ in 0..SETS {
         let intentions = dice.intend(&consul);
         // Without ACLs Consul's default is to allow.
         mesh.intend(&json!(intentions), "allow");
-        for (name, peer) in &peers {
+        for (name, written, peer) in &peers {
             let let_in = peer.is_let_in(mesh.inbound()).await;
             assert_eq!(let_in, consul.allows(name, "api"), "{name} by {intentions:?}");
             // Its agent hears of intentions a little later.
-            let agrees = || authorizes(&consul, name) == let_in;
+            let agrees = || authorizes(&consul, written) == let_in;
             wait_until(&format!("the agent says {let_in} of {name} by {intentions:?}"), LIMIT, agrees);
             seen[usize::from(let_in)] += 1;
+        }
+        for peer in &nobody {
+            assert!(!peer.is_let_in(mesh.inbound()).await, "{intentions:?}");
         }
     }
     assert!(seen.iter().all(|count| *count > 3), "the sets are too much alike: {seen:?}");
@@ -94,7 +114,7 @@ async fn a_sidecar_does_what_consul_says_whatever_holds_without_an_intention() {
         let consul = Consul::start(net.dir(), Config { token, ..Config::new("aws") }).unwrap();
         let mesh = crate::consul::Mesh::on(net, consul, &settings).await;
         let (consul, inbound) = (&mesh.consul, mesh.inbound());
-        let peers = ["web", "cron", "other"].map(|name| (name, Peer::of_consul(consul, name)));
+        let peers = NAMES.map(|(name, _)| (name, Peer::of_consul(consul, name)));
         let (mut dice, mut seen) = (Dice(0x5bd1_e995), [0, 0]);
         for _ in 0..SETS {
             let intentions = dice.intend(consul);

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use realmgate_tests::consul::in_url;
 use realmgate_tests::{Consul, Frame};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -59,14 +60,27 @@ impl Authority {
 
     /// A peer whose certificate is good until then.
     pub(super) fn peer_until(&self, uri: &str, until: SystemTime) -> Peer {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-        params.not_before = (until - 2 * DAY).into();
-        params.not_after = until.into();
+        self.sign(&certificate(&[uri], until))
+    }
+
+    /// A peer with several ids.
+    pub(super) fn peer_of_many(&self, uris: &[&str]) -> Peer {
+        self.sign(&certificate(uris, SystemTime::now() + DAY))
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Peer {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Peer::with(Some((certificate.pem(), key.serialize_pem())))
     }
+}
+
+fn certificate(uris: &[&str], until: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = uris.iter().map(|&uri| SanType::URI(uri.try_into().unwrap())).collect();
+    params.not_before = (until - 2 * DAY).into();
+    params.not_after = until.into();
+    params
 }
 
 /// A client of the mesh.
@@ -78,9 +92,16 @@ impl Peer {
         Self::with(None)
     }
 
+    /// One that says itself who it is.
+    pub(super) fn signed_by_itself(uri: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = certificate(&[uri], SystemTime::now() + DAY).self_signed(&key).unwrap();
+        Self::with(Some((certificate.pem(), key.serialize_pem())))
+    }
+
     /// One that shows a service's certificate of this Consul.
     pub(super) fn of_consul(consul: &Consul, service: &str) -> Self {
-        let leaf = consul.get(&format!("/v1/agent/connect/ca/leaf/{service}"));
+        let leaf = consul.get(&format!("/v1/agent/connect/ca/leaf/{}", in_url(service)));
         let [chain, key] =
             ["CertPEM", "PrivateKeyPEM"].map(|field| leaf[field].as_str().expect(field).to_owned());
         Self::with(Some((chain, key)))

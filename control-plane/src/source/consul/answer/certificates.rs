@@ -9,7 +9,7 @@ use x509_parser::pem::Pem;
 use super::super::client::Answer;
 use super::super::error::ConsulError;
 use super::or_default;
-use crate::mesh::identity::Leaf;
+use crate::mesh::identity::{Leaf, in_spiffe_id};
 
 /// Whom to believe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,8 @@ pub(in super::super) fn leaf(
         return Err(unusable(answer, "it has expired"));
     }
     let of_domain = trust_domain.is_empty() || uri.starts_with(&format!("spiffe://{trust_domain}/"));
-    if !of_domain || !uri.ends_with(&format!("/svc/{service}")) {
+    let of_service = in_spiffe_id(service).is_some_and(|service| uri.ends_with(&format!("/svc/{service}")));
+    if !of_domain || !of_service {
         return Err(unusable(answer, &format!("it is for {uri}")));
     }
     Ok(Leaf { uri, chain: with_newline(&stated.cert), key: with_newline(&stated.key), not_before, not_after })

@@ -91,9 +91,32 @@ struct StatedTarget {
     #[serde(default)]
     datacenter: String,
     #[serde(default)]
-    namespace: String,
-    #[serde(default)]
     peer: String,
+    #[serde(flatten)]
+    elsewhere: Elsewhere,
+}
+
+/// What another service than the one of that name here may be meant by.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Elsewhere {
+    namespace: String,
+    partition: String,
+    sameness_group: String,
+}
+
+impl Elsewhere {
+    fn check(&self) -> Result<(), String> {
+        if !matches!(self.namespace.as_str(), "" | "default") {
+            Err(format!("it names the namespace `{}`; only `default` is followed", self.namespace))
+        } else if !matches!(self.partition.as_str(), "" | "default") {
+            Err(format!("it names the partition `{}`; only `default` is followed", self.partition))
+        } else if !self.sameness_group.is_empty() {
+            Err(format!("it names the sameness group `{}`; those are not followed", self.sameness_group))
+        } else {
+            Ok(())
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -107,6 +130,8 @@ struct StatedFailover {
     datacenters: Vec<String>,
     #[serde(default, deserialize_with = "or_default")]
     targets: Vec<StatedTarget>,
+    #[serde(flatten)]
+    elsewhere: Elsewhere,
 }
 
 impl StatedTarget {
@@ -117,9 +142,7 @@ impl StatedTarget {
                 self.peer
             ));
         }
-        if !matches!(self.namespace.as_str(), "" | "default") {
-            return Err(format!("it names the namespace `{}`; only `default` is followed", self.namespace));
-        }
+        self.elsewhere.check()?;
         Ok((ServiceSubset { service: self.service, subset: self.service_subset }, self.datacenter))
     }
 }
@@ -145,6 +168,7 @@ pub(in super::super) fn resolver(entry: Value) -> Result<Resolver, String> {
 }
 
 fn targets(stated: StatedFailover) -> Result<Vec<FailoverTarget>, String> {
+    stated.elsewhere.check()?;
     let own = ServiceSubset { service: stated.service, subset: stated.service_subset };
     let mut targets = Vec::new();
     for target in stated.targets {
@@ -235,6 +259,10 @@ mod tests {
             (json!({"Failover": {"*": {}}}), "Failover.*"),
             (json!({"Failover": {"*": {"Targets": [{"Peer": "p"}]}}}), "peer `p`"),
             (json!({"Redirect": {"Namespace": "n"}}), "namespace `n`"),
+            (json!({"Redirect": {"Service": "x", "Partition": "p"}}), "partition `p`"),
+            (json!({"Failover": {"*": {"Service": "x", "SamenessGroup": "g"}}}), "sameness group `g`"),
+            (json!({"Failover": {"*": {"Service": "x", "Namespace": "n"}}}), "namespace `n`"),
+            (json!({"Failover": {"*": {"Targets": [{"Service": "x", "SamenessGroup": "g"}]}}}), "group `g`"),
         ] {
             let problem = resolver(entry.clone()).unwrap_err();
             assert!(problem.contains(word), "{entry}: {problem}");

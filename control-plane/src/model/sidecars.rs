@@ -1,0 +1,89 @@
+//! What sidecars take from their peers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::duration::Duration;
+use super::resilience::positive;
+use super::{Listener, Problem};
+
+/// Bounds on the connections of a sidecar, each by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sidecars {
+    /// Open connections of one sidecar, in all, of peers that have proven who they are and of those that have not; 0 = no
+    /// limit. A change spares live connections, and counts from 0.
+    pub connections: u32,
+    /// Time without a byte in either direction, also from the beginning: a peer that is denied and says nothing is closed
+    /// then. Not shorter than that of any listener. A change replaces the listeners of sidecars, which drains their
+    /// connections.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Sidecars {
+    fn default() -> Self {
+        // As many as an edge takes. Edges end idle sessions long before a day; that is for what an edge forgot.
+        Self { connections: 10_000, idle_timeout: Duration::from_secs(24 * 60 * 60) }
+    }
+}
+
+impl Sidecars {
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(super) fn validate(&self, listeners: &[Listener], found: &mut Vec<Problem>) {
+        let at = "sidecars.idle_timeout";
+        positive(at, self.idle_timeout, found);
+        if self.idle_timeout == Self::default().idle_timeout {
+            return;
+        }
+        for (i, listener) in listeners.iter().enumerate() {
+            let edge = listener.limits.idle_timeout;
+            if self.idle_timeout < edge {
+                let why = format!(
+                    "is shorter than listeners[{i}].limits.idle_timeout, {edge}: sidecars would end sessions that edges keep"
+                );
+                found.push(Problem::at(at, why));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{Policy, diff, parse};
+
+    fn policy(edge: &str, sidecars: &str) -> Result<Policy, String> {
+        let text = format!(
+            "listeners: [{{name: a, bind: 127.0.0.1:1, limits: {{idle_timeout: {edge}}}}}]\nsidecars: {sidecars}"
+        );
+        parse(&text).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn they_end_no_session_that_edges_keep() {
+        for (edge, sidecars) in
+            [("30m", "{idle_timeout: 30m}"), ("0", "{idle_timeout: 1s}"), ("48h", "{connections: 5}")]
+        {
+            policy(edge, sidecars).unwrap();
+        }
+        let why = policy("30m", "{idle_timeout: 10m}").unwrap_err();
+        assert!(
+            why.contains("sidecars.idle_timeout: is shorter than listeners[0].limits.idle_timeout, 30m"),
+            "{why}"
+        );
+        assert!(policy("0", "{idle_timeout: 0}").unwrap_err().contains("must be more than 0"));
+    }
+
+    #[test]
+    fn what_is_not_said_is_not_written_and_a_change_is_announced() {
+        let [none, fewer, shorter] =
+            ["{}", "{connections: 5}", "{idle_timeout: 1h}"].map(|sidecars| policy("30m", sidecars).unwrap());
+        assert!(!serde_json::to_string(&none).unwrap().contains("sidecars"));
+        assert_eq!(diff(&none, &fewer), ["~ sidecars: connections"]);
+        let drains =
+            "~ sidecars: idle_timeout (replaces the listeners of sidecars: their live connections drain)";
+        assert_eq!(diff(&none, &shorter), [drains]);
+    }
+}
