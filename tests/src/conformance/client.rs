@@ -256,7 +256,8 @@ impl<'s> Client<'s> {
                 let before = self.kinds.get(&Kind::Extension).filter(|of| !of.refused.is_empty()).cloned();
                 let mut response = self.take_in(response);
                 let attempts = other_attempts(before, &response, self.channel.variant);
-                let Some(why) = attempts.values().next().filter(|_| attempts.len() == response.resources.len())
+                let Some(why) =
+                    attempts.values().next().filter(|_| attempts.len() == response.resources.len())
                 else {
                     // What comes beside an attempt is what the script is about.
                     response.resources.retain(|name, _| !attempts.contains_key(name));

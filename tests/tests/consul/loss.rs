@@ -181,7 +181,7 @@ async fn rights_that_go_take_nothing_away() {
     resolver("other");
     for part in ["catalog aws", "intentions", "service-resolver"] {
         let up = format!("realmgate_consul_up{{part=\"{part}\"}}");
-        wait_until("each says so", SOON, || following.shown(&up) == Some(0.0));
+        wait_until(&format!("{part} says so"), SOON, || following.shown(&up) == Some(0.0));
     }
     assert!(following.metric("realmgate_consul_request_errors_total{reason=\"denied\"}") > 2.5);
     let now = following.source.catalog().borrow().clone();
