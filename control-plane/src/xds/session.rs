@@ -111,8 +111,8 @@ impl Session {
         if let End::Fault(fault) = end {
             self.shared.note(fault, self.from.address);
         }
-        if let End::Fault(Fault::Revoked(_)) = end {
-            self.from.revoked();
+        if let End::Fault(Fault::Credential(_) | Fault::Revoked(_)) = end {
+            self.from.let_go();
         }
     }
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use realmgate_tests::consul::Config;
 use realmgate_tests::stage::port;
-use realmgate_tests::{ControlPlane, Envoy, Stage, TestNet, wait_until};
+use realmgate_tests::{Consul, ControlPlane, Envoy, Stage, TestNet, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -334,6 +335,53 @@ fn a_sidecar_gets_the_keys_of_its_service_and_only_while_its_token_is_good() {
     wait_until("there are newer keys", LIMIT, || issued() >= before + 6);
     assert_eq!(serials(), last, "a key reached a proxy whose token is gone");
     assert_eq!(stream_of(&control_plane, "proxy-1"), None);
+}
+
+#[test]
+fn consuls_certificates_are_their_services_and_the_same_names_of_another_trust_domain_are_not() {
+    let net = TestNet::alone();
+    let consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
+    let foreign = Authority::new("foreign");
+    let (cert, key) = foreign.issue(net.dir(), "server", SanType::IpAddress(net.ip()));
+    let ca = foreign.write(net.dir(), "ca.pem");
+    let roots = consul.get("/v1/connect/ca/roots");
+    let root = roots["Roots"][0]["RootCert"].as_str().unwrap();
+    // It covers both: the trust domain tells them apart.
+    let clients = net.dir().join("clients.pem");
+    fs::write(&clients, foreign.0.pem() + root).unwrap();
+    let control_plane = Stage::control_plane(
+        &net,
+        &json!({
+            "xds": {"tls": {"cert_file": cert, "key_file": key, "client_ca_file": clients}},
+            "consul": {"address": consul.url()},
+            "mesh": {"ca": "consul"},
+        }),
+    )
+    .unwrap();
+    let leaf = |service: &str, name: &str| {
+        let leaf = consul.get(&format!("/v1/agent/connect/ca/leaf/{service}"));
+        let paths = (net.dir().join(format!("{name}.pem")), net.dir().join(format!("{name}.key")));
+        fs::write(&paths.0, leaf["CertPEM"].as_str().unwrap()).unwrap();
+        fs::write(&paths.1, leaf["PrivateKeyPEM"].as_str().unwrap()).unwrap();
+        paths
+    };
+    let proxy = |role: &str, number: u16, (cert, key): &(PathBuf, PathBuf), more: &[&str]| {
+        let (name, admin) = (format!("proxy-{number}"), net.at(port::ADMIN + number));
+        let own = ["--tls-ca", text(&ca), "--tls-cert", text(cert), "--tls-key", text(key)];
+        let bootstrap = control_plane.bootstrap(role, &name, admin, &[&own[..], more].concat()).unwrap();
+        Envoy::with(net.dir(), bootstrap, admin).name(&name).spawn().unwrap()
+    };
+    let ports = ["--inbound", "127.0.0.1:20500", "--app", "127.0.0.1:7777"];
+    let _edge = proxy("edge", 1, &leaf("realmgate-edge", "edge"), &["--datacenter", "aws"]);
+    let _shop =
+        proxy("sidecar", 2, &leaf("my%20shop", "shop"), &[&["--service", "my shop"], &ports[..]].concat());
+    let _foreign = proxy("edge", 3, &foreign.issue_to(net.dir(), "evil", "realmgate-edge"), &[]);
+    for name in ["proxy-1", "proxy-2"] {
+        wait_until(&format!("{name} is connected"), LIMIT, || stream_of(&control_plane, name).is_some());
+    }
+    let domain = consul.trust_domain();
+    wait_logged(&net, "proxy-3", &format!("svc/realmgate-edge is of another trust domain than {domain}"));
+    assert_eq!(stream_of(&control_plane, "proxy-3"), None);
 }
 
 #[test]

@@ -89,8 +89,8 @@ impl StatusSession {
             if let End::Fault(fault) = &end {
                 self.shared.note(fault, self.from.address);
             }
-            if let End::Fault(Fault::Revoked(_)) = &end {
-                self.from.revoked();
+            if let End::Fault(Fault::Credential(_) | Fault::Revoked(_)) = &end {
+                self.from.let_go();
             }
             return Some(end.trailers());
         }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
+use super::identity::ENCODED;
 use crate::telemetry::visible::is_visible;
 use crate::xds::{Role, Scope};
 
@@ -69,40 +70,38 @@ impl Binding {
     /// another. In values `%20` is a space, as in SPIFFE ids.
     pub(super) fn parse(words: &str, given: Option<&Proxy>) -> Result<Self, BadBinding> {
         const KEYS: [&str; 4] = ["role", "service", "datacenter", "cell"];
-        let mut values: [Option<String>; 4] = [const { None }; 4];
+        let mut values: [Option<Name>; 4] = [const { None }; 4];
         for word in words.split_whitespace() {
             let (key, value) = word.split_once('=').ok_or(BadBinding::Words)?;
             let mut places = KEYS.iter().zip(&mut values);
             let (_, place) = places.find(|(name, _)| **name == key).ok_or(BadBinding::Words)?;
-            let value = percent_decode_str(value).decode_utf8().map_err(|_| BadBinding::Words)?;
-            if value.is_empty() || !value.chars().all(is_visible) || place.replace(value.into()).is_some() {
+            let name = percent_decode_str(value).decode_utf8().map_err(|_| BadBinding::Words)?;
+            let name = if value == "*" { Name::Any } else { Name::Is(name.into_owned()) };
+            if value.is_empty() || !name.is_visible() || place.replace(name).is_some() {
                 return Err(BadBinding::Words);
             }
         }
         let [role, service, datacenter, cell] = values;
-        let role = match role.as_deref() {
-            Some("operator") => {
-                let alone = [service, datacenter, cell].iter().all(Option::is_none);
-                return if alone { Ok(Self::Operator) } else { Err(BadBinding::Operator) };
-            }
-            Some("edge") => Some(Role::Edge),
-            Some("sidecar") => Some(Role::Sidecar),
-            Some("*") => None,
-            Some(_) => return Err(BadBinding::Role),
-            None => given.ok_or(BadBinding::NoRole)?.role,
-        };
-        let name = |value: Option<String>, given: Option<&Name>| match value.as_deref() {
-            Some("*") => Some(Name::Any),
-            Some(value) => Some(Name::Is(value.to_owned())),
-            None => given.cloned(),
+        let role = match role {
+            Some(Name::Any) => None,
+            Some(Name::Is(role)) => match role.as_str() {
+                "operator" => {
+                    let alone = [service, datacenter, cell].iter().all(Option::is_none);
+                    return if alone { Ok(Self::Operator) } else { Err(BadBinding::Operator) };
+                }
+                "edge" => Some(Role::Edge),
+                "sidecar" => Some(Role::Sidecar),
+                _ => return Err(BadBinding::Role),
+            },
+            Some(Name::Edge) | None => given.ok_or(BadBinding::NoRole)?.role,
         };
         let edge = (role == Some(Role::Edge)).then_some(&Name::Edge);
         let none = Name::Is(String::new());
         Ok(Self::Proxy(Proxy {
             role,
-            service: name(service, given.map(|g| &g.service).or(edge)).ok_or(BadBinding::NoService)?,
-            datacenter: name(datacenter, given.map(|g| &g.datacenter)).unwrap_or_else(|| none.clone()),
-            cell: name(cell, None).unwrap_or(none),
+            service: service.or(given.map(|g| &g.service).or(edge).cloned()).ok_or(BadBinding::NoService)?,
+            datacenter: datacenter.unwrap_or_else(|| given.map_or(&none, |g| &g.datacenter).clone()),
+            cell: cell.unwrap_or(none),
         }))
     }
 
@@ -144,6 +143,10 @@ impl Binding {
 }
 
 impl Name {
+    fn is_visible(&self) -> bool {
+        !matches!(self, Self::Is(name) if !name.chars().all(is_visible))
+    }
+
     fn allows(&self, claimed: &str, defaults: Defaults<'_>) -> bool {
         match self {
             Self::Any => true,
@@ -163,7 +166,9 @@ impl fmt::Display for Binding {
         {
             match name {
                 Name::Any => write!(f, " {key}=*")?,
-                Name::Is(name) if !name.is_empty() => write!(f, " {key}={name}")?,
+                Name::Is(name) if !name.is_empty() => {
+                    write!(f, " {key}={}", utf8_percent_encode(name, ENCODED))?;
+                }
                 Name::Is(_) | Name::Edge => {}
             }
         }
@@ -173,6 +178,8 @@ impl fmt::Display for Binding {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const DEFAULTS: Defaults<'_> = Defaults { edge_service: "realmgate-edge", datacenter: Some("aws") };
@@ -248,6 +255,30 @@ mod tests {
         assert_eq!(with("role=operator"), "role=operator");
     }
 
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(
+            role in prop::sample::select(vec![None, Some(Role::Edge), Some(Role::Sidecar)]),
+            service in "[^\\p{C}]{1,6}",
+            datacenter in "[^\\p{C}]{0,6}",
+            any_cell: bool,
+        ) {
+            let cell = if any_cell { Name::Any } else { Name::Is(String::new()) };
+            let proxy = Proxy { role, service: Name::Is(service), datacenter: Name::Is(datacenter), cell };
+            let binding = Binding::Proxy(proxy);
+            prop_assert_eq!(Binding::parse(&binding.to_string(), None), Ok(binding));
+        }
+
+        #[test]
+        fn whatever_is_written_is_read_or_refused(
+            words in "((role|service|datacenter|cell|x)=(edge|\\*|%2A|\\PC{0,4}) ?){0,5}",
+        ) {
+            if let Ok(binding) = Binding::parse(&words, None) {
+                prop_assert_eq!(Binding::parse(&binding.to_string(), None), Ok(binding));
+            }
+        }
+    }
+
     #[test]
     fn words_that_say_something_else_are_refused() {
         for (words, error) in [
@@ -260,6 +291,7 @@ mod tests {
             ("role=edge role=sidecar", BadBinding::Words),
             ("role=edge realm=1", BadBinding::Words),
             ("role=edge cell=", BadBinding::Words),
+            ("role=%2A service=%2A", BadBinding::Role),
             ("role=edge cell=%0a", BadBinding::Words),
             ("role=edge cell=%ff", BadBinding::Words),
             ("edge", BadBinding::Words),

@@ -262,7 +262,13 @@ where
                 // Services of tonic are always ready.
                 Either::Right(self.inner.clone().call(request))
             }
-            Err(refusal) => Either::Left(ready(Ok(self.refuse(&refusal)))),
+            Err(refusal) => {
+                // Another certificate takes another connection; what is not known yet takes none.
+                if self.certificate.is_some() && refusal != Refusal::NoTrustDomain {
+                    self.cut.go();
+                }
+                Either::Left(ready(Ok(self.refuse(&refusal))))
+            }
         }
     }
 }

@@ -16,13 +16,13 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
 /// What let a stream in, and what the stream claims. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Credential {
-    held: Arc<Held>,
+    warrant: Arc<Warrant>,
     changes: watch::Receiver<()>,
 }
 
 /// What is asked.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Warrant {
     access: Arc<Access>,
     proof: Proof,
     /// Whether its owner is on this machine.
@@ -42,44 +42,48 @@ enum Claim {
 impl Credential {
     pub(super) fn new(access: Arc<Access>, proof: Proof, nearby: bool) -> Self {
         let changes = access.changes.subscribe();
-        Self { held: Arc::new(Held { access, proof, nearby, claim: OnceLock::new() }), changes }
+        Self { warrant: Arc::new(Warrant { access, proof, nearby, claim: OnceLock::new() }), changes }
     }
 
-    pub(super) const fn held(&self) -> &Arc<Held> {
-        &self.held
+    pub(super) const fn warrant(&self) -> &Arc<Warrant> {
+        &self.warrant
     }
 
     /// Claims to be this, if its owner may.
     pub(crate) fn claim(&self, scope: Arc<Scope>) -> Result<(), Refusal> {
         // A stream claims once, with its first request.
-        let _ = self.held.claim.set(Claim::Proxy(scope));
+        let _ = self.warrant.claim.set(Claim::Proxy(scope));
         self.check()
     }
 
     /// Claims to ask how all proxies are, if its owner may.
     pub(crate) fn ask(&self) -> Result<(), Refusal> {
-        let _ = self.held.claim.set(Claim::Status);
+        let _ = self.warrant.claim.set(Claim::Status);
         self.check()
     }
 
     /// Whether it came with the connection: a new one takes a new connection.
     pub(crate) fn is_of_connection(&self) -> bool {
-        self.held.proof.is_of_connection()
+        self.warrant.proof.is_of_connection()
     }
 
     /// Whether it holds.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
-        self.held.check()
+        self.warrant.check()
     }
 
     /// Completes when it holds no more. May be dropped and called again.
     pub(crate) async fn lost(&mut self) -> Refusal {
+        if let Proof::Nothing = self.warrant.proof {
+            // Nobody has anything to lose.
+            return std::future::pending().await;
+        }
         loop {
             self.changes.borrow_and_update();
-            if let Err(refusal) = self.held.check() {
+            if let Err(refusal) = self.warrant.check() {
                 return refusal;
             }
-            let Some(end) = self.held.proof.end() else {
+            let Some(end) = self.warrant.proof.end() else {
                 // The sender is in what we hold.
                 let _ = self.changes.changed().await;
                 continue;
@@ -92,7 +96,7 @@ impl Credential {
     }
 }
 
-impl Held {
+impl Warrant {
     pub(super) fn check(&self) -> Result<(), Refusal> {
         let (access, proof, now) = (&self.access, &self.proof, SystemTime::now());
         match self.claim.get() {

@@ -89,8 +89,8 @@ pub(crate) fn is_trust_domain(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(plain)
 }
 
-/// What Consul writes as `%20` and the like in a path; all else stays as it is.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+/// What Consul writes as `%20` and the like in a name; all else stays as it is.
+pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
@@ -98,16 +98,17 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'$')
     .remove(b'&')
     .remove(b'+')
-    .remove(b',')
     .remove(b':')
     .remove(b';')
     .remove(b'=')
     .remove(b'@');
 
-/// The name that is written so, if it is written as Consul would.
+/// The name that is written so, if it is written as Consul would. Consul makes no certificate for a name with a slash, and Envoy
+/// puts commas between ids.
 fn decode(segment: &str) -> Option<String> {
     let name = percent_decode_str(segment).decode_utf8().ok()?;
-    let is_name = !name.is_empty() && name != "*" && name.chars().all(is_visible) && !name.contains('/');
+    let is_name =
+        !name.is_empty() && name != "*" && name.chars().all(is_visible) && !name.contains(['/', ',']);
     let again = utf8_percent_encode(&name, ENCODED);
     (is_name && again.flat_map(str::bytes).eq(segment.bytes())).then(|| name.into_owned())
 }
@@ -181,6 +182,8 @@ mod tests {
             "chat?x",
             "chat#x",
             "ch%61t",
+            "a,b",
+            "a%2Cb",
             "my%2Fshop",
             "%2f",
             "my shop",
@@ -203,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_name_has_one_id(service in "[^*/\\p{C}\\p{Z}]{1,8}", other in "\\PC{1,12}") {
+        fn one_name_has_one_id(service in "[^*,/\\p{C}\\p{Z}]{1,8}", other in "\\PC{1,12}") {
             let id = |segment: &str| format!("spiffe://d/ns/default/dc/aws/svc/{segment}");
             let segment = utf8_percent_encode(&service, ENCODED).to_string();
             let read = SpiffeId::parse(&id(&segment)).map(|id| id.service);

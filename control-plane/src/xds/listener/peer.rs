@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
-use super::credential::{Credential, Held};
+use super::credential::{Credential, Warrant};
 use super::drain::Turn;
 
 /// The other end of a connection.
@@ -23,11 +23,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Takes the end of a stream whose credential is gone. A certificate is its connection's: on this one the proxy could
-    /// never show another.
-    pub(crate) fn revoked(&self) {
+    /// Lets a connection go whose stream was not let in, or not any more. A certificate is its connection's: on this one the proxy
+    /// could never show another.
+    pub(crate) fn let_go(&self) {
         if self.credential.is_of_connection() {
-            self.cut.0.go.notify_one();
+            self.cut.go();
         }
     }
 }
@@ -42,7 +42,7 @@ struct Link {
     go: Notify,
     admitted: AtomicBool,
     /// The credentials of its streams, for as long as these last.
-    held: Mutex<Vec<Weak<Held>>>,
+    warrants: Mutex<Vec<Weak<Warrant>>>,
 }
 
 impl Cut {
@@ -56,6 +56,11 @@ impl Cut {
         self.0.cut.notified().await;
     }
 
+    /// Has no further stream opened on the connection.
+    pub(super) fn go(&self) {
+        self.0.go.notify_one();
+    }
+
     /// Completes once no further stream is to be opened on it.
     pub(super) async fn told_to_go(&self) {
         self.0.go.notified().await;
@@ -65,9 +70,9 @@ impl Cut {
     pub(super) fn admit(&self, credential: &Credential) {
         self.0.admitted.store(true, Ordering::Relaxed);
         // No code panics with the lock held.
-        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|held| held.strong_count() > 0);
-        held.push(Arc::downgrade(credential.held()));
+        let mut warrants = self.0.warrants.lock().unwrap_or_else(PoisonError::into_inner);
+        warrants.retain(|warrant| warrant.strong_count() > 0);
+        warrants.push(Arc::downgrade(credential.warrant()));
     }
 
     /// Whether any request was let in.
@@ -77,7 +82,7 @@ impl Cut {
 
     /// Whether a stream is there whose credential holds no more.
     pub(super) fn is_overstayed(&self) -> bool {
-        let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.iter().filter_map(Weak::upgrade).any(|held| held.check().is_err())
+        let warrants = self.0.warrants.lock().unwrap_or_else(PoisonError::into_inner);
+        warrants.iter().filter_map(Weak::upgrade).any(|warrant| warrant.check().is_err())
     }
 }
