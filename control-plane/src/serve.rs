@@ -30,7 +30,7 @@ use crate::source::filter_module::{self, FilterModuleConfig, FilterModuleSource,
 use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
 use crate::source::policy::{ApplyError, PolicySource};
 use crate::source::policy_store::StoreError;
-use crate::xds::{self, AdsServer, Listener, ListenerConfig, ListenerError, Registry, TlsFiles};
+use crate::xds::{self, AdsServer, Listener, ListenerConfig, ListenerError, MeshDomain, Registry, TlsFiles};
 
 /// Why the server cannot start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ impl ServeError {
             self,
             Self::Apply { source: ApplyError::Invalid(_), .. }
                 | Self::PolicyFile { .. }
-                | Self::Listener(ListenerError::Tls(_) | ListenerError::Tokens(_))
+                | Self::Listener(ListenerError::Tls(_) | ListenerError::Rules(_) | ListenerError::Tokens(_))
         )
     }
 }
@@ -127,6 +127,11 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         MeshCa::None => None,
         MeshCa::Embedded => Some(start_ca(&settings, &policy, &metrics, &mut tasks)?),
         MeshCa::Consul => consul_status.as_ref().map(|consul| consul.identities.clone()),
+    };
+
+    let listener = match &identities {
+        Some(identities) => listener.in_mesh(follow_mesh(identities.clone(), &mut tasks)),
+        None => listener,
     };
 
     let (publish, mesh) = watch::channel(None);
@@ -262,6 +267,24 @@ fn start_ca(
     Ok(identities)
 }
 
+/// The mesh that proxies are in, by what its authority says.
+fn follow_mesh(
+    mut identities: watch::Receiver<Arc<Identities>>,
+    tasks: &mut JoinSet<()>,
+) -> watch::Receiver<Option<Arc<MeshDomain>>> {
+    let domain = |identities: &Identities| {
+        let (trust_domain, datacenter) = (identities.trust_domain.clone(), identities.datacenter.clone());
+        identities.is_known().then(|| Arc::new(MeshDomain { trust_domain, datacenter }))
+    };
+    let (mesh, follower) = watch::channel(domain(&identities.borrow_and_update()));
+    tasks.spawn(async move {
+        while identities.changed().await.is_ok() {
+            mesh.send_replace(domain(&identities.borrow_and_update()));
+        }
+    });
+    follower
+}
+
 fn listener_config(settings: &Settings) -> ListenerConfig {
     let xds = &settings.xds;
     let tls = xds.tls.cert_file.clone().zip(xds.tls.key_file.clone());
@@ -269,6 +292,8 @@ fn listener_config(settings: &Settings) -> ListenerConfig {
         max_connections: xds.max_connections,
         drain: xds.drain.get(),
         tls: tls.map(|(cert, key)| TlsFiles { cert, key, client_ca: xds.tls.client_ca_file.clone() }),
+        rules_file: xds.tls.rules_file.clone(),
+        trust_domains: xds.tls.trust_domains().map(str::to_owned).collect(),
         token_file: xds.token_file.clone(),
         edge_service: settings.edge.service.clone(),
         ..ListenerConfig::default()

@@ -75,3 +75,32 @@ fn completions_and_manual_cover_every_command() {
         assert_ends(&realmgate(arguments), 0, expected);
     }
 }
+
+#[test]
+fn a_token_is_made_for_a_proxy_and_never_printed() {
+    let directory = TempDir::new().unwrap();
+    let new =
+        |more: &[&str]| realmgate_in(&directory, &[], &[&["token", "new", "--out", "token"], more].concat());
+    let made = new(&["--role", "sidecar", "--service", "my shop", "--cell", "*"]);
+    assert_ends(&made, 0, " role=sidecar service=my%20shop cell=*\n");
+    let token = fs::read_to_string(directory.path().join("token")).unwrap();
+    assert!(token.len() == 43 && !token.contains(char::is_whitespace), "{token}");
+    assert!(made.stdout.starts_with("sha256:") && !made.stdout.contains(&token), "{made:?}");
+    // One that is there is somebody's.
+    assert_ends(&new(&["--role", "edge"]), 1, "cannot write token: ");
+    assert_eq!(fs::read_to_string(directory.path().join("token")).unwrap(), token);
+    assert_ends(&new(&["--role", "sidecar"]), 2, "`service=` is missing");
+    assert_ends(&new(&["--role", "gateway"]), 2, "role= is one of: edge, sidecar, operator, *");
+
+    // The listener takes the line, and refuses one that does not say whose token it is.
+    let serve = |line: &str| {
+        fs::write(directory.path().join("tokens"), line).unwrap();
+        // An address that nobody has: it does not start in the end.
+        let arguments = ["--xds-listen", "192.0.2.1:1", "--xds-insecure", "--xds-token-file", "tokens"];
+        realmgate_in(&directory, &[], &[&["serve"], &arguments[..]].concat())
+    };
+    assert_ends(&serve(&token), 64, "xds.token_file: line 1: nothing says whose token it is");
+    assert_ends(&serve(&made.stdout), 1, "cannot listen on 192.0.2.1:1 (xds.listen)");
+    let fleet = format!("{token} role=* service=*");
+    assert_ends(&serve(&fleet), 1, "xds.token_file has a token that is good for every service");
+}

@@ -12,6 +12,7 @@ mod output;
 mod policy;
 mod proxies;
 mod serve;
+mod token;
 
 use clap::{Parser, Subcommand};
 
@@ -35,6 +36,9 @@ enum Command {
     /// Read, check and change the policy.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Make the tokens by which proxies come in.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Say where a player's first message would go, and why.
     Explain(explain::Arguments),
     /// List the connected proxies: in sync, pending or rejecting.
@@ -57,6 +61,7 @@ impl Cli {
             Command::Serve(arguments) => serve::run(arguments),
             Command::EnvoyBootstrap(arguments) => bootstrap::run(&arguments),
             Command::Policy(command) => policy::run(&command),
+            Command::Token(command) => token::run(&command),
             Command::Explain(arguments) => explain::run(&arguments),
             Command::Proxies(arguments) => proxies::run(&arguments),
             Command::Drain(arguments) => drain::run(&arguments),

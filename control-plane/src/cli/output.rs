@@ -8,6 +8,7 @@ use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use super::Failure;
+use crate::telemetry::visible::escaped;
 
 /// The form of a command's result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -32,6 +33,15 @@ impl Output {
         self.print_painted(document, table, str::to_owned)
     }
 
+    /// Prints a document, for people one text of it as it is.
+    pub(super) fn print_text(self, document: &Value, pointer: &str) -> Result<(), Failure> {
+        if self.is_table() {
+            print(&printable(text(document, pointer)))
+        } else {
+            self.print(document, |_| String::new())
+        }
+    }
+
     /// The same; `paint` puts colours into a table that goes to a terminal, when all that could steer it is out.
     pub(super) fn print_painted(
         self,
@@ -41,7 +51,7 @@ impl Output {
     ) -> Result<(), Failure> {
         match self {
             Self::Table => {
-                let text = printable(&table(document));
+                let text = table(&visible(document));
                 // https://no-color.org
                 let plain = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
                 if plain || !io::stdout().is_terminal() { print(&text) } else { print(&paint(&text)) }
@@ -70,7 +80,19 @@ pub(super) fn remark(text: &str) {
     let _ = writeln!(io::stderr(), "{}", printable(text));
 }
 
-/// Names and messages come from proxies: what would steer the terminal is made visible.
+/// The document with its texts on one line each: names and messages come from proxies, and must not look like rows of their own.
+fn visible(document: &Value) -> Value {
+    match document {
+        Value::String(text) => Value::String(escaped(text).into_owned()),
+        Value::Array(list) => list.iter().map(visible).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(key, value)| (escaped(key).into_owned(), visible(value))).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => document.clone(),
+    }
+}
+
+/// Text of several lines, in which what would steer the terminal is made visible.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
@@ -129,6 +151,15 @@ mod tests {
         }
         assert_eq!(ago(None), "-");
         assert_eq!(ago(Some(Duration::MAX)), "0s ago");
+    }
+
+    #[test]
+    fn what_others_say_is_one_line_of_a_table() {
+        let document =
+            serde_json::json!({"id": "a\nb  edge\u{1b}[2J", "list": [{"k\n": "\u{2028}"}, 1, null]});
+        let shown =
+            serde_json::json!({"id": "a\\nb  edge\\u{1b}[2J", "list": [{"k\\n": "\\u{2028}"}, 1, null]});
+        assert_eq!(visible(&document), shown);
     }
 
     #[test]

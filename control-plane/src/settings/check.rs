@@ -9,6 +9,8 @@ use tracing_subscriber::filter::LevelFilter;
 use super::{Consul, Delivery, MeshCa, PolicyStore, Settings, Xds};
 use crate::model::Duration;
 use crate::source::filter_module;
+use crate::telemetry::visible::escaped;
+use crate::xds::is_trust_domain;
 
 /// Something wrong with a setting.
 pub(super) struct Finding {
@@ -84,10 +86,15 @@ fn check_xds(xds: &Xds, refuse: &mut impl FnMut(&'static str, String)) {
         ("xds.tls.cert_file", &tls.cert_file, "xds.tls.key_file", &tls.key_file),
         ("xds.tls.key_file", &tls.key_file, "xds.tls.cert_file", &tls.cert_file),
         ("xds.tls.client_ca_file", &tls.client_ca_file, "xds.tls.cert_file", &tls.cert_file),
+        ("xds.tls.rules_file", &tls.rules_file, "xds.tls.client_ca_file", &tls.client_ca_file),
     ] {
         if file.is_some() && needed.is_none() {
             refuse(path, format!("it needs `{needs}` beside it"));
         }
+    }
+    if let Some(name) = tls.trust_domains().find(|name| !is_trust_domain(name)) {
+        let form = "lower-case letters, digits, `.`, `-` and `_`, such as prod.example.com";
+        refuse("xds.tls.trust_domains", format!("`{}` is no trust domain: {form}", escaped(name)));
     }
     if xds.max_connections == 0 {
         refuse("xds.max_connections", "it must be more than 0, such as 20000".to_owned());
@@ -119,6 +126,12 @@ fn check_mesh(settings: &Settings, refuse: &mut impl FnMut(&'static str, String)
     if mesh.root_lifetime.get() < mesh.leaf_lifetime.get() * 2 {
         let least = mesh.leaf_lifetime.get().as_secs() * 2;
         refuse("mesh.root_lifetime", format!("it is shorter than twice `mesh.leaf_lifetime`, {least}s"));
+    }
+    let unsaid = xds.tls.trust_domains().next().is_none() && mesh.ca == MeshCa::None;
+    if xds.tls.client_ca_file.is_some() && xds.tls.cert_file.is_some() && unsaid {
+        let why = "it is empty, and `mesh.ca: none` says no trust domain: write which trust domain the certificates of \
+                   proxies are of, since an authority may sign for others, too";
+        refuse("xds.tls.trust_domains", why.to_owned());
     }
     let authenticates = xds.tls.client_ca_file.is_some() || xds.token_file.is_some();
     let safe = xds.listen.ip().is_loopback() || xds.tls.cert_file.is_some() && authenticates;

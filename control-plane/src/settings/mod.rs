@@ -77,12 +77,14 @@ pub struct Xds {
     /// Longest time over which connected proxies are moved on when the process is asked to end: each is told at
     /// a random moment within it, so that they do not all come back at once. 1 ms a proxy is enough, and used.
     pub drain: Duration,
-    /// File of tokens, one a line, of which a proxy has to show one (`realmgate envoy-bootstrap --token-file`);
-    /// empty = none. It is read again when it changes; keep the old token in it until every proxy has the new.
+    /// File of tokens, of which a proxy has to show one (`realmgate envoy-bootstrap --token-file`); empty = none. One a line,
+    /// or its hash, and behind it what it is good for: `sha256:... role=sidecar service=game` (`realmgate token new` makes
+    /// such a line). It is read again when it changes; who shows a token that was taken out is let go within seconds.
     #[serde(with = "text::optional")]
     #[schemars(with = "String")]
     pub token_file: Option<PathBuf>,
-    /// TLS of the listener. The files are PEM and read again when they change; connections that are open go on.
+    /// TLS of the listener. The files are read again when they change; connections that are open go on, except those
+    /// of certificates that are good no more.
     pub tls: Tls,
 }
 
@@ -99,11 +101,19 @@ pub struct Tls {
     #[schemars(with = "String")]
     pub key_file: Option<PathBuf>,
     /// Authorities of client certificates. With it a proxy has to show a certificate (or a token, where
-    /// `xds.token_file` is set) whose SPIFFE id, `spiffe://.../dc/aws/svc/chat`, is what its node claims to be;
-    /// empty = no client certificates.
+    /// `xds.token_file` is set) whose SPIFFE id, `spiffe://<trust domain>/ns/default/dc/aws/svc/chat`, is what its node
+    /// claims to be; empty = no client certificates.
     #[serde(with = "text::optional")]
     #[schemars(with = "String")]
     pub client_ca_file: Option<PathBuf>,
+    /// Trust domains of client certificates, with commas between; empty = that of the mesh (`mesh.ca`) alone. Needed with
+    /// `xds.tls.client_ca_file` where there is no mesh.
+    pub trust_domains: String,
+    /// File that says of client certificates what they are good for beside what their id says, one a line:
+    /// `spiffe://... cell=blue`, or `role=operator`; empty = none.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub rules_file: Option<PathBuf>,
 }
 
 /// The API listener.
@@ -322,6 +332,13 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl Tls {
+    /// The trust domains that are listed.
+    pub fn trust_domains(&self) -> impl Iterator<Item = &str> {
+        self.trust_domains.split(',').map(str::trim).filter(|name| !name.is_empty())
+    }
 }
 
 impl Default for Settings {

@@ -140,9 +140,9 @@ fn a_listener_open_to_all_may_authenticate_instead() {
     const PAIR: &str = "cert_file: c, key_file: k";
     let open = |more: &str| format!("xds: {{listen: '0.0.0.0:19000', {more}}}");
     for good in [
-        format!("tls: {{{PAIR}, client_ca_file: a}}"),
+        format!("tls: {{{PAIR}, client_ca_file: a, trust_domains: d}}"),
         format!("tls: {{{PAIR}}}, token_file: t"),
-        format!("tls: {{{PAIR}, client_ca_file: a}}, token_file: t"),
+        format!("tls: {{{PAIR}, client_ca_file: a, trust_domains: 'd.consul, e'}}, token_file: t"),
         "token_file: t, insecure: true".to_owned(),
         format!("tls: {{{PAIR}}}, insecure: true"),
     ] {
@@ -161,6 +161,12 @@ fn settings_of_the_xds_listener_fit_together() {
         ("xds: {tls: {cert_file: c}}", "xds.tls.cert_file: it needs `xds.tls.key_file`"),
         ("xds: {tls: {key_file: k}}", "xds.tls.key_file: it needs `xds.tls.cert_file`"),
         ("xds: {tls: {client_ca_file: a}}", "xds.tls.client_ca_file: it needs `xds.tls.cert_file`"),
+        (
+            "xds: {tls: {cert_file: c, key_file: k, client_ca_file: a}}",
+            "xds.tls.trust_domains: it is empty, and `mesh.ca: none` says no trust domain",
+        ),
+        ("xds: {tls: {trust_domains: 'a, B'}}", "xds.tls.trust_domains: `B` is no trust domain"),
+        ("xds: {tls: {rules_file: r}}", "xds.tls.rules_file: it needs `xds.tls.client_ca_file`"),
         ("edge: {service: ''}", "edge.service: `` cannot stand in a SPIFFE id"),
         ("mesh: {trust_domain: A/b}", "mesh.trust_domain: `A/b` cannot stand in a SPIFFE id"),
         ("mesh: {leaf_lifetime: 1s}", "mesh.leaf_lifetime: it is shorter than 2s"),
@@ -175,6 +181,9 @@ fn settings_of_the_xds_listener_fit_together() {
         let message = refusal(file);
         assert!(message.contains(expected), "{file}: {message}");
     }
+    let meshed =
+        "{mesh: {ca: embedded}, xds: {tls: {cert_file: c, key_file: k, client_ca_file: a, rules_file: r}}}";
+    assert_eq!(settings(meshed, &[], &[]).map(drop), Ok(()));
     let got = settings("xds: {drain: 10s, max_connections: 50, token_file: t}", &[], &[]).unwrap().xds;
     assert_eq!((got.drain, got.max_connections), (Duration::from_secs(10), 50));
     assert_eq!(got.token_file, Some(PathBuf::from("t")));

@@ -4,3 +4,4 @@ pub mod logs;
 #[cfg(test)]
 mod metrics_doc;
 pub mod seldom;
+pub mod visible;

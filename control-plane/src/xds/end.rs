@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 
 use super::csds::StatusError;
 use super::grpc::MAX_REQUEST_BYTES;
-use super::listener::Mismatch;
+use super::listener::Refusal;
 use super::node::NodeError;
 use super::request::Malformed;
 use super::scope::TooManyScopes;
@@ -51,7 +51,9 @@ pub(super) enum Fault {
     #[error(transparent)]
     Node(#[from] NodeError),
     #[error(transparent)]
-    Identity(#[from] Mismatch),
+    Credential(#[from] Refusal),
+    #[error("not let in any more: {0}")]
+    Revoked(Refusal),
     #[error(transparent)]
     Scopes(#[from] TooManyScopes),
     #[error(transparent)]
@@ -71,7 +73,8 @@ impl Fault {
             Self::CutShort => "cut_short",
             Self::Malformed(_) => "malformed",
             Self::Node(error) => error.label(),
-            Self::Identity(_) => "identity",
+            Self::Credential(refusal) => refusal.label(),
+            Self::Revoked(refusal) => refusal.revoked_label(),
             Self::Scopes(_) => "too_many_scopes",
             Self::Names(error) => error.label(),
             Self::Status(error) => error.label(),
@@ -87,7 +90,8 @@ impl Fault {
             Self::Compressed => Code::Unimplemented,
             Self::CutShort => Code::Internal,
             Self::Malformed(_) | Self::Node(_) | Self::Status(_) => Code::InvalidArgument,
-            Self::Identity(_) => Code::PermissionDenied,
+            Self::Credential(refusal) => refusal.code(),
+            Self::Revoked(_) => Code::Unauthenticated,
         }
     }
 }

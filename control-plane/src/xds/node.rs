@@ -8,6 +8,7 @@ use envoy_types::pb::google::protobuf::Struct;
 use envoy_types::pb::google::protobuf::value::Kind;
 
 use super::{Ports, Role, Scope};
+use crate::telemetry::visible::{escaped, is_visible};
 
 /// Longest node id and longest name in its metadata.
 pub const MAX_NODE_NAME_BYTES: usize = 256;
@@ -26,6 +27,9 @@ pub enum NodeError {
     /// A field is too long.
     #[error("{0} is longer than {MAX_NODE_NAME_BYTES} bytes")]
     TooLong(&'static str),
+    /// A name holds what does not show, or shows as something else.
+    #[error("{0} holds a control character, a line break or another that does not show")]
+    Invisible(&'static str),
     /// Too many listeners are named.
     #[error("node.metadata.realmgate.listeners names more than {MAX_NODE_LISTENERS} listeners")]
     TooManyListeners,
@@ -50,7 +54,9 @@ impl NodeError {
         match self {
             Self::Missing => "node_missing",
             Self::NoId => "node_id",
-            Self::TooLong(_) | Self::TooManyListeners | Self::WrongType(..) => "node_metadata",
+            Self::TooLong(_) | Self::Invisible(_) | Self::TooManyListeners | Self::WrongType(..) => {
+                "node_metadata"
+            }
             Self::UnknownRole(_) => "node_role",
             Self::NoService | Self::NoAddress(_) => "node_sidecar",
         }
@@ -63,7 +69,7 @@ impl Scope {
         if node.id.is_empty() {
             return Err(NodeError::NoId);
         }
-        bounded("node.id", &node.id)?;
+        checked("node.id", &node.id)?;
         let hashes_addresses = hashes_addresses(node);
         let Some(value) = node.metadata.as_ref().and_then(|m| m.fields.get("realmgate")) else {
             return Ok(Self { hashes_addresses, ..Self::default() });
@@ -108,7 +114,7 @@ fn hashes_addresses(node: &Node) -> bool {
     }
 }
 
-/// The proxy's version as `envoy 1.40.0`; empty when it does not say.
+/// The proxy's version as `envoy 1.40.0`, on one line; empty when it does not say.
 pub(crate) fn user_agent(node: &Node) -> String {
     let name: String = node.user_agent_name.chars().take(MAX_NODE_NAME_BYTES).collect();
     let version = match &node.user_agent_version_type {
@@ -122,11 +128,15 @@ pub(crate) fn user_agent(node: &Node) -> String {
             .unwrap_or_default(),
         None => String::new(),
     };
-    format!("{name} {version}").trim().to_owned()
+    escaped(format!("{name} {version}").trim()).into_owned()
 }
 
-fn bounded(place: &'static str, text: &str) -> Result<(), NodeError> {
-    if text.len() > MAX_NODE_NAME_BYTES { Err(NodeError::TooLong(place)) } else { Ok(()) }
+/// Names of a node stand in tables, logs and file names of others: what could forge a line there is no name.
+fn checked(place: &'static str, text: &str) -> Result<(), NodeError> {
+    if text.len() > MAX_NODE_NAME_BYTES {
+        return Err(NodeError::TooLong(place));
+    }
+    if text.chars().all(is_visible) { Ok(()) } else { Err(NodeError::Invisible(place)) }
 }
 
 fn address(fields: &Struct, key: &str, place: &'static str) -> Result<SocketAddr, NodeError> {
@@ -138,7 +148,7 @@ fn text(fields: &Struct, key: &str, place: &'static str) -> Result<String, NodeE
     match fields.fields.get(key).and_then(|value| value.kind.as_ref()) {
         None | Some(Kind::NullValue(_)) => Ok(String::new()),
         Some(Kind::StringValue(text)) => {
-            bounded(place, text)?;
+            checked(place, text)?;
             Ok(text.clone())
         }
         Some(_) => Err(NodeError::WrongType(place, "a string")),
@@ -162,7 +172,7 @@ fn listeners(fields: &Struct) -> Result<Vec<String>, NodeError> {
         let Some(Kind::StringValue(name)) = &value.kind else {
             return Err(NodeError::WrongType(PLACE, WANTED));
         };
-        bounded(PLACE, name)?;
+        checked(PLACE, name)?;
         names.push(name.clone());
     }
     names.sort();
@@ -251,6 +261,23 @@ mod tests {
         ] {
             assert_eq!(scope(fields).unwrap_err().to_string(), error);
         }
+        for (id, metadata) in
+            [("a\nedge-2  edge", ""), ("a", "x\u{1b}[2J"), ("a", "x\u{2028}"), ("a", "\u{202e}x")]
+        {
+            let ours = |key| Value { kind: Some(Kind::StructValue(object(vec![(key, text(metadata))]))) };
+            for key in ["role", "service", "datacenter", "cell"] {
+                let metadata = Some(object(vec![("realmgate", ours(key))]));
+                let refused = Scope::from_node(&Node { id: id.to_owned(), metadata, ..Node::default() });
+                let place =
+                    if id == "a" { format!("node.metadata.realmgate.{key}") } else { "node.id".to_owned() };
+                assert_eq!(
+                    refused.unwrap_err().to_string(),
+                    format!("{place} holds a control character, a line break or another that does not show")
+                );
+            }
+        }
+        let node = Node { user_agent_name: "envoy\n1".to_owned(), ..Node::default() };
+        assert_eq!(user_agent(&node), "envoy\\n1");
         let node = Node { id: long, ..Node::default() };
         assert_eq!(Scope::from_node(&node).unwrap_err().to_string(), "node.id is longer than 256 bytes");
     }

@@ -19,6 +19,17 @@ pub enum Role {
     Sidecar,
 }
 
+impl Role {
+    /// As it is written in a node.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Sidecar => "sidecar",
+        }
+    }
+}
+
 /// Everything of a node that decides its resources; proxies of an equal scope share one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 pub struct Scope {

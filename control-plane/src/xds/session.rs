@@ -73,18 +73,26 @@ impl Session {
     async fn frame(&mut self) -> Option<Frame<Bytes>> {
         self.writing(false);
         while !self.ended {
-            if let Some(piece) = self.outgoing.piece() {
-                self.writing(true);
-                return Some(Frame::data(piece));
-            }
-            match self.advance().await {
-                Ok(responses) => self.outgoing.push(responses),
-                Err(end) => {
-                    self.ended = true;
-                    self.note(&end);
-                    return Some(end.trailers());
+            // Each piece is asked for anew: what is under way, too, is kept from a proxy that may not have it any more.
+            let end = match self.from.credential.check() {
+                Err(refusal) => Fault::Revoked(refusal).into(),
+                Ok(()) => {
+                    if let Some(piece) = self.outgoing.piece() {
+                        self.writing(true);
+                        return Some(Frame::data(piece));
+                    }
+                    match self.advance().await {
+                        Ok(responses) => {
+                            self.outgoing.push(responses);
+                            continue;
+                        }
+                        Err(end) => end,
+                    }
                 }
-            }
+            };
+            self.ended = true;
+            self.note(&end);
+            return Some(end.trailers());
         }
         None
     }
@@ -102,6 +110,9 @@ impl Session {
         }
         if let End::Fault(fault) = end {
             self.shared.note(fault, self.from.address);
+        }
+        if let End::Fault(Fault::Credential(_) | Fault::Revoked(_)) = end {
+            self.from.let_go();
         }
     }
 
@@ -121,6 +132,7 @@ impl Session {
             }
             () = sleep_until(connected.deadline) => Ok(connected.tick(shared)),
             () = self.from.turn.come() => Err(End::Stopping),
+            refusal = self.from.credential.lost() => Err(Fault::Revoked(refusal).into()),
         }
     }
 
@@ -128,11 +140,12 @@ impl Session {
         let first = tokio::select! {
             first = tokio::time::timeout(FIRST_REQUEST, self.requests.next()) => first,
             () = self.from.turn.come() => return Err(End::Stopping),
+            refusal = self.from.credential.lost() => return Err(Fault::Revoked(refusal).into()),
         };
         let first = first.map_err(|_| Fault::Silent)??.ok_or(End::Closed)?;
         let mut request = decode(self.method, &first)?;
         let peer = self.peer(request.node.take()).map_err(Fault::from)?;
-        self.from.may_be(&peer.scope).map_err(Fault::from)?;
+        self.from.credential.claim(Arc::clone(&peer.scope)).map_err(Fault::from)?;
         let mut snapshots = if peer.program.is_unsupported() {
             let (version, (major, minor)) = (peer.program.version(), OLDEST);
             tracing::warn!(

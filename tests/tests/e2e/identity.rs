@@ -3,15 +3,19 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use realmgate_tests::consul::Config;
 use realmgate_tests::stage::port;
-use realmgate_tests::{ControlPlane, Envoy, Stage, Stopwatch, TestNet, wait_until};
+use realmgate_tests::{Consul, ControlPlane, Envoy, Stage, Stopwatch, TestNet, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::cast::LIMIT;
+
+/// Where a sidecar listens.
+const INBOUND: u16 = 20_500;
 
 /// An authority of a test's own.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -34,8 +38,14 @@ impl Authority {
 
     /// Writes a certificate and its key.
     fn issue(&self, dir: &Path, name: &str, san: SanType) -> (PathBuf, PathBuf) {
+        self.issue_for(Duration::from_hours(1), dir, name, san)
+    }
+
+    /// The same, good for so long.
+    fn issue_for(&self, good: Duration, dir: &Path, name: &str, san: SanType) -> (PathBuf, PathBuf) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.subject_alt_names = vec![san];
+        params.not_after = (SystemTime::now() + good).into();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
         let paths = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
@@ -46,16 +56,20 @@ impl Authority {
 
     /// Writes the certificate of a proxy.
     fn issue_to(&self, dir: &Path, name: &str, service: &str) -> (PathBuf, PathBuf) {
-        let id = format!("spiffe://test.consul/ns/default/dc/aws/svc/{service}");
-        self.issue(dir, name, SanType::URI(id.try_into().unwrap()))
+        self.issue(dir, name, id(service))
     }
+}
+
+fn id(service: &str) -> SanType {
+    SanType::URI(format!("spiffe://test.consul/ns/default/dc/aws/svc/{service}").try_into().unwrap())
 }
 
 /// A control plane that shows a certificate of `authority` and wants one of it.
 fn with_mutual_tls(net: &TestNet, authority: &Authority) -> ControlPlane {
     let (cert, key) = authority.issue(net.dir(), "server", SanType::IpAddress(net.ip()));
     let ca = authority.write(net.dir(), "clients.pem");
-    let tls = json!({"cert_file": cert, "key_file": key, "client_ca_file": ca});
+    let tls =
+        json!({"cert_file": cert, "key_file": key, "client_ca_file": ca, "trust_domains": "test.consul"});
     Stage::control_plane(net, &json!({"xds": {"tls": tls}})).unwrap()
 }
 
@@ -146,7 +160,7 @@ fn certificates_that_are_missing_foreign_or_of_another_service_are_refused() {
     let _foreign = edge(&net, &control_plane, 2, &more).spawn().unwrap();
     let (cert, key) = authority.issue_to(net.dir(), "shop", "shop");
     let more =
-        ["--tls-ca", text(&ca), "--tls-cert", text(&cert), "--tls-key", text(&key), "--service", "chat"];
+        ["--tls-ca", text(&ca), "--tls-cert", text(&cert), "--tls-key", text(&key), "--service", "shop"];
     let _other = edge(&net, &control_plane, 3, &more).spawn().unwrap();
 
     wait_logged(&net, "edge-1", "closed: 16, a client certificate is required");
@@ -155,11 +169,11 @@ fn certificates_that_are_missing_foreign_or_of_another_service_are_refused() {
     wait_logged(
         &net,
         "edge-3",
-        "closed: 7, node.metadata.realmgate.service is `chat`, which takes a certificate for svc/chat, but the \
-         proxy's is spiffe://test.consul/ns/default/dc/aws/svc/shop",
+        "closed: 7, node.metadata.realmgate.role is `edge`, and its certificate, \
+         spiffe://test.consul/ns/default/dc/aws/svc/shop, is good for `role=sidecar service=shop datacenter=aws` only",
     );
     wait_counted(&control_plane, r#"realmgate_xds_streams_refused_total{reason="identity"}"#);
-    wait_logged(&net, "realmgate", "stream ended: node.metadata.realmgate.service is `chat`");
+    wait_logged(&net, "realmgate", "stream ended: node.metadata.realmgate.role is `edge`");
     assert!(control_plane.get("/metrics").1.contains("realmgate_xds_connected_proxies 0"));
     let log = fs::read_to_string(net.dir().join("realmgate.log")).unwrap();
     assert!(!log.contains("PRIVATE KEY"), "{log}");
@@ -170,7 +184,7 @@ fn tokens_let_in(version: Option<&str>) {
     const NEW: &str = "the-new-token-0123456789";
     let net = TestNet::new();
     let accepted = net.dir().join("accepted");
-    fs::write(&accepted, format!("{OLD}\n")).unwrap();
+    fs::write(&accepted, format!("{OLD} role=edge\n")).unwrap();
     let control_plane = Stage::control_plane(&net, &json!({"xds": {"token_file": accepted}})).unwrap();
     let (mine, sds) = (net.dir().join("token"), net.dir().join("sds"));
     fs::write(&mine, NEW).unwrap();
@@ -192,11 +206,21 @@ fn tokens_let_in(version: Option<&str>) {
     edge_1.wait_ready().unwrap();
     wait_until("it is connected", LIMIT, || stream_of(&control_plane, "edge-1").is_some());
     // Now the control plane takes the new one, too.
-    fs::write(&accepted, format!("{OLD}\n{NEW}\n")).unwrap();
+    fs::write(&accepted, format!("{OLD} role=edge\n{NEW} role=edge\n")).unwrap();
     wait_counted(&control_plane, r#"realmgate_xds_token_reloads_total{result="ok"}"#);
     fs::write(&mine, NEW).unwrap();
     let _third = edge(&net, &control_plane, 3, &["--token-file", text(&mine)]).start().unwrap();
     wait_until("it is connected", LIMIT, || stream_of(&control_plane, "edge-3").is_some());
+    // The old one is taken out: who came by it is let go, whoever has the new one stays.
+    let third = stream_of(&control_plane, "edge-3");
+    fs::write(&accepted, format!("{NEW} role=edge\n")).unwrap();
+    wait_logged(&net, "edge-1", "closed: 16, not let in any more: the token is none of those");
+    wait_counted(&control_plane, r#"realmgate_xds_streams_refused_total{reason="revoked_token"}"#);
+    assert_eq!(stream_of(&control_plane, "edge-1"), None);
+    fs::write(&replacement, NEW).unwrap();
+    fs::rename(&replacement, &mine).unwrap();
+    wait_until("it is back", LIMIT, || stream_of(&control_plane, "edge-1").is_some());
+    assert_eq!(stream_of(&control_plane, "edge-3"), third);
     for file in ["realmgate.log", "edge-1.yaml", "edge-3.yaml", "sds/control-plane-token.yaml"] {
         let text = fs::read_to_string(net.dir().join(file)).unwrap();
         assert!(!text.contains(OLD) && !text.contains(NEW), "{file} holds a token:\n{text}");
@@ -211,6 +235,153 @@ fn the_newest_envoy_comes_in_by_token() {
 #[test]
 fn the_oldest_envoy_comes_in_by_token() {
     tokens_let_in(Some("1.37"));
+}
+
+#[test]
+fn a_proxy_whose_certificate_ends_comes_back_with_the_next_one() {
+    let net = TestNet::new();
+    let authority = Authority::new("ours");
+    let control_plane = with_mutual_tls(&net, &authority);
+    let ca = authority.write(net.dir(), "ca.pem");
+    let life = Duration::from_secs(15);
+    let begin = Instant::now();
+    let (cert, key) = authority.issue_for(life, net.dir(), "edge", id("realmgate-edge"));
+    let sds = net.dir().join("sds");
+    let more =
+        ["--tls-ca", text(&ca), "--tls-cert", text(&cert), "--tls-key", text(&key), "--sds-dir", text(&sds)];
+    let edge = edge(&net, &control_plane, 1, &more).start().unwrap();
+    let stream = stream_of(&control_plane, "edge-1").expect("it is connected");
+    // Envoy has the next one long before, and shows it on no connection that is open.
+    let next = net.dir().join("next");
+    fs::create_dir(&next).unwrap();
+    let (next_cert, next_key) = authority.issue_to(&next, "edge", "realmgate-edge");
+    fs::rename(next_key, &key).unwrap();
+    fs::rename(next_cert, &cert).unwrap();
+    wait_until("its stream is another one", life + LIMIT, || {
+        stream_of(&control_plane, "edge-1").is_some_and(|now| now != stream)
+    });
+    assert!(
+        begin.elapsed() > life - Duration::from_secs(1),
+        "its certificate was good: {:?}",
+        begin.elapsed()
+    );
+    wait_logged(&net, "realmgate", "not let in any more: the client certificate has expired");
+    wait_counted(&control_plane, r#"realmgate_xds_streams_refused_total{reason="revoked_expired"}"#);
+    assert_eq!(edge.stat("server.live"), 1);
+}
+
+#[test]
+fn a_sidecar_gets_the_keys_of_its_service_and_only_while_its_token_is_good() {
+    const GAME: &str = "the-token-of-game-0123456789";
+    let net = TestNet::new();
+    let accepted = net.dir().join("accepted");
+    // As `realmgate token new` makes it.
+    let bound =
+        format!("{GAME} role=sidecar service=game\nthe-token-of-shop-0123456789 role=sidecar service=shop\n");
+    fs::write(&accepted, &bound).unwrap();
+    let settings =
+        json!({"xds": {"token_file": accepted}, "mesh": {"ca": "embedded", "leaf_lifetime": "4s"}});
+    let control_plane = Stage::control_plane(&net, &settings).unwrap();
+    let service =
+        |name: &str, port| json!({"name": name, "endpoints": [net.at(port).to_string()], "tls": "mesh"});
+    let policy = json!({
+        "services": [service("game", INBOUND), service("shop", INBOUND + 1)],
+        "default_intention": "allow",
+    });
+    control_plane.put_policy(&policy.to_string());
+    let mine = net.dir().join("token");
+    fs::write(&mine, GAME).unwrap();
+    let bootstrap = |role: &str, number: u16, more: &[&str]| {
+        let admin = net.at(port::ADMIN + number);
+        let more = [&["--token-file", text(&mine)], more].concat();
+        let name = format!("proxy-{number}");
+        let text = control_plane.bootstrap(role, &name, admin, &more).unwrap();
+        Envoy::with(net.dir(), text, admin).name(&name)
+    };
+    let (inbound, app) = (net.at(INBOUND).to_string(), net.at(port::GAME).to_string());
+    let ports = ["--inbound", &inbound, "--app", &app];
+    let sidecar = bootstrap("sidecar", 1, &[&["--service", "game"], &ports[..]].concat()).start().unwrap();
+    // The same token is good for nobody else's key.
+    let _shop = bootstrap("sidecar", 2, &[&["--service", "shop"], &ports[..]].concat()).spawn().unwrap();
+    let _edge = bootstrap("edge", 3, &["--service", "game"]).spawn().unwrap();
+    wait_logged(
+        &net,
+        "proxy-2",
+        "closed: 7, node.metadata.realmgate.service is `shop`, and its token is good for",
+    );
+    wait_logged(
+        &net,
+        "proxy-3",
+        "closed: 7, node.metadata.realmgate.role is `edge`, and its token is good for",
+    );
+
+    let serials = || {
+        let certificates = sidecar.get("/certs");
+        let serials = certificates.lines().filter(|line| line.contains("serial_number"));
+        serials.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let first = serials();
+    wait_until("it has its next key", LIMIT, || serials() != first);
+    fs::write(&accepted, bound.lines().last().unwrap()).unwrap();
+    wait_logged(&net, "proxy-1", "closed: 16, not let in any more: the token is none of those");
+    let last = serials();
+    let issued = || {
+        let metrics = control_plane.get("/metrics").1;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("realmgate_ca_issued_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = issued();
+    // One for each of three services in turn.
+    wait_until("there are newer keys", LIMIT, || issued() >= before + 6);
+    assert_eq!(serials(), last, "a key reached a proxy whose token is gone");
+    assert_eq!(stream_of(&control_plane, "proxy-1"), None);
+}
+
+#[test]
+fn consuls_certificates_are_their_services_and_the_same_names_of_another_trust_domain_are_not() {
+    let net = TestNet::alone();
+    let consul = Consul::start(net.dir(), Config::new("aws")).unwrap();
+    let foreign = Authority::new("foreign");
+    let (cert, key) = foreign.issue(net.dir(), "server", SanType::IpAddress(net.ip()));
+    let ca = foreign.write(net.dir(), "ca.pem");
+    let roots = consul.get("/v1/connect/ca/roots");
+    let root = roots["Roots"][0]["RootCert"].as_str().unwrap();
+    // It covers both: the trust domain tells them apart.
+    let clients = net.dir().join("clients.pem");
+    fs::write(&clients, foreign.0.pem() + root).unwrap();
+    let control_plane = Stage::control_plane(
+        &net,
+        &json!({
+            "xds": {"tls": {"cert_file": cert, "key_file": key, "client_ca_file": clients}},
+            "consul": {"address": consul.url()},
+            "mesh": {"ca": "consul"},
+        }),
+    )
+    .unwrap();
+    let leaf = |service: &str, name: &str| {
+        let leaf = consul.get(&format!("/v1/agent/connect/ca/leaf/{service}"));
+        let paths = (net.dir().join(format!("{name}.pem")), net.dir().join(format!("{name}.key")));
+        fs::write(&paths.0, leaf["CertPEM"].as_str().unwrap()).unwrap();
+        fs::write(&paths.1, leaf["PrivateKeyPEM"].as_str().unwrap()).unwrap();
+        paths
+    };
+    let proxy = |role: &str, number: u16, (cert, key): &(PathBuf, PathBuf), more: &[&str]| {
+        let (name, admin) = (format!("proxy-{number}"), net.at(port::ADMIN + number));
+        let own = ["--tls-ca", text(&ca), "--tls-cert", text(cert), "--tls-key", text(key)];
+        let bootstrap = control_plane.bootstrap(role, &name, admin, &[&own[..], more].concat()).unwrap();
+        Envoy::with(net.dir(), bootstrap, admin).name(&name).spawn().unwrap()
+    };
+    let ports = ["--inbound", "127.0.0.1:20500", "--app", "127.0.0.1:7777"];
+    let _edge = proxy("edge", 1, &leaf("realmgate-edge", "edge"), &["--datacenter", "aws"]);
+    let _shop =
+        proxy("sidecar", 2, &leaf("my%20shop", "shop"), &[&["--service", "my shop"], &ports[..]].concat());
+    let _foreign = proxy("edge", 3, &foreign.issue_to(net.dir(), "evil", "realmgate-edge"), &[]);
+    for name in ["proxy-1", "proxy-2"] {
+        wait_until(&format!("{name} is connected"), LIMIT, || stream_of(&control_plane, name).is_some());
+    }
+    let domain = consul.trust_domain();
+    wait_logged(&net, "proxy-3", &format!("svc/realmgate-edge is of another trust domain than {domain}"));
+    assert_eq!(stream_of(&control_plane, "proxy-3"), None);
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn show(api: &Api) -> Result<(), Failure> {
             _ => format!("version {version}, etag {etag}, by {author}, {updated}"),
         });
     }
-    api.output.print(&policy, |policy| text(policy, "/text").to_owned())
+    api.output.print_text(&policy, "/text")
 }
 
 fn validate(file: &Path) -> Result<(), Failure> {

@@ -39,6 +39,8 @@ pub(super) struct StatusSession {
     from: Peer,
     requests: Messages,
     questions: Questions,
+    /// Whether it was found that the client may ask.
+    let_in: bool,
     /// The answer that the connection has not taken yet.
     delivery: Option<Delivery>,
     ended: bool,
@@ -54,7 +56,7 @@ struct Delivery {
 
 impl StatusSession {
     pub(super) fn new(shared: Arc<Shared>, from: Peer, requests: Messages, questions: Questions) -> Self {
-        Self { shared, from, requests, questions, delivery: None, ended: false }
+        Self { shared, from, requests, questions, let_in: false, delivery: None, ended: false }
     }
 
     /// The response's body.
@@ -67,21 +69,41 @@ impl StatusSession {
 
     async fn frame(&mut self) -> Option<Frame<Bytes>> {
         while !self.ended {
-            if let Some(piece) = self.delivery.as_mut().and_then(Delivery::piece) {
-                return Some(Frame::data(piece));
-            }
-            match self.advance().await {
-                Ok(delivery) => self.delivery = Some(delivery),
-                Err(end) => {
-                    self.ended = true;
-                    if let End::Fault(fault) = &end {
-                        self.shared.note(fault, self.from.address);
+            let end = match self.asking() {
+                Err(fault) => fault.into(),
+                Ok(()) => {
+                    if let Some(piece) = self.delivery.as_mut().and_then(Delivery::piece) {
+                        return Some(Frame::data(piece));
                     }
-                    return Some(end.trailers());
+                    match self.advance().await {
+                        Ok(delivery) => {
+                            self.delivery = Some(delivery);
+                            continue;
+                        }
+                        Err(end) => end,
+                    }
                 }
+            };
+            self.ended = true;
+            self.delivery = None;
+            if let End::Fault(fault) = &end {
+                self.shared.note(fault, self.from.address);
             }
+            if let End::Fault(Fault::Credential(_) | Fault::Revoked(_)) = &end {
+                self.from.let_go();
+            }
+            return Some(end.trailers());
         }
         None
+    }
+
+    /// Whether the client may ask, or may still: what is a proxy sees no other.
+    fn asking(&mut self) -> Result<(), Fault> {
+        if std::mem::replace(&mut self.let_in, true) {
+            self.from.credential.check().map_err(Fault::Revoked)
+        } else {
+            self.from.credential.ask().map_err(Fault::Credential)
+        }
     }
 
     /// Waits for the next question, if there may be one, and for its turn, and answers it.
@@ -90,10 +112,11 @@ impl StatusSession {
         if answered && self.questions == Questions::One {
             return Err(End::Closed);
         }
-        let mut turn = self.from.turn.clone();
+        let (mut turn, mut credential) = (self.from.turn.clone(), self.from.credential.clone());
         tokio::select! {
             answer = self.answer() => answer,
             () = turn.come() => Err(End::Stopping),
+            refusal = credential.lost() => Err(Fault::Revoked(refusal).into()),
         }
     }
 

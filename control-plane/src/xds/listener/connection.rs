@@ -1,7 +1,7 @@
 //! The life of one connection: handshake, HTTP/2, who may open streams on it, and its end.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Ready, pending, ready};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -17,17 +17,18 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{sleep, sleep_until, timeout_at};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
+use tonic::Status;
 use tonic::codegen::{Service, StdError};
 
-use super::access::{Access, Presented, Refusal};
-use super::drain::Turn;
+use super::access::{Access, Refusal};
+use super::credential::{self, Credential};
+use super::drain::{LAST_WORD, Turn};
 use super::metrics::ListenerMetrics;
 use super::peer::{Cut, Peer};
 use super::reload::Reloading;
-use super::tls;
+use super::tls::{self, Certificate, Tls};
 use crate::telemetry::seldom::Seldom;
 
 /// Envoy opens one stream a connection, or one a type; a few more leave room for a reconnect that overlaps.
@@ -45,8 +46,8 @@ const SEND_BUFFER: usize = 64 << 10;
 
 /// What all connections of a listener share.
 pub(super) struct Shared {
-    pub(super) tls: Option<Arc<Reloading<ServerConfig>>>,
-    pub(super) access: Access,
+    pub(super) tls: Option<Arc<Reloading<Tls>>>,
+    pub(super) access: Arc<Access>,
     pub(super) metrics: ListenerMetrics,
     pub(super) log: Seldom,
     /// How long a connection may take until a stream is let in.
@@ -118,13 +119,20 @@ pub(super) async fn serve<S, B>(
     // Without TCP_NODELAY a response waits up to 40 ms for the acknowledgement of the one before. It fails only
     // on a connection that is gone, which shows soon enough.
     let _ = stream.set_nodelay(true);
-    let edge_service = Arc::clone(&shared.access.edge_service);
-    let peer = Peer { address, identity: None, cut: Cut::default(), turn: turn.clone(), edge_service };
-    let guarded = |presented| Guarded { inner: service, presented, peer, shared: Arc::clone(&shared) };
-    let Some(tls) = &shared.tls else {
-        return http_until_end(stream, guarded(Presented::Nothing), until).await;
+    let (cut, own_turn) = (Cut::default(), turn.clone());
+    let guarded = |certificate: Option<Certificate>| Guarded {
+        inner: service,
+        certificate: certificate.map(Arc::new),
+        address,
+        cut,
+        turn: own_turn,
+        shared: Arc::clone(&shared),
     };
-    let handshake = TlsAcceptor::from(tls.current()).accept(stream);
+    let Some(tls) = &shared.tls else {
+        return http_until_end(stream, guarded(None), until).await;
+    };
+    let tls = tls.current();
+    let handshake = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream);
     // The handshake's state is larger than all that follows; in a box it goes when it is done.
     let handshake = tokio::select! {
         handshake = Box::pin(timeout_at(until, handshake)) => handshake,
@@ -132,8 +140,9 @@ pub(super) async fn serve<S, B>(
     };
     match handshake {
         Ok(Ok(stream)) => {
-            let presented = tls::presented(stream.get_ref().1.peer_certificates());
-            http_until_end(Box::new(stream), guarded(presented), until).await;
+            let certificate = Certificate::shown(stream.get_ref().1.peer_certificates(), &tls);
+            drop(tls);
+            http_until_end(Box::new(stream), guarded(certificate), until).await;
         }
         // A probe of a load balancer, mostly.
         Ok(Err(error)) if is_gone(&error) => tracing::debug!(%address, %error, "left during the handshake"),
@@ -158,24 +167,22 @@ where
     B::Data: Send,
     B::Error: Into<StdError>,
 {
-    let Peer { address, cut, mut turn, .. } = guarded.peer.clone();
-    let shared = Arc::clone(&guarded.shared);
+    let (shared, address) = (Arc::clone(&guarded.shared), guarded.address);
+    let (cut, mut turn) = (guarded.cut.clone(), guarded.turn.clone());
+    let certificate = guarded.certificate.clone();
     let mut connection = pin!(shared.http.serve_connection(TokioIo::new(io), guarded));
-    tokio::select! {
+    let leave = tokio::select! {
         end = connection.as_mut() => return shared.ended(address, &end),
         () = cut.asked() => return,
-        () = turn.come() => {}
-        () = sleep_until(until) => {
-            if !cut.admitted() {
-                return shared.refused("silent", "nothing in time that could be let in", address);
-            }
-            tokio::select! {
-                end = connection.as_mut() => return shared.ended(address, &end),
-                () = cut.asked() => return,
-                () = turn.come() => {}
-            }
+        () = turn.come() => Leave::Stopping,
+        () = cut.told_to_go() => Leave::Revoked,
+        () = silent(&cut, until) => {
+            return shared.refused("silent", "nothing in time that could be let in", address);
         }
-    }
+        () = overstayed(&shared.access, certificate.as_deref(), &cut) => {
+            return shared.unauthenticated("outlived", "a stream took nothing after its credential had gone", address);
+        }
+    };
     // GOAWAY: the proxy opens its next stream elsewhere. The streams that are here end by themselves, with their
     // last message whole; then so does the connection.
     connection.as_mut().graceful_shutdown();
@@ -183,14 +190,52 @@ where
         end = connection => shared.ended(address, &end),
         () = cut.asked() => {}
         () = turn.over() => {}
+        () = sleep(LAST_WORD), if leave == Leave::Revoked => {}
+    }
+}
+
+/// Why a connection is to end, by and by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Stopping,
+    Revoked,
+}
+
+/// Completes when nothing was let in until then.
+async fn silent(cut: &Cut, until: tokio::time::Instant) {
+    sleep_until(until).await;
+    if cut.admitted() {
+        pending::<()>().await;
+    }
+}
+
+/// Completes when a stream is still there a while after its credential has gone. A stream ends itself, but only when its proxy takes
+/// what it is given.
+async fn overstayed(access: &Access, certificate: Option<&Certificate>, cut: &Cut) {
+    let mut changes = access.changes.subscribe();
+    loop {
+        match certificate {
+            Some(certificate) => tokio::select! {
+                _ = changes.changed() => {}
+                () = credential::sleep_until(certificate.until()) => {}
+            },
+            // The sender is in what we hold.
+            None => drop(changes.changed().await),
+        }
+        sleep(LAST_WORD).await;
+        if cut.is_overstayed() {
+            return;
+        }
     }
 }
 
 /// The service behind a look at the credentials; each request learns whom it comes from.
 struct Guarded<S> {
     inner: S,
-    presented: Presented,
-    peer: Peer,
+    certificate: Option<Arc<Certificate>>,
+    address: SocketAddr,
+    cut: Cut,
+    turn: Turn,
     shared: Arc<Shared>,
 }
 
@@ -204,23 +249,33 @@ where
     type Future = Either<Ready<Result<Response<B>, Infallible>>, S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let access = &self.shared.access;
         // Taken out, so that nothing behind can put a secret into a log.
         let authorization = request.headers_mut().remove(AUTHORIZATION);
-        match self.shared.access.admit(&self.presented, authorization.as_ref()) {
-            Ok(identity) => {
-                self.peer.cut.admit();
-                request.extensions_mut().insert(Peer { identity, ..self.peer.clone() });
+        match access.admit(self.certificate.as_ref(), authorization.as_ref()) {
+            Ok(proof) => {
+                let nearby = self.address.ip().to_canonical().is_loopback();
+                let credential = Credential::new(Arc::clone(access), proof, nearby);
+                self.cut.admit(&credential);
+                let (cut, turn) = (self.cut.clone(), self.turn.clone());
+                request.extensions_mut().insert(Peer { address: self.address, credential, cut, turn });
                 // Services of tonic are always ready.
                 Either::Right(self.inner.clone().call(request))
             }
-            Err(refusal) => Either::Left(ready(Ok(self.refuse(refusal)))),
+            Err(refusal) => {
+                // Another certificate takes another connection; what is not known yet takes none.
+                if self.certificate.is_some() && refusal != Refusal::NoTrustDomain {
+                    self.cut.go();
+                }
+                Either::Left(ready(Ok(self.refuse(&refusal))))
+            }
         }
     }
 }
 
 impl<S> Guarded<S> {
-    fn refuse<B: Default>(&self, refusal: Refusal) -> Response<B> {
-        self.shared.unauthenticated(refusal.label(), &refusal.to_string(), self.peer.address);
-        refusal.status().into_http()
+    fn refuse<B: Default>(&self, refusal: &Refusal) -> Response<B> {
+        self.shared.unauthenticated(refusal.label(), &refusal.to_string(), self.address);
+        Status::new(refusal.code(), refusal.to_string()).into_http()
     }
 }

@@ -1,170 +1,220 @@
-//! Who a proxy has proved to be, and whether that is what its node claims.
+//! SPIFFE ids of certificates, in Consul's form and in no other.
 
 use std::fmt;
-use std::sync::Arc;
 
-use crate::xds::Scope;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// What a peer has proved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Identity {
-    /// By its certificate: a service, in a datacenter.
-    Spiffe(Arc<SpiffeId>),
-    /// By a token: that it is one of our proxies, whichever.
-    Token,
-}
-
-/// The id of a certificate, as Consul writes it: `spiffe://<trust domain>/ns/<namespace>/dc/<datacenter>/svc/<service>`,
-/// in any order and with further pairs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SpiffeId {
-    uri: String,
-    service: Option<String>,
-    datacenter: Option<String>,
-}
+use super::binding::{Name, Proxy};
+use crate::telemetry::visible::{escaped, is_visible};
+use crate::xds::Role;
 
 /// Longest id, as the SPIFFE standard has it.
 const MAX_ID_BYTES: usize = 2048;
 
+/// The id of a service: `spiffe://<trust domain>/ns/default/dc/<datacenter>/svc/<service>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SpiffeId {
+    pub(super) trust_domain: String,
+    /// Decoded, as is the service.
+    pub(super) datacenter: String,
+    pub(super) service: String,
+}
+
+/// Why an id is none of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadId {
+    #[error("it is longer than {MAX_ID_BYTES} bytes")]
+    TooLong,
+    #[error("it does not begin with `spiffe://`")]
+    Scheme,
+    #[error("its trust domain is not of lower-case letters, digits, `.`, `-` and `_`")]
+    TrustDomain,
+    #[error("its namespace is not `default`, the only one that is served")]
+    Namespace,
+    #[error("its path is not /ns/default/dc/<datacenter>/svc/<service>")]
+    Path,
+    #[error("its datacenter or service is not written as Consul writes it")]
+    Encoding,
+}
+
+impl BadId {
+    /// A short name for metrics and logs.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::TooLong | Self::Scheme | Self::Path | Self::Encoding => "spiffe_id_form",
+            Self::TrustDomain => "trust_domain",
+            Self::Namespace => "namespace",
+        }
+    }
+}
+
 impl SpiffeId {
-    /// Reads a URI; none if it is no SPIFFE id.
-    pub(super) fn parse(uri: &str) -> Option<Self> {
-        let (trust_domain, path) = uri.strip_prefix("spiffe://")?.split_once('/')?;
-        // The standard allows few characters, so an id can be put into logs and messages as it is. Consul also
-        // percent-encodes.
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._/%~".contains(&b);
-        if trust_domain.is_empty() || uri.len() > MAX_ID_BYTES || !path.bytes().all(plain) {
-            return None;
+    /// Reads an id. One name has one id: of several ways to write it, all but one are refused.
+    pub(super) fn parse(uri: &str) -> Result<Self, BadId> {
+        if uri.len() > MAX_ID_BYTES {
+            return Err(BadId::TooLong);
+        }
+        let rest = uri.strip_prefix("spiffe://").ok_or(BadId::Scheme)?;
+        let (trust_domain, path) = rest.split_once('/').ok_or(BadId::Path)?;
+        if !is_trust_domain(trust_domain) {
+            return Err(BadId::TrustDomain);
         }
         let segments: Vec<_> = path.split('/').collect();
-        let of = |key: &str| {
-            let mut found = segments.chunks(2).filter_map(|pair| match pair {
-                [name, value] if *name == key && !value.is_empty() => Some((*value).to_owned()),
-                _ => None,
-            });
-            // Named twice it would be up to the reader which one counts.
-            let first = found.next();
-            first.filter(|_| found.next().is_none())
-        };
-        Some(Self { service: of("svc"), datacenter: of("dc"), uri: uri.to_owned() })
+        match segments.as_slice() {
+            ["ns", "default", "dc", datacenter, "svc", service] => Ok(Self {
+                trust_domain: trust_domain.to_owned(),
+                datacenter: decode(datacenter).ok_or(BadId::Encoding)?,
+                service: decode(service).ok_or(BadId::Encoding)?,
+            }),
+            ["ap", ..] | ["ns", _, "dc", _, "svc", _] => Err(BadId::Namespace),
+            _ => Err(BadId::Path),
+        }
+    }
+
+    /// What it proves by itself: an edge if it is the edges' service, and else a sidecar of its own; no cell.
+    pub(super) fn proves(&self, edge_service: &str) -> Proxy {
+        let role = if self.service == edge_service { Role::Edge } else { Role::Sidecar };
+        Proxy {
+            role: Some(role),
+            service: Name::Is(self.service.clone()),
+            datacenter: Name::Is(self.datacenter.clone()),
+            cell: Name::Is(String::new()),
+        }
     }
 }
 
-impl fmt::Display for SpiffeId {
+/// A trust domain as the SPIFFE standard has it.
+pub(crate) fn is_trust_domain(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
+    (1..=255).contains(&text.len()) && text.bytes().all(plain)
+}
+
+/// What Consul writes as `%20` and the like in a name; all else stays as it is.
+pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+
+/// The name that is written so, if it is written as Consul would. Consul makes no certificate for a name with a slash, and Envoy
+/// puts commas between ids.
+fn decode(segment: &str) -> Option<String> {
+    let name = percent_decode_str(segment).decode_utf8().ok()?;
+    let is_name =
+        !name.is_empty() && name != "*" && name.chars().all(is_visible) && !name.contains(['/', ',']);
+    let again = utf8_percent_encode(&name, ENCODED);
+    (is_name && again.flat_map(str::bytes).eq(segment.bytes())).then(|| name.into_owned())
+}
+
+/// Text of a certificate as it is shown: on one line, and not all of it if it is long.
+pub(super) struct Shown<'a>(pub(super) &'a str);
+
+impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.uri)
-    }
-}
-
-/// A node that claims to be what its certificate does not say.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Mismatch {
-    /// Another service.
-    #[error(
-        "node.metadata.realmgate.service is `{claimed}`, which takes a certificate for svc/{claimed}, but the proxy's is {id}"
-    )]
-    Service {
-        /// What the node says.
-        claimed: String,
-        /// What the certificate says.
-        id: Arc<SpiffeId>,
-    },
-    /// An edge of no service, with the certificate of one.
-    #[error("an edge that claims no service takes a certificate for svc/{needed}, but the proxy's is {id}")]
-    Edge {
-        /// The service of edges.
-        needed: Arc<str>,
-        /// What the certificate says.
-        id: Arc<SpiffeId>,
-    },
-    /// Another datacenter.
-    #[error(
-        "node.metadata.realmgate.datacenter is `{claimed}`, which takes a certificate for dc/{claimed}, but the proxy's is {id}"
-    )]
-    Datacenter {
-        /// What the node says.
-        claimed: String,
-        /// What the certificate says.
-        id: Arc<SpiffeId>,
-    },
-}
-
-impl Identity {
-    /// Whether its owner may be what `scope` claims. `edge_service` is the service of edges that claim none. A
-    /// token stands for any proxy.
-    pub(super) fn may_be(&self, scope: &Scope, edge_service: &Arc<str>) -> Result<(), Mismatch> {
-        let Self::Spiffe(id) = self else { return Ok(()) };
-        let is = |proved: &Option<String>, claimed: &str| proved.as_deref() == Some(claimed);
-        if scope.service.is_empty() {
-            if !is(&id.service, edge_service) {
-                return Err(Mismatch::Edge { needed: Arc::clone(edge_service), id: Arc::clone(id) });
-            }
-        } else if !is(&id.service, &scope.service) {
-            return Err(Mismatch::Service { claimed: scope.service.clone(), id: Arc::clone(id) });
-        }
-        if !scope.datacenter.is_empty() && !is(&id.datacenter, &scope.datacenter) {
-            return Err(Mismatch::Datacenter { claimed: scope.datacenter.clone(), id: Arc::clone(id) });
-        }
-        Ok(())
+        const MOST: usize = 300;
+        let cut = self.0.char_indices().nth(MOST).map(|(at, _)| at);
+        f.write_str(&escaped(cut.and_then(|at| self.0.get(..at)).unwrap_or(self.0)))?;
+        if cut.is_some() { f.write_str("...") } else { Ok(()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const CHAT: &str = "spiffe://11111111-2222.consul/ns/default/dc/aws/svc/chat";
 
-    fn may_be(uri: &str, service: &str, datacenter: &str) -> Result<(), String> {
-        let identity = Identity::Spiffe(Arc::new(SpiffeId::parse(uri).unwrap()));
-        let scope =
-            Scope { service: service.to_owned(), datacenter: datacenter.to_owned(), ..Scope::default() };
-        identity.may_be(&scope, &"realmgate-edge".into()).map_err(|mismatch| mismatch.to_string())
+    #[test]
+    fn an_id_in_consuls_form_is_read() {
+        let id = SpiffeId::parse(CHAT).unwrap();
+        let parts = (&*id.trust_domain, &*id.datacenter, &*id.service);
+        assert_eq!(parts, ("11111111-2222.consul", "aws", "chat"));
+        let id = SpiffeId::parse("spiffe://d.consul/ns/default/dc/dc1/svc/my%20shop").unwrap();
+        assert_eq!(id.service, "my shop");
+        assert_eq!(id.proves("my shop").role, Some(Role::Edge));
+        assert_eq!(id.proves("realmgate-edge").role, Some(Role::Sidecar));
     }
 
     #[test]
-    fn a_node_is_the_service_and_in_the_datacenter_of_its_certificate() {
-        assert_eq!(may_be(CHAT, "chat", "aws"), Ok(()));
-        assert_eq!(may_be(CHAT, "chat", ""), Ok(()));
-        assert_eq!(may_be("spiffe://d/ap/p/ns/n/dc/aws/svc/chat", "chat", "aws"), Ok(()));
-        for (service, datacenter, named) in
-            [("shop", "aws", "svc/shop"), ("chat", "azure", "dc/azure"), ("cha", "", "svc/cha,")]
-        {
-            let error = may_be(CHAT, service, datacenter).unwrap_err();
-            assert!(error.contains(named) && error.contains(CHAT), "{error}");
-        }
-        assert!(may_be("spiffe://d/ns/n/svc/chat", "chat", "aws").is_err(), "no datacenter is proved");
-    }
-
-    #[test]
-    fn an_edge_of_no_service_has_a_service_of_its_own() {
-        assert_eq!(may_be("spiffe://d/ns/n/dc/aws/svc/realmgate-edge", "", "aws"), Ok(()));
-        let error = may_be(CHAT, "", "aws").unwrap_err();
-        assert!(error.contains("svc/realmgate-edge") && error.contains(CHAT), "{error}");
-        assert!(may_be("spiffe://d/ns/n/dc/aws/svc/realmgate-edge", "chat", "").is_err());
-    }
-
-    #[test]
-    fn a_token_stands_for_any_proxy() {
-        let scope = Scope { service: "chat".to_owned(), ..Scope::default() };
-        assert_eq!(Identity::Token.may_be(&scope, &"realmgate-edge".into()), Ok(()));
-    }
-
-    #[test]
-    fn only_what_is_said_once_and_in_its_place_counts() {
-        for uri in [
-            "spiffe://d/svc/a/svc/chat",
-            "spiffe://d/ns/svc/chat/x",
-            "spiffe://d/svc/",
-            "spiffe://d/svc",
-            "spiffe://d/sa/chat",
-            "spiffe://d/ns/svc/dc/svc/chat/svc",
+    fn every_other_form_is_refused_with_its_reason() {
+        use BadId::{Encoding, Namespace, Path, Scheme, TooLong, TrustDomain};
+        let svc = |service: &str| format!("spiffe://d/ns/default/dc/aws/svc/{service}");
+        let long = svc(&"x".repeat(2048));
+        for (uri, error) in [
+            ("https://d/ns/default/dc/aws/svc/chat", Scheme),
+            ("SPIFFE://d/ns/default/dc/aws/svc/chat", Scheme),
+            ("", Scheme),
+            ("spiffe://d", Path),
+            ("spiffe:///ns/default/dc/aws/svc/chat", TrustDomain),
+            ("spiffe://*/ns/default/dc/aws/svc/chat", TrustDomain),
+            ("spiffe://D/ns/default/dc/aws/svc/chat", TrustDomain),
+            ("spiffe://td@evil/ns/default/dc/aws/svc/chat", TrustDomain),
+            ("spiffe://td:80/ns/default/dc/aws/svc/chat", TrustDomain),
+            ("spiffe://d%2e/ns/default/dc/aws/svc/chat", TrustDomain),
+            ("spiffe://d/svc/chat", Path),
+            ("spiffe://d/ns/default/dc/aws/svc/chat/", Path),
+            ("spiffe://d//ns/default/dc/aws/svc/chat", Path),
+            ("spiffe://d/ns/default/dc/aws/svc/chat/svc/shop", Path),
+            ("spiffe://d/dc/aws/ns/default/svc/chat", Path),
+            ("spiffe://d/ns/default/dc/aws/sa/chat", Path),
+            ("spiffe://d/gateway/mesh/dc/aws", Path),
+            ("spiffe://d/ns/prod/dc/aws/svc/chat", Namespace),
+            ("spiffe://d/ns//dc/aws/svc/chat", Namespace),
+            ("spiffe://d/ap/other/ns/default/dc/aws/svc/chat", Namespace),
+            ("spiffe://d/ns/default/dc//svc/chat", Encoding),
+            ("spiffe://d/ns/default/dc/%2a/svc/chat", Encoding),
+            (&long, TooLong),
         ] {
-            assert!(may_be(uri, "chat", "").is_err(), "{uri}");
+            assert_eq!(SpiffeId::parse(uri), Err(error), "{uri}");
         }
-        for uri in ["https://d/svc/chat", "spiffe://d", "spiffe:///svc/chat", "spiffe://d/svc/ch\nat", ""] {
-            assert_eq!(SpiffeId::parse(uri), None, "{uri:?}");
+        for service in [
+            "",
+            "*",
+            "chat?x",
+            "chat#x",
+            "ch%61t",
+            "a,b",
+            "a%2Cb",
+            "my%2Fshop",
+            "%2f",
+            "my shop",
+            "%",
+            "%zz",
+            "ch\nat",
+            "%0a",
+            "%ff",
+            "%E2%80%AE",
+        ] {
+            assert_eq!(SpiffeId::parse(&svc(service)), Err(Encoding), "{service:?}");
         }
-        assert_eq!(SpiffeId::parse(&format!("spiffe://d/svc/{}", "x".repeat(2048))), None);
+    }
+
+    #[test]
+    fn what_is_shown_is_one_short_line() {
+        assert_eq!(Shown("a\nb").to_string(), "a\\nb");
+        assert_eq!(Shown(&"é".repeat(301)).to_string(), format!("{}...", "é".repeat(300)));
+    }
+
+    proptest! {
+        #[test]
+        fn one_name_has_one_id(service in "[^*,/\\p{C}\\p{Z}]{1,8}", other in "\\PC{1,12}") {
+            let id = |segment: &str| format!("spiffe://d/ns/default/dc/aws/svc/{segment}");
+            let segment = utf8_percent_encode(&service, ENCODED).to_string();
+            let read = SpiffeId::parse(&id(&segment)).map(|id| id.service);
+            prop_assert_eq!(read.as_deref(), Ok(&*service));
+            // Whatever else is taken for this service is the same text.
+            if SpiffeId::parse(&id(&other)).is_ok_and(|id| id.service == service) {
+                prop_assert_eq!(other, segment);
+            }
+        }
     }
 }

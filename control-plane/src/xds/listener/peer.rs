@@ -1,33 +1,34 @@
 //! What a stream knows of the connection it came on, carried as an extension of its HTTP request.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Notify;
 
+use super::credential::{Credential, Warrant};
 use super::drain::Turn;
-use super::identity::{Identity, Mismatch};
-use crate::xds::Scope;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     /// Where it connects from.
     pub(crate) address: SocketAddr,
-    /// Who it has proved to be; none where nobody has to.
-    pub(crate) identity: Option<Identity>,
+    /// What let it in.
+    pub(crate) credential: Credential,
     /// Ends the connection at once, for a proxy that takes nothing and leaves nothing.
     pub(crate) cut: Cut,
     /// When it is to go because the process ends: its streams then end with `UNAVAILABLE`.
     pub(crate) turn: Turn,
-    pub(super) edge_service: Arc<str>,
 }
 
 impl Peer {
-    /// Whether it may be what its node claims.
-    pub(crate) fn may_be(&self, scope: &Scope) -> Result<(), Mismatch> {
-        self.identity.as_ref().map_or(Ok(()), |identity| identity.may_be(scope, &self.edge_service))
+    /// Lets a connection go whose stream was not let in, or not any more. A certificate is its connection's: on this one the proxy
+    /// could never show another.
+    pub(crate) fn let_go(&self) {
+        if self.credential.is_of_connection() {
+            self.cut.go();
+        }
     }
 }
 
@@ -38,7 +39,10 @@ pub(crate) struct Cut(Arc<Link>);
 #[derive(Debug, Default)]
 struct Link {
     cut: Notify,
+    go: Notify,
     admitted: AtomicBool,
+    /// The credentials of its streams, for as long as these last.
+    warrants: Mutex<Vec<Weak<Warrant>>>,
 }
 
 impl Cut {
@@ -52,13 +56,33 @@ impl Cut {
         self.0.cut.notified().await;
     }
 
+    /// Has no further stream opened on the connection.
+    pub(super) fn go(&self) {
+        self.0.go.notify_one();
+    }
+
+    /// Completes once no further stream is to be opened on it.
+    pub(super) async fn told_to_go(&self) {
+        self.0.go.notified().await;
+    }
+
     /// Notes that a request was let in.
-    pub(super) fn admit(&self) {
+    pub(super) fn admit(&self, credential: &Credential) {
         self.0.admitted.store(true, Ordering::Relaxed);
+        // No code panics with the lock held.
+        let mut warrants = self.0.warrants.lock().unwrap_or_else(PoisonError::into_inner);
+        warrants.retain(|warrant| warrant.strong_count() > 0);
+        warrants.push(Arc::downgrade(credential.warrant()));
     }
 
     /// Whether any request was let in.
     pub(super) fn admitted(&self) -> bool {
         self.0.admitted.load(Ordering::Relaxed)
+    }
+
+    /// Whether a stream is there whose credential holds no more.
+    pub(super) fn is_overstayed(&self) -> bool {
+        let warrants = self.0.warrants.lock().unwrap_or_else(PoisonError::into_inner);
+        warrants.iter().filter_map(Weak::upgrade).any(|warrant| warrant.check().is_err())
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Following<T> {
 }
 
 /// Makes a value of the files' contents, in their order.
-type Load<T> = fn(&[Vec<u8>]) -> Result<T, String>;
+type Load<T> = Box<dyn Fn(&[Vec<u8>]) -> Result<T, String> + Send>;
 
 impl<T> Reloading<T> {
     /// A value that follows no file so far.
@@ -61,10 +61,13 @@ impl<T> Reloading<T> {
 
 impl<T> Following<T> {
     /// Reads the first value.
-    pub(super) fn open(mut files: Files, load: Load<T>) -> Result<Self, LoadError> {
+    pub(super) fn open(
+        mut files: Files,
+        load: impl Fn(&[Vec<u8>]) -> Result<T, String> + Send + 'static,
+    ) -> Result<Self, LoadError> {
         let contents = files.read()?.unwrap_or_default();
         let value = load(&contents).map_err(LoadError::Content)?;
-        Ok(Self { value: Arc::new(Reloading::new(value)), files, load })
+        Ok(Self { value: Arc::new(Reloading::new(value)), files, load: Box::new(load) })
     }
 
     /// The value, which is replaced while [`Self::follow`] runs.

@@ -5,6 +5,7 @@ use std::future::{Pending, pending};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tokio::io::AsyncReadExt;
@@ -21,14 +22,23 @@ use super::*;
 use crate::xds::listener::Peer;
 use crate::xds::{Listener, ListenerConfig, ListenerError, TlsFiles};
 
-type Client = AggregatedDiscoveryServiceClient<Channel>;
+pub(super) type Client = AggregatedDiscoveryServiceClient<Channel>;
 type Requests = mpsc::Sender<pb::DeltaDiscoveryRequest>;
 type Responses = Streaming<pb::DeltaDiscoveryResponse>;
 
 /// Opens a stream with this token and says who it is.
-async fn open(client: &Client, token: Option<&str>) -> Result<(Requests, Responses), Status> {
+pub(super) async fn open(client: &Client, token: Option<&str>) -> Result<(Requests, Responses), Status> {
+    open_as(client, token, node(&[])).await
+}
+
+/// The same of another node.
+pub(super) async fn open_as(
+    client: &Client,
+    token: Option<&str>,
+    node: Node,
+) -> Result<(Requests, Responses), Status> {
     let (requests, outgoing) = mpsc::channel(8);
-    requests.send(first(Some(node(&[])))).await.unwrap();
+    requests.send(first(Some(node))).await.unwrap();
     let mut request = Request::new(ReceiverStream::new(outgoing));
     if let Some(token) = token {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -121,7 +131,7 @@ async fn one_connection_too_many_is_closed_and_counted() {
 async fn streams_need_a_good_token_where_tokens_are_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let token_file = dir.path().join("tokens");
-    std::fs::write(&token_file, "the-old-token-of-all\nthe-new-token-of-all\n").unwrap();
+    std::fs::write(&token_file, "the-old-token-of-all role=edge\nthe-new-token-of-all role=edge\n").unwrap();
     let config = ListenerConfig { token_file: Some(token_file), ..ListenerConfig::default() };
     let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;
     for (token, words) in [(None, "a token is required"), (Some("another-token-of-all"), "none of those")] {
@@ -140,7 +150,7 @@ async fn streams_need_a_good_token_where_tokens_are_asked_for() {
 }
 
 /// The address of a fixture's listener.
-fn address(fixture: &Fixture) -> &str {
+pub(super) fn address(fixture: &Fixture) -> &str {
     fixture.url.trim_start_matches("http://")
 }
 
@@ -148,7 +158,7 @@ fn address(fixture: &Fixture) -> &str {
 async fn who_brings_no_stream_that_can_be_let_in_does_not_keep_a_place() {
     let dir = tempfile::tempdir().unwrap();
     let token_file = dir.path().join("tokens");
-    std::fs::write(&token_file, "the-only-token-of-all\n").unwrap();
+    std::fs::write(&token_file, "the-only-token-of-all role=edge\n").unwrap();
     let admission = Duration::from_millis(300);
     let config = ListenerConfig { admission, token_file: Some(token_file), ..ListenerConfig::default() };
     let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use super::*;
@@ -72,7 +72,9 @@ impl Fixture {
             let door = Listener::open(config, &metrics).unwrap();
             door.serve(listener, server, async { drop(stopped.await) })
         });
-        let client = AggregatedDiscoveryServiceClient::connect(url.clone()).await.unwrap();
+        // With its first stream, so that a listener that speaks TLS may be tried, too.
+        let channel = Endpoint::new(url.clone()).unwrap().connect_lazy();
+        let client = AggregatedDiscoveryServiceClient::new(channel);
         Self { source, registry, metrics, url, client, shutdown: Some(shutdown), serving }
     }
 

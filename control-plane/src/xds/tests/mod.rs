@@ -1,6 +1,7 @@
 //! The server against a scripted proxy. A test's number is that of the protocol's statement it holds us to:
 //! 4-8 state of the world, 9-16 delta, 17-21 refusals, 22 order, 23 silence.
 
+mod credentials;
 mod delta;
 mod envoy;
 mod filters;
