@@ -321,7 +321,7 @@ impl<'a> Engine<'a> {
         }
         loop {
             let Some(player) = self.players.get_mut(key) else { return };
-            match player.read(buffer) {
+            match player.read(event.is_read_closed(), buffer) {
                 Ok((mut input, more)) => {
                     if !self.take_in(key, &mut input) || !more {
                         return;

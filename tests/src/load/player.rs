@@ -138,12 +138,12 @@ impl Player {
     }
 
     /// Reads once into `buffer`: the bytes, and whether there may be more.
-    pub(super) fn read<'a>(&mut self, buffer: &'a mut [u8]) -> io::Result<(&'a [u8], bool)> {
+    pub(super) fn read<'a>(&mut self, ended: bool, buffer: &'a mut [u8]) -> io::Result<(&'a [u8], bool)> {
         loop {
             match self.stream.read(buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                // A short read has emptied the socket: whatever comes later is another event.
-                Ok(got) => return Ok((buffer.get(..got).unwrap_or_default(), got == buffer.len())),
+                // A short read has emptied the socket: whatever comes later is another event. An end that came with the data is none.
+                Ok(got) => return Ok((buffer.get(..got).unwrap_or_default(), ended || got == buffer.len())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((&[], false)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -115,7 +115,7 @@ impl Room {
                 };
                 let Some(guest) = self.guests.get_mut(key) else { continue };
                 let name = self.listeners.get(guest.listener).map_or("", |(_, name)| name);
-                if guest.serve(self.framing, name, &mut buffer).is_err() {
+                if guest.serve(self.framing, name, event.is_read_closed(), &mut buffer).is_err() {
                     self.guests.remove(key);
                 }
             }
@@ -140,8 +140,8 @@ impl Room {
 }
 
 impl Guest {
-    /// Answers all that can be answered now; an error = the connection is over.
-    fn serve(&mut self, framing: Framing, name: &str, buffer: &mut [u8]) -> io::Result<()> {
+    /// Answers all that can be answered now; an error = the connection is over. `ended`: nothing comes after what is there.
+    fn serve(&mut self, framing: Framing, name: &str, ended: bool, buffer: &mut [u8]) -> io::Result<()> {
         loop {
             if !self.flush()? {
                 return Ok(());
@@ -165,8 +165,8 @@ impl Guest {
                     self.input.shrink_to(KEPT);
                 }
             }
-            // A short read has emptied the socket: whatever comes later is another event.
-            if got < buffer.len() {
+            // A short read has emptied the socket: whatever comes later is another event. An end that came with the data is none.
+            if got < buffer.len() && !ended {
                 return self.flush().map(|_| ());
             }
         }
@@ -235,4 +235,33 @@ fn answer_client(name: &str, input: &[u8], output: &mut Vec<u8>) -> Option<usize
         output.extend_from_slice(message);
     }
     Some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+    use std::time::Duration;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::Frame;
+
+    #[test]
+    fn who_ends_with_its_last_message_is_answered_and_let_go() {
+        let at = "127.0.0.1:0".parse().unwrap();
+        let servers = Servers::start(&[(at, Identity { world: 1, instance: 1 })], Framing::Client).unwrap();
+        let message = Frame::to_world(1, 1, "goodbye").to_bytes().unwrap();
+        for _ in 0..20 {
+            let mut client = std::net::TcpStream::connect(servers.addresses()[0]).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            // Corked, so that the end comes in the same segment.
+            SockRef::from(&client).set_tcp_cork(true).unwrap();
+            client.write_all(&message).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).expect("the server ends, too");
+            assert_eq!(answer, message);
+        }
+    }
 }

