@@ -1,5 +1,6 @@
 //! `realmgate serve`: binds, starts the sources, and wires them to the servers in the order of the data.
 
+mod endpoints;
 mod policy;
 
 use std::collections::BTreeSet;
@@ -21,7 +22,9 @@ use crate::api;
 use crate::compile::Compiler;
 use crate::mesh::failover::{self, Tracker};
 use crate::mesh::identity::wanted_leaves;
-use crate::mesh::{self, ConsulLink, ConsulStatus, EdgeSettings, GatewayStatus, Identities, Sources, Wanted};
+use crate::mesh::{
+    self, ConsulLink, ConsulStatus, EdgeSettings, EndpointScreen, GatewayStatus, Identities, Sources, Wanted,
+};
 use crate::model;
 use crate::settings::{Delivery, MeshCa, Settings};
 use crate::source::ca::{CaConfig, CaError, EmbeddedCa};
@@ -115,7 +118,10 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         .map_err(|source| ServeError::DataDir { path: data_dir.clone(), source })?;
 
     let mut tasks = JoinSet::new();
-    let policy = policy::start(&settings, &metrics, &mut tasks).await?;
+    let endpoint_policy = Arc::new(endpoints::policy(&settings));
+    let endpoints = EndpointScreen::new(Arc::clone(&endpoint_policy), &metrics).map_err(internal)?;
+    let refused_endpoints = endpoints.refused();
+    let policy = policy::start(&settings, endpoint_policy, &metrics, &mut tasks).await?;
     let module = FilterModuleSource::new(module_config(&settings), &metrics).map_err(internal)?;
     let module = Arc::new(module);
     let gateway = start_gateway(&settings, &metrics)?;
@@ -143,6 +149,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         identities: identities.clone(),
         module: module.subscribe(),
         edge: Arc::new(edge_settings(&settings)),
+        endpoints,
         tracker: Tracker::default(),
         shown: Some(failover::Metrics::register(&metrics).map_err(internal)?),
     };
@@ -166,6 +173,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         gateway: gateway.as_ref().map(|(_, status)| status.clone()),
         identities,
         consul: consul_status,
+        refused_endpoints,
         compiler: Arc::clone(&compiler),
         proxies: Arc::clone(&proxies),
         metrics,
@@ -321,11 +329,13 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
     let listener = || model::Listener {
         clusters: gateway.clusters,
         proxy_protocol: gateway.proxy_protocol,
+        trusted_proxies: gateway.trusted_proxies.0.clone(),
         ..EdgeSettings::gateway_listener(gateway.listen, gateway.limits.clone())
     };
     EdgeSettings {
         service: settings.edge.service.clone(),
         health_listen: settings.edge.health_listen,
+        metrics_clients: settings.edge.metrics_clients.0.clone(),
         access_log: settings.edge.access_log.as_ref().map(|path| path.display().to_string()),
         gateway: gateway.enabled.then(listener),
         gateway_framing: gateway.framing,
@@ -336,8 +346,14 @@ fn start_gateway(
     settings: &Settings,
     metrics: &prometheus::Registry,
 ) -> Result<Option<(GatewayRulesSource, GatewayStatus)>, ServeError> {
-    if !settings.game_gateway.enabled {
+    let gateway = &settings.game_gateway;
+    if !gateway.enabled {
         return Ok(None);
+    }
+    if gateway.proxy_protocol && gateway.trusted_proxies.0.is_empty() {
+        tracing::warn!(
+            "game_gateway.proxy_protocol without game_gateway.trusted_proxies: whoever connects there directly can claim any address"
+        );
     }
     let config = GatewayRulesConfig {
         url: settings.redis.url.expose().to_owned(),

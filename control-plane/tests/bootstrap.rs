@@ -4,6 +4,7 @@
 mod binary;
 mod golden;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -14,7 +15,12 @@ use tempfile::TempDir;
 
 const EDGE: [&str; 5] = ["envoy-bootstrap", "--role", "edge", "--id", "edge-1"];
 
-const SIDECAR: [&str; 10] = [
+/// Where a service manager would have it; the default's folder is made at once.
+const SOCKET: [&str; 2] = ["--admin-socket", "/run/realmgate/edge-1.sock"];
+
+const SIDECAR: [&str; 12] = [
+    "--admin-socket",
+    "/run/realmgate/game-1.sock",
     "--role",
     "sidecar",
     "--id",
@@ -30,7 +36,9 @@ const SIDECAR: [&str; 10] = [
 /// The bootstrap printed for an edge with these further arguments.
 #[track_caller]
 fn edge(arguments: &[&str]) -> String {
-    let outcome = realmgate(&[&EDGE, arguments].concat());
+    let has_port = arguments.iter().any(|argument| argument.starts_with("--admin"));
+    let socket = if has_port { &[][..] } else { &SOCKET };
+    let outcome = realmgate(&[&EDGE, arguments, socket].concat());
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     outcome.stdout
 }
@@ -107,7 +115,7 @@ fn a_token_file_holds_a_token_and_nothing_else() {
     let token = dir.path().join("token");
     fs::write(&token, "a-token-with-a-line-end\n").expect("it is written");
     let path = token.display().to_string();
-    let arguments = [&EDGE[..], &["--token-file", &path]].concat();
+    let arguments = [&EDGE[..], &SOCKET, &["--token-file", &path]].concat();
     let outcome = realmgate(&arguments);
     assert_eq!(outcome.code, Some(64), "{outcome:?}");
     assert!(outcome.stderr.contains("not even a line's end"), "{outcome:?}");
@@ -165,7 +173,25 @@ fn addresses_and_protocol_are_the_ones_asked_for() {
     assert_eq!(address(&clusters[1]), serde_json::json!({"address": "::1", "port_value": 9901}));
     let by_address = parsed(&edge(&[]));
     assert_eq!(by_address["dynamic_resources"]["ads_config"]["api_type"], "DELTA_GRPC");
-    assert_eq!(by_address["static_resources"]["clusters"][0]["type"], "STATIC");
+    let clusters = &by_address["static_resources"]["clusters"];
+    assert_eq!(clusters[0]["type"], "STATIC");
+    let own =
+        &clusters[1]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["pipe"];
+    assert_eq!(own["path"], SOCKET[1]);
+    let listens = serde_json::json!({"path": SOCKET[1], "mode": 0o600});
+    assert_eq!(by_address["admin"]["address"]["pipe"], listens);
+}
+
+#[test]
+fn without_a_word_the_admin_interface_is_a_socket_in_a_folder_of_its_users() {
+    let id = format!("test-{}", std::process::id());
+    let outcome = realmgate(&["envoy-bootstrap", "--role", "edge", "--id", &id]);
+    let folder = PathBuf::from(format!("/tmp/realmgate-{id}"));
+    let mode = fs::metadata(&folder).expect("the folder is made").permissions().mode() & 0o777;
+    fs::remove_dir(&folder).expect("it is empty");
+    assert_eq!((outcome.code, mode), (Some(0), 0o700), "{outcome:?}");
+    let path = folder.join("admin.sock").display().to_string();
+    assert_eq!(parsed(&outcome.stdout)["admin"]["address"]["pipe"]["path"], path);
 }
 
 #[test]
@@ -179,6 +205,11 @@ fn what_cannot_be_is_wrong_usage() {
         (&["--role", "edge", "--id", "a b"], "no space"),
         (&["--role", "edge", "--id", "a", "--control-plane", "here"], "the port is missing"),
         (&["--role", "edge", "--id", "a", "--admin-port", "0"], "0 is not in 1..=65535"),
+        (&["--role", "edge", "--id", "a", "--admin-socket", "here.sock"], "no absolute path"),
+        (
+            &["--role", "edge", "--id", "a", "--admin-socket", "/s", "--admin-port", "1"],
+            "cannot be used with",
+        ),
         (&["--role", "edge"], "--id"),
         (&["--role", "edge", "--id", "a", "--tls-cert", "c", "--tls-key", "k"], "--tls-ca"),
         (&["--role", "edge", "--id", "a", "--tls-ca", "a", "--tls-cert", "c"], "--tls-key"),

@@ -93,6 +93,7 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
         edge: Arc::new(EdgeSettings {
             service: "realmgate-edge".to_owned(),
             health_listen: Some("127.0.0.1:9090".parse().unwrap()),
+            metrics_clients: vec!["10.0.0.0/8".parse().unwrap()],
             access_log: Some("/dev/stdout".to_owned()),
             gateway: Some(gateway),
             gateway_framing: Framing::Server,

@@ -172,15 +172,21 @@ impl ControlPlane {
         admin: SocketAddr,
         more: &[&str],
     ) -> Result<String, Failure> {
-        let (xds, port) = (self.xds.to_string(), admin.port().to_string());
+        let port = admin.port().to_string();
+        let text = self.printed_bootstrap(role, id, &[&["--admin-port", &port], more].concat())?;
+        Ok(move_admin(&text, admin))
+    }
+
+    /// What `realmgate envoy-bootstrap` prints for a proxy that connects here.
+    pub fn printed_bootstrap(&self, role: &str, id: &str, more: &[&str]) -> Result<String, Failure> {
+        let xds = self.xds.to_string();
         let arguments = ["envoy-bootstrap", "--role", role, "--id", id, "--control-plane", &xds];
-        let output = self.realmgate(&[&arguments[..], &["--admin-port", &port], more].concat())?;
+        let output = self.realmgate(&[&arguments[..], more].concat())?;
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
             return Err(Failure::new(format!("realmgate envoy-bootstrap: {}: {error}", output.status)));
         }
-        let text = String::from_utf8(output.stdout).map_err(Failure::because("realmgate envoy-bootstrap"))?;
-        Ok(move_admin(&text, admin))
+        String::from_utf8(output.stdout).map_err(Failure::because("realmgate envoy-bootstrap"))
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::http::{Answer, Http};
+use crate::http::{Answer, Http, Place};
 use crate::netns::{self, Namespace};
 use crate::process::Process;
 use crate::{Failure, parts};
@@ -21,7 +20,7 @@ const READY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Envoy {
     process: Process,
-    admin: SocketAddr,
+    admin: Place,
     http: Http,
 }
 
@@ -31,7 +30,7 @@ pub struct Builder {
     dir: PathBuf,
     name: String,
     bootstrap: String,
-    admin: SocketAddr,
+    admin: Place,
     version: Option<String>,
     concurrency: u32,
     namespace: Option<String>,
@@ -39,15 +38,15 @@ pub struct Builder {
 }
 
 impl Envoy {
-    /// An Envoy with this bootstrap (YAML or JSON) and its files in `dir`. Its admin interface is on
-    /// `admin` whatever the bootstrap says.
+    /// An Envoy with this bootstrap (YAML or JSON) and its files in `dir`. Its admin interface is on the port
+    /// `admin` whatever the bootstrap says, or on the socket that this has.
     #[must_use]
-    pub fn with(dir: &Path, bootstrap: impl Into<String>, admin: SocketAddr) -> Builder {
+    pub fn with(dir: &Path, bootstrap: impl Into<String>, admin: impl Into<Place>) -> Builder {
         Builder {
             dir: dir.to_owned(),
             name: "envoy".to_owned(),
             bootstrap: bootstrap.into(),
-            admin,
+            admin: admin.into(),
             version: None,
             concurrency: 1,
             namespace: None,
@@ -55,10 +54,10 @@ impl Envoy {
         }
     }
 
-    /// The address of the admin interface.
+    /// Where the admin interface is.
     #[must_use]
-    pub const fn admin(&self) -> SocketAddr {
-        self.admin
+    pub const fn admin(&self) -> &Place {
+        &self.admin
     }
 
     /// The child process.
@@ -203,11 +202,13 @@ impl Builder {
         let bootstrap = self.dir.join(format!("{}.yaml", self.name));
         fs::write(&bootstrap, &self.bootstrap)
             .map_err(Failure::because(format!("cannot write {}", bootstrap.display())))?;
-        let admin = serde_json::json!({"admin": {"address": {"socket_address": {
-            "address": self.admin.ip().to_string(), "port_value": self.admin.port(),
-        }}}});
         let mut command = netns::command(self.namespace.as_deref(), &binary);
-        command.arg("--config-path").arg(&bootstrap).args(["--config-yaml", &admin.to_string()]);
+        command.arg("--config-path").arg(&bootstrap);
+        if let Place::Port(admin) = &self.admin {
+            let address = serde_json::json!({"address": admin.ip().to_string(), "port_value": admin.port()});
+            let admin = serde_json::json!({"admin": {"address": {"socket_address": address}}});
+            command.args(["--config-yaml", &admin.to_string()]);
+        }
         command.args(["--concurrency", &self.concurrency.to_string(), "--log-level", "warning"]);
         // Nothing to hand over to a next generation, and no shared memory to clash on with other tests.
         command.args(["--disable-hot-restart", "--use-dynamic-base-id"]);
@@ -215,7 +216,7 @@ impl Builder {
             command.args(["--file-flush-interval-msec", "50"]);
         }
         let mut process = Process::start(&self.name, &mut command, &self.dir)?;
-        let http = Http::new(self.admin);
+        let http = Http::new(self.admin.clone());
         process.wait_ready("Envoy's admin interface answers", READY, || http.get("/ready").is_ok())?;
         Ok(Envoy { process, admin: self.admin, http })
     }

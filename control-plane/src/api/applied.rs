@@ -89,9 +89,11 @@ pub(super) async fn wait(context: &Context, policy: &Arc<Policy>, patience: Dura
 fn look(context: &Context, policy: &Arc<Policy>) -> Applied {
     let mesh = context.compiler.compiled().borrow().clone();
     let latest = context.policy.current();
+    let refused = context.refused_endpoints.borrow().clone();
     // A policy that was replaced meanwhile may never be compiled: its successor stands for it.
-    let compiled = mesh
-        .is_some_and(|mesh| Arc::ptr_eq(&mesh.policy, policy) || Arc::ptr_eq(&mesh.policy, &latest.policy));
+    let compiled = mesh.is_some_and(|mesh| {
+        refused.is_left_of(&mesh.policy, policy) || refused.is_left_of(&mesh.policy, &latest.policy)
+    });
     let latest = |scope: &Scope| {
         context.compiler.subscribe(scope).map(|of| Arc::clone(of.borrow().version())).unwrap_or_default()
     };

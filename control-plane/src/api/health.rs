@@ -12,7 +12,8 @@ use prometheus::{Encoder, TextEncoder};
 use serde::Serialize;
 
 use super::Context;
-use crate::mesh::{ConsulStatus, GatewayStatus, Identities};
+use crate::mesh::{ConsulStatus, GatewayStatus, Identities, RefusedEndpoint, RefusedEndpoints};
+use crate::model::EndpointSource;
 use crate::source::Health;
 use crate::source::filter_module::Content;
 use crate::source::gateway_rules::Refusal;
@@ -36,6 +37,9 @@ struct Report {
     mesh: Option<MeshState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     consul: Option<ConsulState>,
+    /// Endpoints that sources name and that are left out, the first hundred; a source that names such is `degraded`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused_endpoints: Vec<RefusedEndpoint>,
     /// Connected proxies.
     proxies: usize,
     /// Of them, those that keep resources which are not known here, since a source was never heard; `/v1/proxies` says why.
@@ -135,15 +139,25 @@ pub(super) async fn ready(State(context): State<Context>) -> Response {
     let heard = context.compiler.compiled().borrow().is_some();
     let lacking = [(stopping, "stopping"), (!heard, "sources"), (!module.is_known(), "filter_module")];
     let reasons: Vec<_> = lacking.into_iter().filter_map(|(lacks, reason)| lacks.then_some(reason)).collect();
+    let refused = context.refused_endpoints.borrow().clone();
     let report = Report {
         ready: reasons.is_empty(),
         reasons,
         stopping,
-        policy: policy_state(&context.policy),
+        policy: policy_state(&context.policy, left_out(&refused, EndpointSource::Policy)),
         filter_module: module_state(&module),
-        game_gateway: context.gateway.as_ref().map(gateway_state),
+        game_gateway: context.gateway.as_ref().map(|gateway| {
+            let mut state = gateway_state(gateway);
+            degrade(&mut state.health, left_out(&refused, EndpointSource::GameGateway));
+            state
+        }),
         mesh: context.identities.as_ref().map(|identities| mesh_state(&identities.borrow())),
-        consul: context.consul.as_ref().map(consul_state),
+        consul: context.consul.as_ref().map(|consul| {
+            let mut state = consul_state(consul);
+            degrade(&mut state.health, left_out(&refused, EndpointSource::Consul));
+            state
+        }),
+        refused_endpoints: refused.list.iter().take(REFUSALS_SHOWN).cloned().collect(),
         proxies: context.proxies.connected(),
         held_proxies: context.proxies.held(),
     };
@@ -165,7 +179,24 @@ fn module_state(content: &Content) -> ModuleState {
     }
 }
 
-fn policy_state(source: &PolicySource) -> PolicyState {
+/// What is said of a source that names endpoints which are none.
+fn left_out(refused: &RefusedEndpoints, source: EndpointSource) -> Option<String> {
+    let mut of_source = refused.list.iter().filter(|of| of.source == source.label());
+    let first = of_source.next()?;
+    let more = match of_source.count() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    Some(format!("endpoints are left out: {}: {}{more}", first.place, first.error))
+}
+
+fn degrade(health: &mut Health, left_out: Option<String>) {
+    if let (Health::Ok, Some(reason)) = (&health, left_out) {
+        *health = Health::Degraded { reason };
+    }
+}
+
+fn policy_state(source: &PolicySource, left_out: Option<String>) -> PolicyState {
     let current = source.current();
     let stored = current.stored.as_ref();
     PolicyState {
@@ -173,9 +204,14 @@ fn policy_state(source: &PolicySource) -> PolicyState {
             (false, _) => "starting",
             (true, Some(_)) => "degraded",
             (true, None) if current.never_put() => "never_put",
+            (true, None) if left_out.is_some() => "degraded",
             (true, None) => "ok",
         },
-        reason: current.problem.clone().or_else(|| current.never_put().then(|| source.never_put())),
+        reason: current
+            .problem
+            .clone()
+            .or_else(|| current.never_put().then(|| source.never_put()))
+            .or(left_out),
         store: source.store(),
         overlay: current.overlay.as_ref().map(|overlay| overlay.key.clone()),
         version: stored.map_or(0, |s| s.info.version),

@@ -18,7 +18,7 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use crate::compile::Compiler;
-use crate::mesh::{ConsulStatus, GatewayStatus, Identities};
+use crate::mesh::{ConsulStatus, GatewayStatus, Identities, RefusedEndpoints};
 use crate::model;
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::policy::PolicySource;
@@ -37,6 +37,8 @@ pub struct Context {
     pub identities: Option<watch::Receiver<Arc<Identities>>>,
     /// What Consul tells; `None` where that source is off.
     pub consul: Option<ConsulStatus>,
+    /// The endpoints that sources name and that are left out.
+    pub refused_endpoints: watch::Receiver<Arc<RefusedEndpoints>>,
     /// The joined picture, once every source has been heard, and the snapshots made of it.
     pub compiler: Arc<Compiler>,
     /// The connected proxies.

@@ -105,6 +105,9 @@ pub(super) struct Outcome {
     dry_run: bool,
     pub(super) changed: bool,
     pub(super) changes: Vec<String>,
+    /// What it says that nobody should want.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     /// Why it would have to be confirmed; of a dry run alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) mass_removal: Option<Unconfirmed>,
@@ -188,6 +191,7 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome,
         dry_run: change.dry_run,
         changed,
         changes: model::diff(&before.policy, &policy),
+        warnings: model::warnings(&policy),
         mass_removal,
         applied: None,
     };

@@ -1,9 +1,10 @@
 //! `realmgate envoy-bootstrap`: the little that an Envoy has to be told before it can ask for the rest.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use clap::ValueEnum;
 
+use super::admin_interface::AdminInterface;
 use super::credentials::{Credentials, Parts};
 use super::{Failure, output};
 use crate::model::Endpoint;
@@ -40,12 +41,8 @@ pub(super) struct Arguments {
     /// Where it reaches the control plane's xDS listener.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18000")]
     control_plane: Endpoint,
-    /// Address of its admin interface; whoever reaches it can stop the proxy.
-    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    admin_address: IpAddr,
-    /// Port of its admin interface.
-    #[arg(long, value_name = "PORT", default_value_t = 9901, value_parser = clap::value_parser!(u16).range(1..))]
-    admin_port: u16,
+    #[command(flatten)]
+    admin: AdminInterface,
     /// Variant of the xDS protocol.
     #[arg(long, value_enum, default_value_t)]
     xds: Variant,
@@ -89,12 +86,7 @@ fn edge(arguments: &Arguments) -> Result<String, Failure> {
     }
     let listeners: Vec<_> = arguments.listeners.iter().map(|l| quoted(l)).collect();
     let share = format!("      listeners: [{}]\n", listeners.join(", "));
-    let own_admin = format!(
-        include_str!("own_admin.yaml.in"),
-        admin_reached_at = quoted(&reached_at(arguments.admin_address).to_string()),
-        admin_port = arguments.admin_port,
-    );
-    bootstrap("edge", arguments, &share, &own_admin)
+    bootstrap("edge", arguments, &share, true)
 }
 
 fn sidecar(arguments: &Arguments) -> Result<String, Failure> {
@@ -108,14 +100,21 @@ fn sidecar(arguments: &Arguments) -> Result<String, Failure> {
         return Err(Failure::usage(format!("--{flag}: port 0 is no port that others can know")));
     }
     let line = |(key, at): (&str, Option<SocketAddr>)| at.map(|at| format!("      {key}: \"{at}\"\n"));
-    bootstrap("sidecar", arguments, &ports.into_iter().filter_map(line).collect::<String>(), "")
+    bootstrap("sidecar", arguments, &ports.into_iter().filter_map(line).collect::<String>(), false)
 }
 
-/// The bootstrap with the lines of the role: `share` of the node's metadata, `own_admin` of the clusters.
-fn bootstrap(role: &str, arguments: &Arguments, share: &str, own_admin: &str) -> Result<String, Failure> {
+/// The bootstrap with what the role has of its own: lines of the node's metadata, and whether it asks its own admin interface.
+fn bootstrap(role: &str, arguments: &Arguments, share: &str, asks_itself: bool) -> Result<String, Failure> {
     let optional = |name: &Option<String>| quoted(name.as_deref().unwrap_or_default());
     let Parts { secrets, http_filters, transport_socket } =
         arguments.credentials.parts(&arguments.control_plane)?;
+    let admin = arguments.admin.chosen(&arguments.id)?;
+    let own_admin = if asks_itself {
+        format!(include_str!("own_admin.yaml.in"), address = admin.reached(12))
+    } else {
+        String::new()
+    };
+
     Ok(format!(
         include_str!("bootstrap.yaml.in"),
         role = role,
@@ -125,8 +124,7 @@ fn bootstrap(role: &str, arguments: &Arguments, share: &str, own_admin: &str) ->
         cell = optional(&arguments.cell),
         share = share,
         own_admin = own_admin,
-        admin_address = quoted(&arguments.admin_address.to_string()),
-        admin_port = arguments.admin_port,
+        admin = admin.listens(2),
         api_type = match arguments.xds {
             Variant::Delta => "DELTA_GRPC",
             Variant::Sotw => "GRPC",
@@ -149,17 +147,8 @@ fn discovery(control_plane: &Endpoint) -> &'static str {
     }
 }
 
-/// An address that listens on all interfaces is reached on loopback.
-fn reached_at(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    }
-}
-
 /// Text between double quotes; [`name`] has refused what would need escapes.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("\"{text}\"")
 }
 
@@ -185,13 +174,6 @@ mod tests {
         assert!(name("sidecar~10.0.0.1~pod-1.ns").is_ok());
         for wrong in ["", "a b", "a\"b", "a\\b", "a\nb", "é", "x".repeat(257).as_str()] {
             assert!(name(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn the_admin_interface_is_reached_where_it_listens() {
-        for (listens, reached) in [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.9", "10.0.0.9")] {
-            assert_eq!(reached_at(listens.parse().unwrap()).to_string(), reached);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line. `serve` runs the control plane; the other commands ask a running one over its API or
 //! print something made on the spot.
 
+mod admin_interface;
 mod bootstrap;
 mod client;
 mod credentials;

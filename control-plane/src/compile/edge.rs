@@ -89,7 +89,7 @@ impl Base {
             listeners.push(resource(listener.name.clone(), &listener));
             // Without a module nothing is said: who serves with an earlier one goes on, and all others are not ready.
             if mesh.module.location != ModuleLocation::Nowhere {
-                extensions.push(Arc::new(health::extension(readiness)));
+                extensions.push(Arc::new(health::extension(readiness, &mesh.edge.metrics_clients)));
             }
         }
         // A listener that does not ask must find what it names, whoever else names it.

@@ -1,10 +1,11 @@
 //! Small Envoy messages that several kinds of resources contain.
 
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress, address, config_source,
-    socket_address,
+    Address, AggregatedConfigSource, ApiVersion, CidrRange, ConfigSource, SocketAddress, address,
+    config_source, socket_address,
 };
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value, UInt64Value};
+use ipnet::IpNet;
 use prost::{Message, Name};
 
 /// "Over the same ADS stream".
@@ -25,6 +26,11 @@ pub(super) fn address(host: &str, port: u16) -> Address {
             ..SocketAddress::default()
         })),
     }
+}
+
+/// A range of addresses.
+pub(super) fn cidr(net: &IpNet) -> CidrRange {
+    CidrRange { address_prefix: net.addr().to_string(), prefix_len: Some(uint32(net.prefix_len().into())) }
 }
 
 /// A message in its envelope.

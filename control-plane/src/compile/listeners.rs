@@ -1,6 +1,6 @@
 //! A game listener: the filter, by ECDS, in front of a `tcp_proxy` that waits for it.
 
-use envoy_types::pb::envoy::config::core::v3::{BackoffStrategy, CidrRange, TrafficDirection};
+use envoy_types::pb::envoy::config::core::v3::{BackoffStrategy, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener as EnvoyListener, ListenerFilter, filter::ConfigType,
     listener_filter,
@@ -40,15 +40,8 @@ const CLUSTER_TIMEOUT_MS: u64 = 5_000;
 
 /// The LDS resource of a game listener.
 pub(super) fn listener(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> EnvoyListener {
-    let allowed = listener.allowed_clients.iter().map(|net| CidrRange {
-        address_prefix: net.addr().to_string(),
-        prefix_len: Some(envoy::uint32(net.prefix_len().into())),
-    });
     let chain = FilterChain {
-        filter_chain_match: (!listener.allowed_clients.is_empty()).then(|| FilterChainMatch {
-            source_prefix_ranges: allowed.collect(),
-            ..FilterChainMatch::default()
-        }),
+        filter_chain_match: chain_match(listener),
         filters: vec![
             connections::filter(&listener.name),
             shape::slot(filter::extension_name(&listener.name)),
@@ -74,6 +67,18 @@ pub(super) fn listener(listener: &Listener, scope: &Scope, edge: &EdgeSettings) 
         traffic_direction: TrafficDirection::Inbound.into(),
         ..shape::listener(&listener.name, listener.bind)
     }
+}
+
+/// Who gets to the filters: connections that no chain matches are closed. Behind the PROXY protocol a client's address is what
+/// the header says, so it counts only where the other end of the connection is one that is believed.
+fn chain_match(listener: &Listener) -> Option<FilterChainMatch> {
+    let Listener { allowed_clients, trusted_proxies, .. } = listener;
+    let is_for_all = allowed_clients.is_empty() && trusted_proxies.is_empty();
+    (!is_for_all).then(|| FilterChainMatch {
+        direct_source_prefix_ranges: trusted_proxies.iter().map(envoy::cidr).collect(),
+        source_prefix_ranges: allowed_clients.iter().map(envoy::cidr).collect(),
+        ..FilterChainMatch::default()
+    })
 }
 
 fn tcp_proxy_filter(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> Filter {

@@ -7,6 +7,7 @@ mod clusters;
 mod compiler;
 mod connections;
 mod edge;
+mod edge_metrics;
 mod encoded;
 mod envoy;
 mod explain;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use super::catalog::Catalog;
 use super::failover::{self, Tracker};
 use super::identity::wanted_leaves;
-use super::{EdgeSettings, FilterModule, Identities, Intentions, Mesh, Unheard, Wanted};
+use super::{EdgeSettings, EndpointScreen, FilterModule, Identities, Intentions, Mesh, Unheard, Wanted};
 use crate::model::Policy;
 use crate::source::gateway_rules::GatewayRules;
 use crate::source::policy::LoadedPolicy;
@@ -32,6 +32,8 @@ pub struct Sources {
     pub edge: Arc<EdgeSettings>,
     /// What Consul tells; `None` = that source is off.
     pub consul: Option<ConsulLink>,
+    /// What leaves out endpoints that are none.
+    pub endpoints: EndpointScreen,
     /// What was down and comes back.
     pub tracker: Tracker,
     /// Where that is shown; `None` = nowhere.
@@ -132,15 +134,16 @@ impl Sources {
         if !loaded.known {
             return None;
         }
-        let policy = Arc::clone(&loaded.policy);
+        let policy = self.endpoints.policy(&loaded.policy);
         let rules = match &mut self.gateway {
-            Some(gateway) => gateway.heard()?,
+            Some(gateway) => self.endpoints.gateway(&gateway.heard()?),
             None => Arc::default(),
         };
         let catalog = match &mut self.consul {
-            Some(consul) => consul.heard(&policy, &self.edge.service)?,
+            Some(consul) => self.endpoints.consul(&consul.heard(&policy, &self.edge.service)?),
             None => Arc::default(),
         };
+        self.endpoints.tell();
         let consul = self.consul.as_mut().map(|consul| consul.status.intentions.borrow_and_update().clone());
         // After Consul was told which leaves are wanted.
         let identities = match &mut self.identities {
@@ -275,6 +278,10 @@ mod tests {
     use crate::mesh::catalog::{Instance, InstanceHealth};
     use crate::model::parse;
 
+    fn screen() -> EndpointScreen {
+        EndpointScreen::new(Arc::default(), &prometheus::Registry::new()).unwrap()
+    }
+
     fn module(number: u32) -> FilterModule {
         FilterModule { sha256: number.to_string(), location: ModuleLocation::Path(String::new()) }
     }
@@ -293,6 +300,7 @@ mod tests {
             module: modules,
             edge: Arc::default(),
             consul: None,
+            endpoints: screen(),
             tracker: Tracker::default(),
             shown: None,
         };
@@ -341,6 +349,7 @@ mod tests {
             module: module_receiver,
             edge: Arc::default(),
             consul: None,
+            endpoints: screen(),
             tracker: Tracker::default(),
             shown: None,
         };
@@ -407,6 +416,7 @@ mod tests {
             module: modules,
             edge: Arc::default(),
             consul,
+            endpoints: screen(),
             tracker,
             shown: None,
         };

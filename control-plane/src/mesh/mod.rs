@@ -1,12 +1,14 @@
 //! The join of all sources' latest values: one immutable picture of what should be.
 
 pub mod catalog;
+mod endpoints;
 pub mod failover;
 pub mod identity;
 mod intentions;
 mod join;
 mod wanted;
 
+pub use endpoints::{EndpointScreen, RefusedEndpoint, RefusedEndpoints};
 pub use identity::Identities;
 pub use intentions::{ANY_NAMESPACE, Intentions};
 pub use join::{ConsulLink, ConsulStatus, GatewayStatus, Sources, join};
@@ -15,6 +17,7 @@ pub use wanted::Wanted;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use realmgate_filter::config::Framing;
 
 use catalog::Catalog;
@@ -63,6 +66,8 @@ pub struct EdgeSettings {
     pub service: String,
     /// Where an edge answers load balancers; `None` = nowhere.
     pub health_listen: Option<SocketAddr>,
+    /// Who may read its metrics there; empty = nobody.
+    pub metrics_clients: Vec<IpNet>,
     /// Where edges write their access log; `None` = nowhere.
     pub access_log: Option<String>,
     /// The listener of the old gateway's rules; `None` = that source is off.
@@ -82,6 +87,7 @@ impl EdgeSettings {
             connect_attempts: Listener::default_connect_attempts(),
             connect_backoff: Backoff::default(),
             proxy_protocol: false,
+            trusted_proxies: Vec::new(),
             allowed_clients: Vec::new(),
             tls: None,
             clusters: ClusterDelivery::default(),

@@ -71,12 +71,22 @@ fn check_name(host: &str) -> Result<(), String> {
             && !label.ends_with('-')
     };
     let name = host.strip_suffix('.').unwrap_or(host);
-    // Digits and dots alone are a mistyped address, never a name.
-    let numeric = name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    // Numbers and dots alone are a mistyped address, never a name. Resolvers take such for addresses all the same, in octal and
+    // in hexadecimal (`0xa9.0xfe.0xa9.0xfe`), so nothing that only looks like a name gets past those who look at addresses.
+    let numeric = name.split('.').all(is_number);
     if name.len() > 253 || numeric || !name.split('.').all(label_ok) {
         return Err(format!("`{host}` is neither an IP address nor a host name"));
     }
     Ok(())
+}
+
+/// A number as C's `inet_aton` reads it.
+fn is_number(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    match hex {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => label.bytes().all(|b| b.is_ascii_digit()),
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -130,6 +140,13 @@ mod tests {
             "-a:1",
             "a..b:1",
             "300.1.1.1:80",
+            "2852039166:80",
+            "0xa9fea9fe:80",
+            "0XA9.0376.169.254:80",
+            "0251.0376.0251.0376:80",
+            "169.254.169.254.:80",
+            "0x7f.1:80",
+            "[fe80::1%eth0]:80",
             "a b:1",
         ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");

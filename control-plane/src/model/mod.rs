@@ -4,6 +4,8 @@ mod diff;
 mod document;
 mod duration;
 mod endpoint;
+mod endpoint_check;
+mod endpoint_policy;
 mod failover;
 mod health;
 mod intention;
@@ -18,11 +20,18 @@ mod removal;
 mod resilience;
 mod sidecars;
 mod validate;
+mod warnings;
 
 pub use diff::diff;
 pub use document::MAX_BYTES;
 pub use duration::Duration;
 pub use endpoint::Endpoint;
+pub use endpoint_check::{
+    RefusedInPolicy, endpoint_problems, listeners, listeners_of_consul, without_refused,
+};
+pub use endpoint_policy::{
+    AddressRanges, EndpointPolicy, EndpointSource, OwnListener, RefusedAddress, RefusedReason, hardened,
+};
 pub use failover::{Consul, FailBack, Failover, FailoverTarget, Order};
 pub use health::{ByteCheck, Check, CheckTimes, HealthCheck, Hex, Ping};
 pub use intention::{ANY_SERVICE, Action, Intention};
@@ -39,3 +48,4 @@ pub use removal::{MassRemoval, Taken, mass_removal};
 pub use resilience::{Connections, OutlierDetection};
 pub use sidecars::Sidecars;
 pub use validate::GAME_GATEWAY;
+pub use warnings::warnings;

@@ -69,6 +69,11 @@ pub struct Listener {
     /// then refused.
     #[serde(default)]
     pub proxy_protocol: bool,
+    /// CIDR ranges of those load balancers; connections from elsewhere are refused, whatever they send. Empty = whoever sends the
+    /// PROXY protocol is believed, also a player who claims another's address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub trusted_proxies: Vec<IpNet>,
     /// CIDR ranges that may connect; empty = everyone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]

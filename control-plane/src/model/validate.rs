@@ -43,6 +43,10 @@ fn check_listener(at: &str, listener: &Listener, found: &mut Vec<Problem>) {
     if !(1..=10).contains(&listener.connect_attempts) {
         found.push(Problem::at(format!("{at}.connect_attempts"), "must be from 1 to 10"));
     }
+    if !listener.trusted_proxies.is_empty() && !listener.proxy_protocol {
+        let why = "needs `proxy_protocol: true`: without it nobody speaks for others";
+        found.push(Problem::at(format!("{at}.trusted_proxies"), why));
+    }
     if let Some(tls) = &listener.tls {
         tls.validate(&format!("{at}.tls"), found);
     }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{ServeError, consul_config, internal};
-use crate::model;
+use crate::model::{self, EndpointPolicy};
 use crate::settings::{PolicyStore as Kind, Settings};
 use crate::source::policy::{ApplyError, PolicySource};
 use crate::source::policy_store::{NewPolicy, PolicyStore, Precondition, PutError, etag};
@@ -28,6 +28,7 @@ const FILE_AUTHOR: &str = "policy.file";
 /// Opens the store, follows it, and puts `policy.file` in force.
 pub(super) async fn start(
     settings: &Settings,
+    endpoints: Arc<EndpointPolicy>,
     metrics: &prometheus::Registry,
     tasks: &mut JoinSet<()>,
 ) -> Result<Arc<PolicySource>, ServeError> {
@@ -37,7 +38,8 @@ pub(super) async fn start(
             PolicyStore::consul(&consul_config(settings), &settings.policy.consul_prefix, metrics)?
         }
     };
-    let policy = Arc::new(PolicySource::new(store, metrics).await.map_err(internal)?);
+    let policy = PolicySource::new(store, metrics).await.map_err(internal)?;
+    let policy = Arc::new(policy.holding_against(endpoints));
     tasks.spawn({
         let policy = Arc::clone(&policy);
         async move { policy.follow().await }

@@ -53,6 +53,12 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
     if settings.game_gateway.refresh_interval.is_zero() {
         refuse("game_gateway.refresh_interval", "it must be longer than 0, such as 10s".to_owned());
     }
+    if !settings.game_gateway.trusted_proxies.0.is_empty() && !settings.game_gateway.proxy_protocol {
+        refuse(
+            "game_gateway.trusted_proxies",
+            "it needs `game_gateway.proxy_protocol: true` beside it".to_owned(),
+        );
+    }
     if settings.data_dir.as_os_str().is_empty() {
         refuse("data_dir", "it is empty; name a directory, such as ./realmgate-data".to_owned());
     }

@@ -2,7 +2,9 @@
 //! `realmgate.yaml`, its environment variable, its flag and its line in docs/settings.md follow from the field.
 
 mod check;
+mod endpoints;
 mod layers;
+mod lists;
 mod problem;
 mod redis_url;
 mod reference;
@@ -23,6 +25,8 @@ use realmgate_filter::config::Framing;
 use crate::model::{ClusterDelivery, Duration, Endpoint, Limits};
 use crate::xds::ListenerConfig;
 
+pub use endpoints::{EndpointPreset, EndpointRanges, Endpoints};
+pub use lists::{Ports, Ranges};
 pub use problem::{Origin, Problem};
 pub use redis_url::RedisUrl;
 pub use reference::markdown;
@@ -48,6 +52,10 @@ pub struct Settings {
     pub game_gateway: GameGateway,
     /// The Consul that services, intentions and certificates are read from; docs/consul.md says what of it.
     pub consul: Consul,
+    /// Which addresses may be endpoints. Link-local, unspecified, multicast and broadcast ones never are, nor are our own
+    /// listeners; what else is denied is said here. An endpoint that may be none is left out and told (`/readyz`,
+    /// `realmgate_endpoints_refused`), and a policy that is put with one is refused.
+    pub endpoints: Endpoints,
     /// What every Envoy edge gets beside its game listeners.
     pub edge: Edge,
     /// The certificates by which proxies know each other.
@@ -201,6 +209,10 @@ pub struct GameGateway {
     /// Whether a load balancer in front of `game_gateway.listen` says the clients' addresses by the PROXY protocol. A
     /// change drains the live connections there.
     pub proxy_protocol: bool,
+    /// CIDR ranges of those load balancers, with commas between them: from others no connection is taken. Empty = whoever sends
+    /// the PROXY protocol is believed, also a player who claims another's address. A change drains the live connections there.
+    #[schemars(with = "String")]
+    pub trusted_proxies: Ranges,
     /// How often the rules are read again.
     pub refresh_interval: Duration,
     /// Bounds on the connections to `game_gateway.listen`; 0 = no limit.
@@ -239,6 +251,13 @@ pub struct Edge {
     #[serde(with = "text::optional")]
     #[schemars(with = "String")]
     pub health_listen: Option<SocketAddr>,
+    /// CIDR ranges from which `/metrics` may be read there, with commas between them; others get 403. Private networks unless
+    /// given; empty = nobody, `0.0.0.0/0, ::/0` = everybody.
+    #[schemars(with = "String")]
+    pub metrics_clients: Ranges,
+    /// Ports of edges' admin interfaces, where their bootstraps give them one (`envoy-bootstrap --admin-port`), with commas
+    /// between them: no endpoint on loopback may have such a port. Empty = none has one.
+    pub admin_ports: Ports,
     /// File on each edge's machine for its access log, a JSON object a line and connection; `/dev/stdout` = its
     /// standard output, empty = none. A change replaces the game listeners: their live connections drain.
     #[serde(with = "text::optional")]
@@ -351,6 +370,7 @@ impl Default for Settings {
             redis: Redis::default(),
             game_gateway: GameGateway::default(),
             consul: Consul::default(),
+            endpoints: Endpoints::default(),
             edge: Edge::default(),
             mesh: Mesh::default(),
             filter: Filter::default(),
@@ -401,6 +421,7 @@ impl Default for GameGateway {
             listen: (Ipv4Addr::UNSPECIFIED, 8080).into(),
             framing: Framing::Server,
             proxy_protocol: false,
+            trusted_proxies: Ranges::default(),
             refresh_interval: Duration::from_secs(10),
             limits: Limits::default(),
             clusters: ClusterDelivery::default(),
@@ -412,6 +433,9 @@ impl Default for Edge {
     fn default() -> Self {
         Self {
             health_listen: Some((Ipv4Addr::UNSPECIFIED, 9090).into()),
+            metrics_clients: Ranges::private(),
+            // What bootstraps had before there was a socket.
+            admin_ports: Ports(vec![9901]),
             access_log: Some("/dev/stdout".into()),
             service: ListenerConfig::default().edge_service,
         }

@@ -19,7 +19,7 @@ use super::policy_store::{
     BY_HAND, Guard, NewPolicy, OverlayText, PolicyStore, Precondition, PutError, StoreError, StoredPolicy,
     Unconfirmed,
 };
-use crate::model::{Policy, Problem};
+use crate::model::{self, EndpointPolicy, Policy, Problem};
 use judge::{ByHand, Checked, HeldBack, Judge, Refusal, Verdict};
 use metrics::Metrics;
 
@@ -101,6 +101,13 @@ impl PolicySource {
         let source = Self { store, judge, publish, keeping, metrics };
         source.take().await;
         Ok(source)
+    }
+
+    /// Documents that are put are held against this, and not only against what may never be an endpoint.
+    #[must_use]
+    pub fn holding_against(self, endpoints: Arc<EndpointPolicy>) -> Self {
+        self.judging(|judge| judge.hold_against(endpoints));
+        self
     }
 
     /// Follows the store for ever.
@@ -267,6 +274,11 @@ impl PolicySource {
             }
             _ if verdict.is_new => tracing::info!(version, "policy in force"),
             _ => {}
+        }
+        if verdict.is_new {
+            for warning in model::warnings(&verdict.loaded.policy) {
+                tracing::warn!(version, "{warning}");
+            }
         }
         self.publish.send_replace(Arc::clone(&verdict.loaded));
     }

@@ -235,3 +235,64 @@ async fn a_flood_from_many_addresses_leaves_memory_as_it_was() {
     wait_until("all are told", LIMIT, || cast.refused("no_route") == u64::from(4 * EACH));
     assert_eq!(players_behind("10.0.0.1", edge, 20).await.len(), 10, "and it serves on");
 }
+
+/// The header of the PROXY protocol, in its two versions, by which a load balancer says that this is the player.
+fn announced(player: Ipv4Addr) -> [Vec<u8>; 2] {
+    let v1 = format!("PROXY TCP4 {player} 192.0.2.1 4711 7000\r\n").into_bytes();
+    let mut v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
+    v2.extend(player.octets());
+    v2.extend([192, 0, 2, 1]);
+    v2.extend(4711_u16.to_be_bytes());
+    v2.extend(7000_u16.to_be_bytes());
+    [v1, v2]
+}
+
+/// Whether a player gets through who comes from `source` and begins with this.
+async fn gets_through(source: IpAddr, to: SocketAddr, header: &[u8]) -> bool {
+    let Ok(mut client) = GameClient::connect_from(source, to).await else { return false };
+    client.send_bytes(header).await.is_ok() && client.who_are_you(game(1, 1)).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_load_balancers_that_are_trusted_speak_for_players() {
+    let cast = Cast::start(&json!({}), false).await;
+    let edge = cast.stage.players();
+    let [balancer, player] = [Address::claim(), Address::claim()];
+    let allowed = Ipv4Addr::new(203, 0, 113, 7);
+    let listener = json!([{"name": "edge", "bind": edge.to_string(), "proxy_protocol": true,
+        "trusted_proxies": [format!("{}/32", balancer.ip())], "allowed_clients": ["203.0.113.0/24"],
+        "limits": crowd(&json!({"connections_per_ip": 1}))}]);
+    let policy = json!({"listeners": listener, "services": services(std::slice::from_ref(&cast.server)),
+        "routes": [route("all", &json!("any"), cast.server.name())]});
+    let (_, told) = cast.stage.control_plane.put_policy_with("?dry_run=true", &policy.to_string());
+    assert!(told.contains("trusted_proxies (replaces the listener: its live connections drain)"), "{told}");
+    assert!(!told.contains("warning"), "{told}");
+    cast.stage.control_plane.put_policy(&policy.to_string());
+
+    for header in announced(allowed) {
+        // The listener that was there before goes on for a moment.
+        let start = Instant::now();
+        while !gets_through(balancer.ip(), edge, &header).await {
+            assert!(start.elapsed() < LIMIT, "a load balancer is not believed");
+        }
+        assert!(!gets_through(player.ip(), edge, &header).await, "a player was believed");
+        assert!(!gets_through(player.ip(), edge, b"").await);
+    }
+    assert!(!gets_through(balancer.ip(), edge, b"").await);
+    for header in announced(Ipv4Addr::new(198, 51, 100, 1)) {
+        assert!(!gets_through(balancer.ip(), edge, &header).await, "a player who may not connect");
+    }
+    // The limits count players, not load balancers.
+    let [v1, v2] = announced(Ipv4Addr::new(203, 0, 113, 9));
+    let mut first = GameClient::connect_from(balancer.ip(), edge).await.unwrap();
+    first.send_bytes(&v1).await.unwrap();
+    first.who_are_you(game(1, 1)).await.unwrap();
+    assert!(!gets_through(balancer.ip(), edge, &v2).await);
+    assert!(gets_through(balancer.ip(), edge, &announced(Ipv4Addr::new(203, 0, 113, 8))[1]).await);
+    assert!(cast.stage.edge.stat("listener.edge.no_filter_chain_match") > 0);
+
+    let mut believes_all = policy.clone();
+    believes_all["listeners"][0]["trusted_proxies"] = json!([]);
+    let (_, told) = cast.stage.control_plane.put_policy_with("?dry_run=true", &believes_all.to_string());
+    assert!(told.contains("`proxy_protocol` without `trusted_proxies`"), "{told}");
+}

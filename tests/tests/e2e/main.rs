@@ -39,6 +39,7 @@ mod mesh_tls;
 mod migration;
 mod parity;
 mod player_tls;
+mod reach;
 mod readiness;
 mod readme;
 mod redis_rules;

@@ -121,6 +121,7 @@ async fn certificates_are_exchanged_under_live_sessions() {
     let listener = |name: &str, bind: SocketAddr, tls: Value| json!({"name": name, "bind": bind, "tls": tls});
     let mut behind = listener("strict", mutual, strict);
     behind["proxy_protocol"] = json!(true);
+    behind["trusted_proxies"] = json!(["127.0.0.0/8"]);
     let mut policy = json!({
         "listeners": [listener("edge", stage.players(), tls(&files)), behind],
         "services": services(&servers),

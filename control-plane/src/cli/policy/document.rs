@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::super::Failure;
-use crate::model::{self, Policy, Problem};
+use crate::model::{self, EndpointPolicy, Policy, Problem};
 
 /// Reads a document from a file, or from the standard input when the name is `-`.
 pub(in crate::cli) fn read(file: &Path) -> Result<String, Failure> {
@@ -21,7 +21,11 @@ pub(in crate::cli) fn read(file: &Path) -> Result<String, Failure> {
 
 /// Checks a document without anybody's help.
 pub(in crate::cli) fn check(file: &Path, text: &str) -> Result<Policy, Failure> {
-    model::parse(text).map_err(|problems| invalid(file, &problems))
+    let policy = model::parse(text).map_err(|problems| invalid(file, &problems))?;
+    match model::endpoint_problems(text, &policy, &EndpointPolicy::default()) {
+        problems if problems.is_empty() => Ok(policy),
+        problems => Err(invalid(file, &problems)),
+    }
 }
 
 /// Every problem on a line of its own, in the form that editors and CI jump to.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Failure;
 use super::client::{Api, Refusal};
 use super::output::{self, list, number, text};
-use crate::model::Problem;
+use crate::model::{self, Problem};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -83,6 +83,9 @@ fn validate(file: &Path) -> Result<(), Failure> {
         (policy.services.len(), "services"),
         (policy.routes.len(), "routes"),
     ];
+    for warning in model::warnings(&policy) {
+        output::remark(&format!("warning: {warning}"));
+    }
     let counts = counts.map(|(count, what)| format!("{count} {what}")).join(", ");
     output::print(&format!("{}: valid: {counts}", document::name(file)))
 }
@@ -137,6 +140,8 @@ fn summary(outcome: &Value) -> String {
     if lines.len() == 1 && outcome.get("changed").is_some() && !flag("changed") {
         lines.push("  nothing changes".to_owned());
     }
+    let warnings = list(outcome, "/warnings").iter().filter_map(Value::as_str);
+    lines.extend(warnings.map(|warning| format!("  warning: {warning}")));
     if outcome.get("mass_removal").is_some() {
         lines.push(format!("  It has to be confirmed with --force: {}.", taken(outcome)));
     }

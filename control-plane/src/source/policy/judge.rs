@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::weigh::{InForce, weigh_overlay};
 use super::{LoadedPolicy, list};
-use crate::model::{self, Overlay, Policy, Problem};
+use crate::model::{self, EndpointPolicy, Overlay, Policy, Problem};
 use crate::source::policy_store::{Held, OverlayText, StoredPolicy, Trouble, Unconfirmed, Written, etag};
 
 /// What is in force and what was wrong with the rest.
@@ -25,6 +25,9 @@ pub(super) struct Judge {
     file: Option<Refusal>,
     /// The last text that was read, which is mostly the next one to be published.
     read: Option<(Arc<str>, Arc<Policy>)>,
+    /// What may be an endpoint of a document that is put. Those in force are held against it where sources are joined: what is
+    /// left of them serves.
+    endpoints: Arc<EndpointPolicy>,
 }
 
 /// What a document is called that somebody wrote past every control plane.
@@ -131,9 +134,18 @@ pub(super) struct Verdict {
 }
 
 impl Judge {
+    /// Documents that are put are held against this.
+    pub(super) fn hold_against(&mut self, endpoints: Arc<EndpointPolicy>) {
+        self.endpoints = endpoints;
+    }
+
     /// What a text says, and what it would be in force as, with the overlay of now.
     pub(super) fn check(&mut self, text: &str) -> Result<Checked, Vec<Problem>> {
         let written = self.read(&Arc::from(text))?;
+        let problems = model::endpoint_problems(text, &written, &self.endpoints);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         let Some((source, overlay)) = &self.overlay else {
             return Ok(Checked { policy: Arc::clone(&written), written });
         };

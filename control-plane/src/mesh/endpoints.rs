@@ -1,0 +1,377 @@
+//! What sources name as endpoints, without what may be none. Every source comes by here, at the join, so none can forget it;
+//! what is left of a list serves, and what is not is told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prometheus::{IntGaugeVec, Opts, Registry};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::catalog::{Catalog, Instance, Lookup};
+use crate::model::{
+    self, Endpoint, EndpointPolicy, EndpointSource, OwnListener, Policy, RefusedAddress, RefusedReason,
+};
+use crate::source::gateway_rules::GatewayRules;
+
+/// Refusals that are logged when they appear.
+const MAX_LOGGED: usize = 20;
+
+/// An endpoint that is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedEndpoint {
+    /// `policy`, `game_gateway` or `consul`.
+    pub source: &'static str,
+    /// Where it stands there.
+    pub place: String,
+    /// As it is written there.
+    pub endpoint: String,
+    /// A short name, as in `realmgate_endpoints_refused`.
+    pub reason: &'static str,
+    /// What is wrong with it.
+    pub error: String,
+}
+
+impl RefusedEndpoint {
+    fn new(source: EndpointSource, place: String, endpoint: String, why: &RefusedAddress) -> Self {
+        Self { source: source.label(), place, endpoint, reason: why.reason.label(), error: why.to_string() }
+    }
+}
+
+/// What is left out of the latest values of all sources.
+#[derive(Clone, Debug, Default)]
+pub struct RefusedEndpoints {
+    /// One for each endpoint.
+    pub list: Vec<RefusedEndpoint>,
+    /// The policy as it is in force and what is left of it, where that is another one.
+    pub policy: Option<(Arc<Policy>, Arc<Policy>)>,
+}
+
+impl RefusedEndpoints {
+    /// Whether what is joined of this policy is that one.
+    #[must_use]
+    pub fn is_left_of(&self, joined: &Arc<Policy>, policy: &Arc<Policy>) -> bool {
+        let left = |(from, left): &(Arc<Policy>, Arc<Policy>)| {
+            Arc::ptr_eq(from, policy) && Arc::ptr_eq(left, joined)
+        };
+        Arc::ptr_eq(joined, policy) || self.policy.as_ref().is_some_and(left)
+    }
+}
+
+/// Leaves out what may be no endpoint. Values that did not change are not looked at again.
+#[derive(Debug)]
+pub struct EndpointScreen {
+    rules: Arc<EndpointPolicy>,
+    policy: Option<Screened<Policy>>,
+    gateway: Option<Screened<GatewayRules>>,
+    consul: Option<Screened<Catalog>>,
+    /// Where players' listeners are, by the policy that was looked at last.
+    listeners: Arc<Vec<OwnListener>>,
+    /// Those whose players are led to services that Consul knows.
+    of_consul: Arc<Vec<OwnListener>>,
+    refused: watch::Sender<Arc<RefusedEndpoints>>,
+    gauge: IntGaugeVec,
+}
+
+/// A value and what was made of it.
+#[derive(Debug)]
+struct Screened<T> {
+    from: Arc<T>,
+    /// The listeners that it was held against.
+    listeners: Arc<Vec<OwnListener>>,
+    left: Arc<T>,
+    refused: Vec<RefusedEndpoint>,
+}
+
+impl EndpointScreen {
+    /// Registers its metric; fails if it is registered already.
+    pub fn new(rules: Arc<EndpointPolicy>, registry: &Registry) -> prometheus::Result<Self> {
+        let help =
+            "Endpoints that are named and left out, since settings deny them or nobody may be led there.";
+        let gauge = IntGaugeVec::new(Opts::new("realmgate_endpoints_refused", help), &["source", "reason"])?;
+        registry.register(Box::new(gauge.clone()))?;
+        for (source, reason) in labels() {
+            gauge.with_label_values(&[source, reason]).set(0);
+        }
+        Ok(Self {
+            rules,
+            policy: None,
+            gateway: None,
+            consul: None,
+            listeners: Arc::default(),
+            of_consul: Arc::default(),
+            refused: watch::channel(Arc::default()).0,
+            gauge,
+        })
+    }
+
+    /// What is left out.
+    #[must_use]
+    pub fn refused(&self) -> watch::Receiver<Arc<RefusedEndpoints>> {
+        self.refused.subscribe()
+    }
+
+    /// What is left of the policy; the others are held against its listeners.
+    pub(super) fn policy(&mut self, policy: &Arc<Policy>) -> Arc<Policy> {
+        if let Some(known) = self.policy.as_ref().filter(|known| Arc::ptr_eq(&known.from, policy)) {
+            return Arc::clone(&known.left);
+        }
+        replace(&mut self.listeners, model::listeners(policy, &self.rules));
+        replace(&mut self.of_consul, model::listeners_of_consul(policy, &self.rules));
+        let (left, refused) = match model::without_refused(policy, &self.rules) {
+            None => (Arc::clone(policy), Vec::new()),
+            Some((left, refused)) => (Arc::new(left), refused),
+        };
+        let refused = refused.into_iter().map(|refused| {
+            let place = format!("services.{}.{}", refused.service, refused.field);
+            RefusedEndpoint::new(EndpointSource::Policy, place, refused.endpoint, &refused.why)
+        });
+        let (from, listeners, refused) = (Arc::clone(policy), Arc::clone(&self.listeners), refused.collect());
+        self.policy = Some(Screened { from, listeners, left: Arc::clone(&left), refused });
+        left
+    }
+
+    /// What is left of the old gateway's rules.
+    pub(super) fn gateway(&mut self, rules: &Arc<GatewayRules>) -> Arc<GatewayRules> {
+        if let Some(known) = known(self.gateway.as_ref(), rules, &self.listeners) {
+            return known;
+        }
+        let mut refused = Vec::new();
+        let mut left = None;
+        for (nth, rule) in rules.rules.iter().enumerate() {
+            let check = |endpoint: &Endpoint| {
+                self.rules.check(EndpointSource::GameGateway, endpoint, &self.listeners)
+            };
+            if rule.endpoints.iter().all(|endpoint| check(endpoint).is_ok()) {
+                continue;
+            }
+            let left = left.get_or_insert_with(|| GatewayRules::clone(rules));
+            let Some(left) = left.rules.get_mut(nth) else { continue };
+            left.endpoints.retain(|endpoint| {
+                let Err(why) = check(endpoint) else { return true };
+                let place = format!("{} {}", rule.origin.redis_key(), rule.key);
+                let endpoint = endpoint.to_string();
+                refused.push(RefusedEndpoint::new(EndpointSource::GameGateway, place, endpoint, &why));
+                false
+            });
+        }
+        let left = left.map_or_else(|| Arc::clone(rules), Arc::new);
+        let (from, listeners) = (Arc::clone(rules), Arc::clone(&self.listeners));
+        self.gateway = Some(Screened { from, listeners, left: Arc::clone(&left), refused });
+        left
+    }
+
+    /// What is left of Consul's catalog.
+    pub(super) fn consul(&mut self, catalog: &Arc<Catalog>) -> Arc<Catalog> {
+        if let Some(known) = known(self.consul.as_ref(), catalog, &self.of_consul) {
+            return known;
+        }
+        let mut refused = Vec::new();
+        let check = |instance: &Instance| {
+            let Instance { address, port, .. } = instance;
+            self.rules.check_address(EndpointSource::Consul, *address, *port, &self.of_consul)
+        };
+        let mut changed: BTreeMap<Lookup, Arc<[Instance]>> = BTreeMap::new();
+        for (lookup, instances) in &catalog.instances {
+            let before = refused.len();
+            let good = instances.iter().filter(|instance| {
+                let Err(why) = check(instance) else { return true };
+                let Instance { id, node, address, port, .. } = instance;
+                let place = format!("{}/{} {id} at {node}", lookup.datacenter, lookup.service);
+                let endpoint = std::net::SocketAddr::new(*address, *port).to_string();
+                refused.push(RefusedEndpoint::new(EndpointSource::Consul, place, endpoint, &why));
+                false
+            });
+            let good: Vec<_> = good.cloned().collect();
+            if refused.len() > before {
+                changed.insert(lookup.clone(), good.into());
+            }
+        }
+        let left = if changed.is_empty() {
+            Arc::clone(catalog)
+        } else {
+            let mut left = Catalog::clone(catalog);
+            left.instances.extend(changed);
+            Arc::new(left)
+        };
+        let (from, listeners) = (Arc::clone(catalog), Arc::clone(&self.of_consul));
+        self.consul = Some(Screened { from, listeners, left: Arc::clone(&left), refused });
+        left
+    }
+
+    /// Tells what is left out by now: to metrics, to the log what is new, and to who subscribed.
+    pub(super) fn tell(&mut self) {
+        let of_policy = self.policy.as_ref().map(|known| &known.refused);
+        let others = [
+            self.gateway.as_ref().map(|known| &known.refused),
+            self.consul.as_ref().map(|known| &known.refused),
+        ];
+        let list: Vec<_> =
+            of_policy.into_iter().chain(others.into_iter().flatten()).flatten().cloned().collect();
+        let policy = self.policy.as_ref().filter(|known| !Arc::ptr_eq(&known.from, &known.left));
+        let policy = policy.map(|known| (Arc::clone(&known.from), Arc::clone(&known.left)));
+        let before = self.refused.borrow().clone();
+        let same = match (&before.policy, &policy) {
+            (None, None) => true,
+            (Some(before), Some(now)) => Arc::ptr_eq(&before.0, &now.0) && Arc::ptr_eq(&before.1, &now.1),
+            _ => false,
+        };
+        if same && before.list == list {
+            return;
+        }
+        for (source, reason) in labels() {
+            let count = list.iter().filter(|of| of.source == source && of.reason == reason).count();
+            self.gauge.with_label_values(&[source, reason]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let known: std::collections::HashSet<_> =
+            before.list.iter().map(|of| (of.source, &of.place, &of.endpoint)).collect();
+        let mut more = 0;
+        for (nth, of) in
+            list.iter().filter(|of| !known.contains(&(of.source, &of.place, &of.endpoint))).enumerate()
+        {
+            if nth < MAX_LOGGED {
+                let RefusedEndpoint { source, place, reason, error, .. } = of;
+                tracing::warn!(source, place, reason, "endpoint refused; others of its list serve: {error}");
+            } else {
+                more += 1;
+            }
+        }
+        if more > 0 {
+            tracing::warn!(more, "further endpoints refused");
+        }
+        self.refused.send_replace(Arc::new(RefusedEndpoints { list, policy }));
+    }
+}
+
+/// Equal ones stay the same, so that what was held against them is not looked at again.
+fn replace(known: &mut Arc<Vec<OwnListener>>, now: Vec<OwnListener>) {
+    if **known != now {
+        *known = Arc::new(now);
+    }
+}
+
+/// What was made of a value before, if it was held against the same.
+fn known<T>(
+    known: Option<&Screened<T>>,
+    value: &Arc<T>,
+    listeners: &Arc<Vec<OwnListener>>,
+) -> Option<Arc<T>> {
+    let same =
+        |known: &&Screened<T>| Arc::ptr_eq(&known.from, value) && Arc::ptr_eq(&known.listeners, listeners);
+    known.filter(same).map(|known| Arc::clone(&known.left))
+}
+
+fn labels() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let reasons = || RefusedReason::ALL.into_iter();
+    EndpointSource::ALL
+        .into_iter()
+        .flat_map(move |source| reasons().map(move |reason| (source.label(), reason.label())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::catalog::InstanceHealth;
+    use crate::model::{Strategy, parse};
+    use crate::source::gateway_rules::{GatewayRule, RuleOrigin};
+
+    fn rules(endpoints: &[&str]) -> Arc<GatewayRules> {
+        let rule = GatewayRule {
+            origin: RuleOrigin::Rules,
+            key: "17".to_owned(),
+            server_type: 200,
+            world: None,
+            service: "old".to_owned(),
+            strategy: Strategy::RealmBased,
+            endpoints: endpoints.iter().map(|text| text.parse().unwrap()).collect(),
+        };
+        Arc::new(GatewayRules { rules: vec![rule], ..GatewayRules::default() })
+    }
+
+    fn catalog(addresses: &[&str]) -> Arc<Catalog> {
+        let lookup = Lookup {
+            datacenter: "aws".to_owned(),
+            service: "game".to_owned(),
+            sidecars: false,
+            filter: String::new(),
+        };
+        let instance = |(n, address): (usize, &&str)| Instance {
+            id: n.to_string(),
+            node: "node".to_owned(),
+            address: address.parse().unwrap(),
+            port: 7000,
+            weight: 1,
+            health: InstanceHealth::Passing,
+        };
+        let instances = addresses.iter().enumerate().map(instance).collect();
+        Arc::new(Catalog { instances: [(lookup, instances)].into(), ..Catalog::default() })
+    }
+
+    #[test]
+    fn every_source_comes_by_and_what_is_left_serves() {
+        let registry = Registry::new();
+        let mut screen = EndpointScreen::new(Arc::default(), &registry).unwrap();
+        let mut refused = screen.refused();
+        let good = Arc::new(parse("services: [{name: a, endpoints: ['10.0.0.1:1']}]").unwrap());
+        let (good_rules, good_catalog) = (rules(&["10.0.0.1:1"]), catalog(&["10.0.0.1"]));
+        assert!(Arc::ptr_eq(&screen.policy(&good), &good));
+        assert!(Arc::ptr_eq(&screen.gateway(&good_rules), &good_rules));
+        assert!(Arc::ptr_eq(&screen.consul(&good_catalog), &good_catalog));
+        screen.tell();
+        assert!(!refused.has_changed().unwrap());
+
+        let bad = "services: [{name: a, endpoints: ['10.0.0.1:1', '169.254.169.254:80']}]";
+        let bad = Arc::new(parse(bad).unwrap());
+        let left = screen.policy(&bad);
+        assert_eq!(left.services[0].endpoints.len(), 1);
+        let bad_rules = rules(&["[fe80::1]:1", "10.0.0.1:1", "0.0.0.0:2"]);
+        assert_eq!(screen.gateway(&bad_rules).rules[0].endpoints.len(), 1);
+        let bad_catalog = catalog(&["10.0.0.1", "::ffff:169.254.169.254"]);
+        assert_eq!(screen.consul(&bad_catalog).instances.values().next().unwrap().len(), 1);
+        screen.tell();
+        let told = refused.borrow_and_update().clone();
+        let places: Vec<_> = told
+            .list
+            .iter()
+            .map(|of| (of.source, of.place.as_str(), of.endpoint.as_str(), of.reason))
+            .collect();
+        let wanted = [
+            ("policy", "services.a.endpoints[1]", "169.254.169.254:80", "link_local"),
+            ("game_gateway", "routing:rules 17", "[fe80::1]:1", "link_local"),
+            ("game_gateway", "routing:rules 17", "0.0.0.0:2", "unspecified"),
+            ("consul", "aws/game 1 at node", "[::ffff:169.254.169.254]:7000", "link_local"),
+        ];
+        assert_eq!(places, wanted);
+        assert!(told.is_left_of(&left, &bad) && !told.is_left_of(&good, &bad));
+        let value = |source, reason| screen.gauge.with_label_values(&[source, reason]).get();
+        assert_eq!((value("game_gateway", "link_local"), value("consul", "denied")), (1, 0));
+        // The same values are the same again.
+        assert!(Arc::ptr_eq(&screen.policy(&bad), &left));
+        screen.tell();
+        assert!(!refused.has_changed().unwrap());
+        screen.policy(&good);
+        screen.gateway(&good_rules);
+        screen.consul(&good_catalog);
+        screen.tell();
+        assert!(refused.borrow().list.is_empty());
+    }
+
+    #[test]
+    fn players_are_not_led_back_whoever_says_so_and_whenever_the_listener_comes() {
+        let mut screen = EndpointScreen::new(Arc::default(), &Registry::new()).unwrap();
+        let (rules, catalog) = (rules(&["127.0.0.1:7000"]), catalog(&["127.0.0.1"]));
+        let mut left = |bind: &str| {
+            let policy = format!(
+                "listeners: [{{name: a, bind: '{bind}'}}]\nservices: [{{name: s, consul: {{service: game}}}}]\n\
+                 routes: [{{name: r, server_type: 200, to: [{{service: s}}]}}]"
+            );
+            let policy = parse(&policy).unwrap();
+            screen.policy(&Arc::new(policy));
+            let of_rules = screen.gateway(&rules).rules[0].endpoints.len();
+            (of_rules, screen.consul(&catalog).instances.values().next().unwrap().len())
+        };
+        assert_eq!(left("0.0.0.0:7001"), (1, 1));
+        assert_eq!(left("0.0.0.0:7000"), (0, 0));
+        assert_eq!(left("10.0.0.1:7000"), (1, 1));
+    }
+}
