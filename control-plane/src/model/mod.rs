@@ -3,8 +3,11 @@
 mod diff;
 mod document;
 mod duration;
+mod effort;
 mod endpoint;
 mod failover;
+#[cfg(test)]
+mod growth;
 mod health;
 mod intention;
 mod numbers;
@@ -21,6 +24,7 @@ mod validate;
 pub use diff::diff;
 pub use document::MAX_BYTES;
 pub use duration::Duration;
+pub use effort::{Effort, Stopped, Unread};
 pub use endpoint::Endpoint;
 pub use failover::{Consul, FailBack, Failover, FailoverTarget, Order};
 pub use health::{ByteCheck, Check, CheckTimes, HealthCheck, Hex, Ping};
@@ -28,7 +32,7 @@ pub use intention::{ANY_SERVICE, Action, Intention};
 pub use numbers::{Instances, Numbers, Worlds};
 pub use overlap::WorldClass;
 pub use overlay::{Overlay, parse_overlay};
-pub use parse::{EMPTY, is_empty, parse};
+pub use parse::{EMPTY, is_empty, parse, parse_within};
 pub use player_tls::{PlayerTls, TlsVersion};
 pub use policy::{
     Backoff, ClusterDelivery, Dns, Limits, Listener, Policy, Route, Service, ServiceTls, Strategy, Target,

@@ -82,6 +82,7 @@ async fn import(
 
 const fn is_unavailable(error: &ServeError) -> bool {
     match error {
+        ServeError::Apply { source: ApplyError::Unfinished(_), .. } => true,
         ServeError::Store(error)
         | ServeError::Apply { source: ApplyError::Store(PutError::Store(error)), .. } => {
             error.is_unavailable()

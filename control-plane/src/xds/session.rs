@@ -14,6 +14,7 @@ use hyper::body::Frame;
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::clients::Use;
 use super::end::{End, Fault};
 use super::grpc::Messages;
 use super::message::{Request, Response, Variant};
@@ -48,6 +49,7 @@ struct Connected {
     source_lives: bool,
     deadline: Option<Instant>,
     log: Seldom,
+    _scope: Use,
 }
 
 impl Session {
@@ -133,6 +135,8 @@ impl Session {
         let mut request = decode(self.method, &first)?;
         let peer = self.peer(request.node.take()).map_err(Fault::from)?;
         self.from.may_be(&peer.scope).map_err(Fault::from)?;
+        let scope =
+            self.shared.clients.enter(self.from.address.ip().into(), &peer.scope).map_err(Fault::from)?;
         let mut snapshots = if peer.program.is_unsupported() {
             let (version, (major, minor)) = (peer.program.version(), OLDEST);
             tracing::warn!(
@@ -148,13 +152,15 @@ impl Session {
         let wanted = Arc::clone(&snapshots.borrow_and_update());
         let names = Arc::clone(&self.shared.names);
         let aggregated = self.method.kind.is_none();
-        let stream = Stream::new(self.method.variant, aggregated, wanted, names, Instant::now());
+        let account = &self.from.account;
+        let stream = Stream::new(self.method.variant, aggregated, wanted, names, account, Instant::now());
         let connected = self.connected.insert(Connected {
             connection: Connection::open(Arc::clone(&self.shared.registry), peer, stream),
             snapshots,
             source_lives: true,
             deadline: None,
             log: Seldom::default(),
+            _scope: scope,
         });
         Ok(connected.on_request(&self.shared, self.method, request)?)
     }
@@ -231,7 +237,7 @@ impl Connected {
             && let Some(left_out) = self.log.now(kind.label(), Instant::now())
         {
             let (stream, kind, version) = (self.connection.number(), kind.label(), &*nack.version);
-            tracing::warn!(stream, kind, version, left_out, why = nack.message, "proxy refuses");
+            tracing::warn!(stream, kind, version, left_out, why = &*nack.message, "proxy refuses");
         }
         metrics.pushed(&responses);
         Ok(responses)

@@ -28,7 +28,9 @@ use super::metrics::ListenerMetrics;
 use super::peer::{Cut, Peer};
 use super::reload::Reloading;
 use super::tls;
+use crate::connections::Place;
 use crate::telemetry::seldom::Seldom;
+use crate::xds::budget::Room;
 
 /// Envoy opens one stream a connection, or one a type; a few more leave room for a reconnect that overlaps.
 const STREAMS: u32 = 16;
@@ -49,6 +51,8 @@ pub(super) struct Shared {
     pub(super) access: Access,
     pub(super) metrics: ListenerMetrics,
     pub(super) log: Seldom,
+    /// For what clients have us keep.
+    pub(super) room: Room,
     /// How long a connection may take until a stream is let in.
     pub(super) admission: Duration,
     pub(super) http: http2::Builder<TokioExecutor>,
@@ -107,6 +111,7 @@ pub(super) async fn serve<S, B>(
     service: S,
     shared: Arc<Shared>,
     mut turn: Turn,
+    place: &Arc<Place>,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -119,7 +124,14 @@ pub(super) async fn serve<S, B>(
     // on a connection that is gone, which shows soon enough.
     let _ = stream.set_nodelay(true);
     let edge_service = Arc::clone(&shared.access.edge_service);
-    let peer = Peer { address, identity: None, cut: Cut::default(), turn: turn.clone(), edge_service };
+    let peer = Peer {
+        address,
+        identity: None,
+        cut: Cut::of(place),
+        turn: turn.clone(),
+        account: shared.room.account(),
+        edge_service,
+    };
     let guarded = |presented| Guarded { inner: service, presented, peer, shared: Arc::clone(&shared) };
     let Some(tls) = &shared.tls else {
         return http_until_end(stream, guarded(Presented::Nothing), until).await;

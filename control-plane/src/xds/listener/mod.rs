@@ -42,6 +42,7 @@ use reload::{Files, Following, LoadError};
 use tokens::Tokens;
 
 use crate::telemetry::seldom::Seldom;
+use crate::xds::budget::Room;
 
 /// What the listener asks of those who connect, and how many it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +136,7 @@ impl Listener {
             access,
             metrics,
             log: Seldom::default(),
+            room: Room::default(),
             admission: config.admission,
             http: connection::http(config.keepalive),
         };

@@ -1,14 +1,16 @@
 //! What a stream knows of the connection it came on, carried as an extension of its HTTP request.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::Notify;
 
 use super::drain::Turn;
 use super::identity::{Identity, Mismatch};
+use crate::connections::Place;
 use crate::xds::Scope;
+use crate::xds::budget::Account;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -21,6 +23,8 @@ pub(crate) struct Peer {
     pub(crate) cut: Cut,
     /// When it is to go because the process ends: its streams then end with `UNAVAILABLE`.
     pub(crate) turn: Turn,
+    /// What its streams have us keep.
+    pub(crate) account: Account,
     pub(super) edge_service: Arc<str>,
 }
 
@@ -39,9 +43,16 @@ pub(crate) struct Cut(Arc<Link>);
 struct Link {
     cut: Notify,
     admitted: AtomicBool,
+    /// Kept once a request was let in.
+    place: Weak<Place>,
 }
 
 impl Cut {
+    /// Of the connection that has this place.
+    pub(super) fn of(place: &Arc<Place>) -> Self {
+        Self(Arc::new(Link { place: Arc::downgrade(place), ..Link::default() }))
+    }
+
     /// Closes the connection without another byte.
     pub(crate) fn cut(&self) {
         self.0.cut.notify_one();
@@ -54,7 +65,11 @@ impl Cut {
 
     /// Notes that a request was let in.
     pub(super) fn admit(&self) {
-        self.0.admitted.store(true, Ordering::Relaxed);
+        if !self.0.admitted.swap(true, Ordering::Relaxed)
+            && let Some(place) = self.0.place.upgrade()
+        {
+            place.settle();
+        }
     }
 
     /// Whether any request was let in.
