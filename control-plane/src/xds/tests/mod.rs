@@ -21,9 +21,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::bounds::StreamError;
 use super::budget::Account;
 use super::message::{Asks, Request, Response, Texts, Variant};
-use super::stream::{Stream, StreamError};
+use super::stream::Stream;
 use super::{Resource, ResourceSet, ResourceType, Snapshot};
 use ResourceType::{Cluster, Endpoints, Extension, Listener, Runtime, Secret};
 
