@@ -14,7 +14,6 @@ use hyper::body::Frame;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::clients::Use;
 use super::end::{End, Fault};
 use super::grpc::Messages;
 use super::message::{Request, Response, Variant};
@@ -49,7 +48,6 @@ struct Connected {
     source_lives: bool,
     deadline: Option<Instant>,
     log: Seldom,
-    _scope: Use,
 }
 
 impl Session {
@@ -135,8 +133,6 @@ impl Session {
         let mut request = decode(self.method, &first)?;
         let peer = self.peer(request.node.take()).map_err(Fault::from)?;
         self.from.may_be(&peer.scope).map_err(Fault::from)?;
-        let scope =
-            self.shared.clients.enter(self.from.address.ip().into(), &peer.scope).map_err(Fault::from)?;
         let mut snapshots = if peer.program.is_unsupported() {
             let (version, (major, minor)) = (peer.program.version(), OLDEST);
             tracing::warn!(
@@ -152,7 +148,7 @@ impl Session {
         let wanted = Arc::clone(&snapshots.borrow_and_update());
         let names = Arc::clone(&self.shared.names);
         let aggregated = self.method.kind.is_none();
-        let account = &self.from.account;
+        let account = self.from.cut.account();
         let stream = Stream::new(self.method.variant, aggregated, wanted, names, account, Instant::now());
         let connected = self.connected.insert(Connected {
             connection: Connection::open(Arc::clone(&self.shared.registry), peer, stream),
@@ -160,12 +156,11 @@ impl Session {
             source_lives: true,
             deadline: None,
             log: Seldom::default(),
-            _scope: scope,
         });
         Ok(connected.on_request(&self.shared, self.method, request)?)
     }
 
-    fn peer(&self, node: Option<Node>) -> Result<Peer, NodeError> {
+    fn peer(&self, node: Option<Node>) -> Result<Peer, Fault> {
         let node = node.ok_or(NodeError::Missing)?;
         let variant = match self.method.variant {
             Variant::Sotw => "sotw",
@@ -174,9 +169,11 @@ impl Session {
         let state_of_the_world = self.method.variant == Variant::Sotw;
         let scope = Scope { state_of_the_world, ..Scope::from_node(&node)? };
         let (user_agent, program) = (user_agent(&node), Program::of(&node));
+        let scope = Arc::new(scope);
         Ok(Peer {
             id: node.id.into(),
-            scope: Arc::new(scope),
+            counted: Some(self.shared.clients.enter(self.from.address.ip().into(), &scope)?),
+            scope,
             address: Some(self.from.address),
             user_agent,
             program,

@@ -244,6 +244,7 @@ mod tests {
                 program: Program::of(&Node::default()),
                 variant: "delta",
                 cut: Cut::default(),
+                counted: None,
             };
             Connection::open(Arc::clone(&registry), peer, stream)
         };

@@ -124,14 +124,8 @@ pub(super) async fn serve<S, B>(
     // on a connection that is gone, which shows soon enough.
     let _ = stream.set_nodelay(true);
     let edge_service = Arc::clone(&shared.access.edge_service);
-    let peer = Peer {
-        address,
-        identity: None,
-        cut: Cut::of(place),
-        turn: turn.clone(),
-        account: shared.room.account(),
-        edge_service,
-    };
+    let cut = Cut::of(place, shared.room.account());
+    let peer = Peer { address, identity: None, cut, turn: turn.clone(), edge_service };
     let guarded = |presented| Guarded { inner: service, presented, peer, shared: Arc::clone(&shared) };
     let Some(tls) = &shared.tls else {
         return http_until_end(stream, guarded(Presented::Nothing), until).await;

@@ -23,8 +23,6 @@ pub(crate) struct Peer {
     pub(crate) cut: Cut,
     /// When it is to go because the process ends: its streams then end with `UNAVAILABLE`.
     pub(crate) turn: Turn,
-    /// What its streams have us keep.
-    pub(crate) account: Account,
     pub(super) edge_service: Arc<str>,
 }
 
@@ -45,12 +43,19 @@ struct Link {
     admitted: AtomicBool,
     /// Kept once a request was let in.
     place: Weak<Place>,
+    /// What its streams have us keep.
+    account: Account,
 }
 
 impl Cut {
-    /// Of the connection that has this place.
-    pub(super) fn of(place: &Arc<Place>) -> Self {
-        Self(Arc::new(Link { place: Arc::downgrade(place), ..Link::default() }))
+    /// Of the connection that has this place and this account.
+    pub(super) fn of(place: &Arc<Place>, account: Account) -> Self {
+        Self(Arc::new(Link { place: Arc::downgrade(place), account, ..Link::default() }))
+    }
+
+    /// What the connection's streams have us keep.
+    pub(crate) fn account(&self) -> &Account {
+        &self.0.account
     }
 
     /// Closes the connection without another byte.
