@@ -19,10 +19,12 @@
 pub mod api;
 pub mod cli;
 pub mod compile;
+mod connections;
 pub mod mesh;
 pub mod model;
 pub mod serve;
 pub mod settings;
 pub mod source;
 pub mod telemetry;
+mod work;
 pub mod xds;

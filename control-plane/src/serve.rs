@@ -4,13 +4,11 @@ mod endpoints;
 mod policy;
 
 use std::collections::BTreeSet;
-use std::future::IntoFuture;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryFutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
@@ -166,6 +164,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let (stop, stopping) = watch::channel(false);
     let (close, closing) = watch::channel(false);
     let problems = api::problems::Metrics::register(&metrics).map_err(internal)?;
+    let api_metrics = api::ListenerMetrics::register(&metrics).map_err(internal)?;
     let context = api::Context {
         problems,
         policy,
@@ -177,12 +176,12 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         compiler: Arc::clone(&compiler),
         proxies: Arc::clone(&proxies),
         metrics,
+        explaining: Arc::default(),
+        hosts: Arc::new(api_hosts(&settings)),
         stopping: not_ready,
     };
-    let api = axum::serve(api_listener, api::router(context))
-        .with_graceful_shutdown(stopped(closing))
-        .into_future()
-        .map_err(internal);
+    let (router, most) = (api::router(context), settings.api.max_connections);
+    let api = api::serve(api_listener, router, most, api_metrics, stopped(closing));
     let server = AdsServer::new(compiler, proxies);
     tasks.spawn(server.clone().cut_stalled());
     let xds = listener.serve(xds_listener, server, stopped(stopping));
@@ -193,13 +192,12 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
             xds.await;
             // The API says that we are not ready for as long as there are proxies to move on.
             close.send_replace(true);
-            Ok(())
         };
-        tokio::try_join!(api, xds).map(drop)
+        tokio::join!(api, xds);
     };
     tokio::pin!(servers);
-    let result = tokio::select! {
-        result = &mut servers => result,
+    tokio::select! {
+        () = &mut servers => {}
         () = asked_to_stop() => {
             tracing::info!("stopping");
             unready.send_replace(true);
@@ -207,15 +205,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
                 sleep(NOTICE).await;
                 stop.send_replace(true);
             };
-            let servers = async { tokio::join!(servers, moving_on).0 };
             // A client that holds a connection open must not hold the process.
-            timeout(NOTICE + drain + xds::LAST_WORD, servers).await.unwrap_or(Ok(()))
+            let _ = timeout(NOTICE + drain + xds::LAST_WORD, async { tokio::join!(servers, moving_on) }).await;
         }
-    };
+    }
     if let Some((source, _)) = gateway {
         source.stop().await;
     }
-    result
+    Ok(())
 }
 
 fn internal(error: impl std::fmt::Display) -> ServeError {
@@ -322,6 +319,12 @@ fn module_config(settings: &Settings) -> FilterModuleConfig {
         data_dir: settings.data_dir.clone(),
         look_every: filter_module::LOOK_EVERY,
     }
+}
+
+/// Envoys fetch the module under the name that they are told.
+fn api_hosts(settings: &Settings) -> api::Hosts {
+    let advertised = settings.filter.advertise.iter().map(|at| at.host().to_owned());
+    api::Hosts::new(settings.api.listen.ip(), settings.api.hosts.iter().cloned().chain(advertised))
 }
 
 fn edge_settings(settings: &Settings) -> EdgeSettings {

@@ -3,21 +3,26 @@
 use std::fmt;
 
 use axum::Json;
-use axum::http::{StatusCode, Uri};
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tonic::Code;
 
 use crate::model::{self, Problem};
-use crate::source::policy::ApplyError;
+use crate::source::policy::{ApplyError, Unfinished};
 use crate::source::policy_store::{PutError, Unconfirmed};
+
+/// When what is unavailable may be there again, in seconds.
+const RETRY_SECONDS: &str = "2";
 
 /// A refused request.
 #[derive(Debug, Serialize)]
 pub(super) struct ApiError {
     #[serde(skip)]
     status: StatusCode,
-    /// Stable: `invalid_policy`, `empty`, `mass_removal`, `conflict`, `bad_request`, `not_found`, `unavailable`, `internal`.
+    /// Stable: `invalid_policy`, `empty`, `mass_removal`, `conflict`, `bad_request`, `not_found`, `wrong_host`,
+    /// `foreign_origin`, `busy`, `unavailable`, `internal`.
     error: &'static str,
     /// For people.
     message: String,
@@ -41,6 +46,11 @@ impl ApiError {
         let message = format!("the policy has {} problem(s); nothing was changed", problems.len());
         let error = if model::is_empty(&problems) { "empty" } else { "invalid_policy" };
         Self { problems, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, error, message) }
+    }
+
+    /// The same may work in a moment.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
     }
 
     fn unconfirmed(unconfirmed: Unconfirmed) -> Self {
@@ -72,10 +82,17 @@ impl fmt::Display for ApiError {
     }
 }
 
+impl From<Unfinished> for ApiError {
+    fn from(why: Unfinished) -> Self {
+        Self::busy(why.to_string())
+    }
+}
+
 impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> Self {
         match error {
             ApplyError::Invalid(problems) => Self::invalid_policy(problems),
+            ApplyError::Unfinished(why) => why.into(),
             ApplyError::Store(PutError::Unconfirmed(unconfirmed)) => Self::unconfirmed(unconfirmed),
             ApplyError::Store(error @ PutError::Conflict { .. }) => {
                 Self::new(StatusCode::PRECONDITION_FAILED, "conflict", error.to_string())
@@ -94,7 +111,9 @@ impl From<ApplyError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self)).into_response()
+        let is_unavailable = self.status == StatusCode::SERVICE_UNAVAILABLE;
+        let again = is_unavailable.then_some([(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS))]);
+        (self.status, again, Json(self)).into_response()
     }
 }
 

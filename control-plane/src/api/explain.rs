@@ -36,10 +36,10 @@ pub(super) async fn explain(
     query: Result<Query<ExplainQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Explanation>, ApiError> {
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
-    answer(&context, query).map(Json)
+    answer(&context, query).await.map(Json)
 }
 
-pub(super) fn answer(context: &Context, query: ExplainQuery) -> Result<Explanation, ApiError> {
+pub(super) async fn answer(context: &Context, query: ExplainQuery) -> Result<Explanation, ApiError> {
     if query.world > ServerId::MAX_WORLD {
         return Err(ApiError::bad_request(format!("world: {} is above 32767", query.world)));
     }
@@ -60,5 +60,6 @@ pub(super) fn answer(context: &Context, query: ExplainQuery) -> Result<Explanati
     };
     let server_id = ServerId::new(query.server_type, query.world, query.instance, false);
     let question = Question { server_id, listener, source_ip: query.source_ip, datacenter: query.datacenter };
-    Ok(compile::explain(&mesh, &question))
+    // All routes of the listener are gone through.
+    Ok(context.explaining.run(move |_| compile::explain(&mesh, &question)).await?)
 }

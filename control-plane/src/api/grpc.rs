@@ -87,7 +87,7 @@ impl Management for Grpc {
             listener: Some(request.listener).filter(|name| !name.is_empty()),
             datacenter: request.datacenter,
         };
-        Ok(Response::new(explain::answer(&self.0, query)?.into()))
+        Ok(Response::new(explain::answer(&self.0, query).await?.into()))
     }
 }
 

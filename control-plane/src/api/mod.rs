@@ -1,10 +1,13 @@
 //! The management API: policy in, status out. It writes to the policy source and reads everything else.
 
 mod applied;
+mod body;
 mod error;
 mod explain;
 mod grpc;
+mod guard;
 mod health;
+mod listener;
 mod module;
 mod policy;
 pub mod problems;
@@ -13,7 +16,9 @@ mod proxies;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
 
@@ -22,7 +27,11 @@ use crate::mesh::{ConsulStatus, GatewayStatus, Identities, RefusedEndpoints};
 use crate::model;
 use crate::source::filter_module::FilterModuleSource;
 use crate::source::policy::PolicySource;
+use crate::work::Work;
 use crate::xds::{Registry, Scope};
+
+pub use guard::Hosts;
+pub use listener::{ListenerMetrics, serve};
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -47,6 +56,10 @@ pub struct Context {
     pub metrics: prometheus::Registry,
     /// Those of what is wrong with proxies.
     pub problems: problems::Metrics,
+    /// Where explanations are made.
+    pub(crate) explaining: Arc<Work>,
+    /// What the API is called.
+    pub hosts: Arc<Hosts>,
     /// Becomes true when the process is asked to end: readiness goes first.
     pub stopping: watch::Receiver<bool>,
 }
@@ -62,6 +75,7 @@ impl Context {
 /// All routes of the API.
 pub fn router(context: Context) -> Router {
     let grpc = grpc::service(context.clone());
+    let hosts = Arc::clone(&context.hosts);
     Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
@@ -73,5 +87,14 @@ pub fn router(context: Context) -> Router {
         .route_service(&format!("/{}/{{method}}", grpc::NAME), grpc)
         .fallback(error::not_found)
         .layer(DefaultBodyLimit::max(model::MAX_BYTES))
+        .layer(from_fn(move |request, next| guarded(Arc::clone(&hosts), request, next)))
         .with_state(context)
+}
+
+async fn guarded(hosts: Arc<Hosts>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match guard::check(&hosts, &parts) {
+        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }

@@ -15,7 +15,7 @@ use super::Context;
 use super::applied::{self, Applied};
 use super::error::ApiError;
 use crate::model::{self, Duration, Policy};
-use crate::source::policy_store::{NewPolicy, Precondition, Unconfirmed};
+use crate::source::policy_store::{NewPolicy, Precondition, StoredPolicy, Unconfirmed};
 
 /// Changes that are named in the log.
 const MAX_LOGGED: usize = 20;
@@ -115,6 +115,21 @@ pub(super) struct Outcome {
     applied: Option<Applied>,
 }
 
+impl Outcome {
+    fn of(stored: Option<&StoredPolicy>, changed: bool, changes: Vec<String>, policy: &Policy) -> Self {
+        Self {
+            version: stored.map_or(0, |s| s.info.version),
+            etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
+            dry_run: false,
+            changed,
+            changes,
+            warnings: model::warnings(policy),
+            mass_removal: None,
+            applied: None,
+        }
+    }
+}
+
 pub(super) async fn show(
     State(context): State<Context>,
     query: Result<Query<ShowQuery>, QueryRejection>,
@@ -168,12 +183,14 @@ pub(super) async fn put(
 
 /// Puts a document in force, or says what that would do.
 pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome, ApiError> {
-    let before = context.policy.current();
-    let mut mass_removal = None;
-    let (stored, changed, policy) = if change.dry_run {
-        let (policy, unconfirmed) = context.policy.check(&change.text).map_err(ApiError::invalid_policy)?;
-        mass_removal = unconfirmed.filter(|_| !change.forced);
-        (before.stored.clone(), before.policy != policy, policy)
+    let answer = if change.dry_run {
+        let stored = context.policy.current().stored.clone();
+        let would = context.policy.check(change.text).await?;
+        Outcome {
+            dry_run: true,
+            mass_removal: would.unconfirmed.filter(|_| !change.forced),
+            ..Outcome::of(stored.as_deref(), would.changed, would.changes, &would.policy)
+        }
     } else {
         let author = change.author.unwrap_or_else(|| "api".to_owned());
         let new = NewPolicy { text: change.text, author, message: change.message };
@@ -182,18 +199,7 @@ pub(super) async fn change(context: &Context, change: Change) -> Result<Outcome,
         } else {
             context.policy.apply(new, change.expected).await
         }?;
-        (Some(applied.stored), applied.changed, applied.policy)
-    };
-    let stored = stored.as_ref();
-    let answer = Outcome {
-        version: stored.map_or(0, |s| s.info.version),
-        etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
-        dry_run: change.dry_run,
-        changed,
-        changes: model::diff(&before.policy, &policy),
-        warnings: model::warnings(&policy),
-        mass_removal,
-        applied: None,
+        Outcome::of(Some(&applied.stored), applied.changed, applied.changes, &applied.policy)
     };
     if !answer.dry_run {
         // The answer has them all; a first policy of thousands of services would be a line of its own kind.

@@ -1,6 +1,7 @@
 //! `realmgate serve`: gathers the settings, checks everything that can be checked, then runs.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{env, fs, io};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
@@ -74,9 +75,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), file = name, "starting");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::failed(format!("cannot start threads: {e}")))?;
-    runtime
-        .block_on(serve(settings))
-        .map_err(|e| if e.is_invalid_configuration() { Failure::invalid(e) } else { Failure::failed(e) })
+    let served = runtime.block_on(serve(settings));
+    // Work that nobody waits for any more must not hold the process up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served.map_err(|e| if e.is_invalid_configuration() { Failure::invalid(e) } else { Failure::failed(e) })
 }
 
 fn read_file(config: Option<&Path>) -> Result<Option<ConfigFile>, Failure> {

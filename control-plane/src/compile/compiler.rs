@@ -304,7 +304,10 @@ mod tests {
         let (compiler, mut encoded) = (Compiler::new(), Encoded::default());
         let of_cell = |cell: usize| Scope { cell: cell.to_string(), ..Scope::default() };
         let mut taken: Vec<_> = (0..1_000).map(|cell| compiler.subscribe(&of_cell(cell)).unwrap()).collect();
-        assert_eq!(compiler.subscribe(&of_cell(1_000)).unwrap_err(), TooManyScopes { most: 1_000 });
+        assert_eq!(
+            compiler.subscribe(&of_cell(1_000)).unwrap_err(),
+            TooManyScopes { most: 1_000, of: "in all" }
+        );
         assert!(compiler.subscribe(&of_cell(999)).is_ok(), "one that is served");
         let sidecar = Scope { role: Role::Sidecar, ..Scope::default() };
         assert!(compiler.subscribe(&sidecar).is_ok(), "another role");

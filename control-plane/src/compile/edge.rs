@@ -7,7 +7,7 @@ use realmgate_filter::config::RouteConfig;
 
 use super::clusters::{self, Clusters};
 use super::encoded::Encoded;
-use super::routes::{Origin, Rank, RouteTable};
+use super::routes::{Origin, Rank, RouteIndex, RouteTable};
 use super::{connections, filter, health, listeners, player_tls, resource, runtime, tls};
 use crate::mesh::{Mesh, ModuleLocation};
 use crate::xds::{Resource, ResourceSet, Scope, Snapshot};
@@ -65,8 +65,9 @@ impl Base {
         let (mut listeners, mut extensions) = (Vec::new(), Vec::new());
         let mut secrets = client.secrets();
         let (mut has_routes, mut all_ask) = (false, true);
+        let index = RouteIndex::new(mesh);
         for listener in mesh.listeners(&scope.listeners) {
-            let table = RouteTable::new(mesh, &listener.name);
+            let table = RouteTable::of_listener(&index, &listener.name);
             let asks = listeners::asks_for_clusters(listener, scope);
             all_ask &= asks;
             let specs = if asks { &mut on_demand } else { &mut eager };

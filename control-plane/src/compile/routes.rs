@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
 use realmgate_filter::config::{Destination, Framing, HashKey, Pick, PickStrategy, RouteConfig, Split};
 use realmgate_filter::ranges::NumberSet;
@@ -81,7 +82,45 @@ pub struct Entry<'a> {
 pub struct RouteTable<'a> {
     mesh: &'a Mesh,
     entries: Vec<Entry<'a>>,
-    services: Services<'a>,
+    services: Arc<Services<'a>>,
+}
+
+/// The policy's routes by listener, and its services, looked through once for all listeners.
+#[derive(Debug)]
+pub(super) struct RouteIndex<'a> {
+    mesh: &'a Mesh,
+    services: Arc<Services<'a>>,
+    /// With their places in the policy.
+    of_all: Vec<(usize, &'a Route)>,
+    of_listener: HashMap<&'a str, Vec<(usize, &'a Route)>>,
+}
+
+impl<'a> RouteIndex<'a> {
+    pub(super) fn new(mesh: &'a Mesh) -> Self {
+        let services = mesh.policy.services.iter().map(|s| (s.name.as_str(), s)).collect();
+        let (mut of_all, mut of_listener) = (Vec::new(), HashMap::<_, Vec<_>>::new());
+        for (place, route) in mesh.policy.routes.iter().enumerate() {
+            if route.listeners.is_empty() {
+                of_all.push((place, route));
+            }
+            for name in &route.listeners {
+                let named = of_listener.entry(name.as_str()).or_default();
+                // It may name a listener twice.
+                if named.last().is_none_or(|(last, _)| *last != place) {
+                    named.push((place, route));
+                }
+            }
+        }
+        Self { mesh, services: Arc::new(services), of_all, of_listener }
+    }
+
+    /// The routes that apply to `listener`, as the policy has them.
+    fn routes(&self, listener: &str) -> impl Iterator<Item = &'a Route> {
+        let named = self.of_listener.get(listener).map(Vec::as_slice).unwrap_or_default();
+        let mut routes = [self.of_all.as_slice(), named].concat();
+        routes.sort_by_key(|(place, _)| *place);
+        routes.into_iter().map(|(_, route)| route)
+    }
 }
 
 /// Services by name.
@@ -91,15 +130,17 @@ impl<'a> RouteTable<'a> {
     /// The routes that apply to `listener`.
     #[must_use]
     pub fn new(mesh: &'a Mesh, listener: &str) -> Self {
-        let mut table = Self::of_rules(mesh);
-        let services: Services<'_> = mesh.policy.services.iter().map(|s| (s.name.as_str(), s)).collect();
-        for route in &mesh.policy.routes {
-            if route.listeners.is_empty() || route.listeners.iter().any(|l| l == listener) {
-                policy_entries(mesh, &services, route, &mut table.entries);
-            }
+        Self::of_listener(&RouteIndex::new(mesh), listener)
+    }
+
+    /// The same for one of many listeners.
+    pub(super) fn of_listener(index: &RouteIndex<'a>, listener: &str) -> Self {
+        let mut table = Self::of_rules(index.mesh);
+        for route in index.routes(listener) {
+            policy_entries(index.mesh, &index.services, route, &mut table.entries);
         }
         table.entries.sort_by_key(|entry| entry.rank);
-        Self { services, ..table }
+        Self { services: Arc::clone(&index.services), ..table }
     }
 
     /// Those of game-gateway rules alone, which are the same for every listener.
@@ -107,7 +148,7 @@ impl<'a> RouteTable<'a> {
         let entries = mesh.rules.rules.iter().map(|rule| rule_entry(rule, mesh.edge.gateway_framing));
         let mut entries: Vec<_> = entries.collect();
         entries.sort_by_key(|entry| entry.rank);
-        Self { mesh, entries, services: Services::new() }
+        Self { mesh, entries, services: Arc::default() }
     }
 
     /// What the filter is told, in order.

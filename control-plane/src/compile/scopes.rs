@@ -50,7 +50,7 @@ impl Scopes {
     pub(super) fn enter(&mut self, scope: &Scope) -> Result<watch::Receiver<Arc<Snapshot>>, TooManyScopes> {
         let (of_role, most) = self.of(scope.role);
         if of_role.len() >= most {
-            return Err(TooManyScopes { most });
+            return Err(TooManyScopes { most, of: "in all" });
         }
         Ok(of_role.entry(scope.clone()).or_default().snapshots.subscribe())
     }

@@ -14,6 +14,7 @@ pub use intentions::{ANY_NAMESPACE, Intentions};
 pub use join::{ConsulLink, ConsulStatus, GatewayStatus, Sources, join};
 pub use wanted::Wanted;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -126,11 +127,12 @@ impl Mesh {
     /// Whether any listener of an edge that asks for `wanted` has a route. Those of rules are of every listener.
     #[must_use]
     pub fn has_routes(&self, wanted: &[String]) -> bool {
-        let is_routed = |listener: &Listener| {
-            let mut routes = self.policy.routes.iter();
-            routes.any(|route| route.listeners.is_empty() || route.listeners.contains(&listener.name))
-        };
-        self.listeners(wanted).any(|listener| !self.rules.rules.is_empty() || is_routed(listener))
+        let routes = &self.policy.routes;
+        if !self.rules.rules.is_empty() || routes.iter().any(|route| route.listeners.is_empty()) {
+            return self.listeners(wanted).next().is_some();
+        }
+        let named: HashSet<_> = routes.iter().flat_map(|route| &route.listeners).collect();
+        self.listeners(wanted).any(|listener| named.contains(&listener.name))
     }
 
     /// The listeners of an edge that asks for `wanted`; all for an edge that names none.

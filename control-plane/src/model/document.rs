@@ -1,10 +1,10 @@
 //! A YAML or JSON text as a tree that remembers where each value stands.
 
-use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
-use saphyr_parser::{Event, Parser};
+use saphyr::{MarkedYaml, Scalar, YamlData, YamlLoader};
+use saphyr_parser::{Event, Parser, Span, SpannedEventReceiver};
 use serde_json::Value;
 
-use super::{Place, Problem};
+use super::{Effort, Place, Problem, Unread};
 
 /// Longest text that is read. 32,767 worlds of a route each need about 3 MiB.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -24,19 +24,29 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// Reads one YAML document (JSON is one), which has to be a mapping.
-    pub(super) fn load(text: &'a str) -> Result<Self, Problem> {
+    pub(super) fn load(text: &'a str, effort: &Effort<'_>) -> Result<Self, Unread> {
         if text.len() > MAX_BYTES {
-            return Err(Problem::at(
-                "",
-                format!("the document has {} bytes; {MAX_BYTES} is the most", text.len()),
-            ));
+            let why = format!("the document has {} bytes; {MAX_BYTES} is the most", text.len());
+            return Err(Problem::at("", why).into());
         }
-        check_shape(text)?;
-        let mut documents = MarkedYaml::load_from_str(text).map_err(|e| syntax(&e))?;
+        let mut loader = YamlLoader::<MarkedYaml<'a>>::default();
+        let mut depth = 0;
+        for event in Parser::new_from_str(text) {
+            effort.step()?;
+            let (event, span) = event.map_err(|e| syntax(&e))?;
+            check_shape(&event, span, &mut depth)?;
+            loader.on_event(event, span);
+            if let Some(error) = loader.error() {
+                return Err(syntax(error).into());
+            }
+        }
+        let mut documents = loader.into_documents();
         if documents.len() > 1 {
-            return Err(Problem::at("", "the text holds several YAML documents (`---`); one is wanted"));
+            return Err(
+                Problem::at("", "the text holds several YAML documents (`---`); one is wanted").into()
+            );
         }
-        let Some(root) = documents.pop() else { return Err(Problem::at("", EMPTY)) };
+        let Some(root) = documents.pop() else { return Err(Problem::at("", EMPTY).into()) };
         let fault = match &root.data {
             YamlData::Mapping(_) => return Ok(Self { root }),
             YamlData::Sequence(items) if !items.is_empty() => {
@@ -44,7 +54,7 @@ impl<'a> Document<'a> {
             }
             _ => EMPTY,
         };
-        Err(at_line(root.span.start.line(), root.span.start.col() + 1, fault))
+        Err(at_line(root.span.start.line(), root.span.start.col() + 1, fault).into())
     }
 
     /// The document as JSON, which serde reads.
@@ -75,28 +85,23 @@ impl<'a> Document<'a> {
 
 /// Refuses what would blow up when the tree is built: aliases (a few lines can stand for gigabytes) and
 /// deep nesting.
-fn check_shape(text: &str) -> Result<(), Problem> {
-    let mut depth = 0usize;
-    for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|e| syntax(&e))?;
-        let fault = match event {
-            Event::Alias(_) => "anchors and aliases (`&`, `*`) are not supported; write the value out",
-            Event::SequenceStart(..) | Event::MappingStart(..) => {
-                depth += 1;
-                if depth <= MAX_DEPTH {
-                    continue;
-                }
-                "nested too deeply"
+fn check_shape(event: &Event<'_>, span: Span, depth: &mut usize) -> Result<(), Problem> {
+    let fault = match event {
+        Event::Alias(_) => "anchors and aliases (`&`, `*`) are not supported; write the value out",
+        Event::SequenceStart(..) | Event::MappingStart(..) => {
+            *depth += 1;
+            if *depth <= MAX_DEPTH {
+                return Ok(());
             }
-            Event::SequenceEnd | Event::MappingEnd => {
-                depth = depth.saturating_sub(1);
-                continue;
-            }
-            _ => continue,
-        };
-        return Err(at_line(span.start.line(), span.start.col() + 1, fault));
-    }
-    Ok(())
+            "nested too deeply"
+        }
+        Event::SequenceEnd | Event::MappingEnd => {
+            *depth = depth.saturating_sub(1);
+            return Ok(());
+        }
+        _ => return Ok(()),
+    };
+    Err(at_line(span.start.line(), span.start.col() + 1, fault))
 }
 
 fn syntax(error: &saphyr::ScanError) -> Problem {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::document::Document;
 use super::endpoint_policy::{EndpointPolicy, EndpointSource, OwnListener, RefusedAddress};
 use super::parse::located;
-use super::{Endpoint, GAME_GATEWAY, Listener, Policy, Problem, Service};
+use super::{Effort, Endpoint, GAME_GATEWAY, Listener, Policy, Problem, Service};
 
 /// An endpoint of a policy that is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +37,12 @@ pub fn endpoint_problems(text: &str, policy: &Policy, rules: &EndpointPolicy) ->
         };
         problems.extend(refused.into_iter().map(problem));
     }
-    match Document::load(text) {
-        Ok(document) if !problems.is_empty() => located(&document, problems),
-        _ => problems,
+    if problems.is_empty() {
+        return problems;
+    }
+    match Document::load(text, &Effort::endless()) {
+        Ok(document) => located(&document, problems),
+        Err(_) => problems,
     }
 }
 

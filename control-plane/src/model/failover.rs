@@ -166,7 +166,7 @@ impl Service {
             ));
         }
         if failover.targets.len() > MOST_TARGETS {
-            found.push(Problem::at(format!("{at}.targets"), format!("are more than {MOST_TARGETS}")));
+            return found.push(Problem::at(format!("{at}.targets"), format!("are more than {MOST_TARGETS}")));
         }
         percent(&format!("{at}.spill_below"), 0, failover.spill_below, found);
         if self.health_check.as_ref().is_some_and(|check| check.healthy_threshold.is_some()) {
@@ -216,7 +216,7 @@ impl Service {
         if datacenter.is_empty() {
             found.push(Problem::at(at, "is missing: `datacenters` says where instances may be"));
         } else if !self.may_be_in(datacenter) {
-            let allowed = self.datacenters.join(", ");
+            let allowed = self.datacenters.get(..MOST_TARGETS).unwrap_or(&self.datacenters).join(", ");
             found.push(Problem::at(at, format!("`{datacenter}` is not among `datacenters`: {allowed}")));
         }
     }

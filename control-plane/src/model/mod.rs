@@ -3,10 +3,13 @@
 mod diff;
 mod document;
 mod duration;
+mod effort;
 mod endpoint;
 mod endpoint_check;
 mod endpoint_policy;
 mod failover;
+#[cfg(test)]
+mod growth;
 mod health;
 mod intention;
 mod numbers;
@@ -25,6 +28,7 @@ mod warnings;
 pub use diff::diff;
 pub use document::MAX_BYTES;
 pub use duration::Duration;
+pub use effort::{Effort, Stopped, Unread};
 pub use endpoint::Endpoint;
 pub use endpoint_check::{
     RefusedInPolicy, endpoint_problems, listeners, listeners_of_consul, without_refused,
@@ -38,7 +42,7 @@ pub use intention::{ANY_SERVICE, Action, Intention};
 pub use numbers::{Instances, Numbers, Worlds};
 pub use overlap::WorldClass;
 pub use overlay::{Overlay, parse_overlay};
-pub use parse::{EMPTY, is_empty, parse};
+pub use parse::{EMPTY, is_empty, parse, parse_within};
 pub use player_tls::{PlayerTls, TlsVersion};
 pub use policy::{
     Backoff, ClusterDelivery, Dns, Limits, Listener, Policy, Route, Service, ServiceTls, Strategy, Target,

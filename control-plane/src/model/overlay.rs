@@ -1,6 +1,6 @@
 //! What a datacenter has differently: listeners, services and routes by name, put over the policy. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::document::Document;
 use super::parse::{located, typed};
 use super::validate::validate;
-use super::{Listener, Policy, Problem, Route, Service};
+use super::{Effort, Listener, Policy, Problem, Route, Service, Unread};
 
 /// A document that changes a policy, entry by entry. An entry replaces the whole one of the same name, or is added
 /// behind the others; `null` removes one, if it is there.
@@ -31,7 +31,7 @@ pub struct Overlay {
 /// # Errors
 /// All problems found, in the order of the document.
 pub fn parse_overlay(text: &str) -> Result<Overlay, Vec<Problem>> {
-    let document = Document::load(text).map_err(|problem| vec![problem])?;
+    let document = Document::load(text, &Effort::endless()).map_err(Unread::problems)?;
     let read = document.to_json().and_then(|mut json| {
         for section in ["listeners", "services", "routes"] {
             if let Some(Value::Object(entries)) = json.get_mut(section) {
@@ -62,13 +62,21 @@ impl Overlay {
     /// # Errors
     /// Everything that the outcome lacks to be a valid policy; entries go by their names, as in `services.blue.endpoints`.
     pub fn over(&self, policy: &Policy) -> Result<Policy, Vec<Problem>> {
+        self.over_within(policy, &Effort::endless()).map_err(Unread::problems)
+    }
+
+    /// The same, until somebody ends it.
+    ///
+    /// # Errors
+    /// As of [`Self::over`], or that it was ended.
+    pub fn over_within(&self, policy: &Policy, effort: &Effort<'_>) -> Result<Policy, Unread> {
         let merged = Policy {
             listeners: put_over(&policy.listeners, &self.listeners, |l| &l.name),
             services: put_over(&policy.services, &self.services, |s| &s.name),
             routes: put_over(&policy.routes, &self.routes, |r| &r.name),
             ..policy.clone()
         };
-        let mut problems = validate(&merged);
+        let mut problems = validate(&merged, effort)?;
         if problems.is_empty() {
             return Ok(merged);
         }
@@ -78,7 +86,7 @@ impl Overlay {
                 other.path = by_name(&other.path, &merged);
             }
         }
-        Err(problems)
+        Err(Unread::Invalid(problems))
     }
 }
 
@@ -88,7 +96,8 @@ fn put_over<T: Clone>(
     name: impl Fn(&T) -> &String,
 ) -> Vec<T> {
     let kept = entries.iter().filter_map(|entry| over.get(name(entry)).map_or(Some(entry), Option::as_ref));
-    let added = over.iter().filter(|(key, _)| !entries.iter().any(|entry| name(entry) == *key));
+    let known: BTreeSet<_> = entries.iter().map(&name).collect();
+    let added = over.iter().filter(|(key, _)| !known.contains(key));
     kept.chain(added.filter_map(|(_, entry)| entry.as_ref())).cloned().collect()
 }
 

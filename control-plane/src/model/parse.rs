@@ -7,25 +7,34 @@ use super::document::{Document, MAX_BYTES};
 
 pub use super::document::EMPTY;
 use super::validate::validate;
-use super::{Policy, Problem};
+use super::{Effort, Policy, Problem, Stopped, Unread};
 
 /// Reads a policy document, YAML or JSON.
 ///
 /// # Errors
 /// All problems found, in the order of the document. A text that is not a policy at all gives one.
 pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
-    if let Some(policy) = good_json(text) {
+    parse_within(text, &Effort::endless()).map_err(Unread::problems)
+}
+
+/// The same, until somebody ends it.
+///
+/// # Errors
+/// As of [`parse`], or that it was ended.
+pub fn parse_within(text: &str, effort: &Effort<'_>) -> Result<Policy, Unread> {
+    if let Some(policy) = good_json(text, effort)? {
         return Ok(policy);
     }
-    let document = Document::load(text).map_err(|problem| vec![problem])?;
+    let document = Document::load(text, effort)?;
+    effort.check()?;
     let problems = match document.to_json().and_then(typed) {
-        Ok(policy) => match validate(&policy) {
+        Ok(policy) => match validate(&policy, effort)? {
             problems if problems.is_empty() => return Ok(policy),
             problems => problems,
         },
         Err(problem) => vec![problem],
     };
-    Err(located(&document, problems))
+    Err(Unread::Invalid(located(&document, problems)))
 }
 
 /// Whether a document was refused because it says nothing.
@@ -35,11 +44,13 @@ pub fn is_empty(problems: &[Problem]) -> bool {
 }
 
 /// What programs write is JSON and mostly good, and read in a tenth of the time if nobody asks for lines.
-fn good_json(text: &str) -> Option<Policy> {
+fn good_json(text: &str, effort: &Effort<'_>) -> Result<Option<Policy>, Stopped> {
     // A list would be taken field by field.
-    let is_good = text.len() <= MAX_BYTES && text.trim_start().starts_with('{');
-    let policy = serde_json::from_str(text).ok().filter(|_| is_good)?;
-    validate(&policy).is_empty().then_some(policy)
+    if text.len() > MAX_BYTES || !text.trim_start().starts_with('{') {
+        return Ok(None);
+    }
+    let Ok(policy) = serde_json::from_str(text) else { return Ok(None) };
+    Ok(validate(&policy, effort)?.is_empty().then_some(policy))
 }
 
 /// A document's values as a type; the problem names the field.

@@ -91,22 +91,26 @@ impl Listed {
 }
 
 fn worlds(policy: &Policy) -> BTreeMap<u8, Listed> {
-    let mut worlds = BTreeMap::<u8, Listed>::new();
+    // Routes of other listeners or instances may list the same worlds: each is marked once.
+    let mut ranges = BTreeMap::<u8, (bool, Vec<(u16, u16)>)>::new();
     for route in &policy.routes {
-        let of_type = worlds.entry(route.server_type).or_default();
-        let Worlds::Listed(ranges) = &route.worlds else {
-            of_type.any = true;
-            continue;
-        };
-        for &(low, high) in ranges {
-            let (low, high) = (usize::from(low), usize::from(high));
-            if of_type.listed.len() <= high {
-                of_type.listed.resize(high + 1, false);
-            }
-            of_type.listed.get_mut(low..=high).into_iter().flatten().for_each(|listed| *listed = true);
+        let (any, of_type) = ranges.entry(route.server_type).or_default();
+        match &route.worlds {
+            Worlds::Any => *any = true,
+            Worlds::Listed(ranges) => of_type.extend(ranges),
         }
     }
-    worlds
+    let marked = |(any, mut ranges): (bool, Vec<(u16, u16)>)| {
+        ranges.sort_unstable();
+        let mut listed = Vec::new();
+        for (low, high) in ranges {
+            let (low, high) = (usize::from(low), usize::from(high));
+            listed.resize(listed.len().max(low), false);
+            listed.resize(listed.len().max(high + 1), true);
+        }
+        Listed { any, listed }
+    };
+    ranges.into_iter().map(|(server_type, of_type)| (server_type, marked(of_type))).collect()
 }
 
 impl fmt::Display for MassRemoval {

@@ -1,18 +1,21 @@
 //! What a policy must say to make sense, beyond the form of its fields.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 use super::intention::check_intentions;
 use super::overlap::overlaps;
 use super::resilience::{percent, positive};
-use super::{Dns, Listener, Policy, Problem, Route, Service, Strategy, Worlds};
+use super::{Dns, Effort, Listener, Policy, Problem, Route, Service, Stopped, Strategy, Worlds};
 
 /// The listener and the clusters of the old gateway's rules.
 pub const GAME_GATEWAY: &str = "game-gateway";
 
-/// Every problem of `policy`; none = it can be served.
-pub(super) fn validate(policy: &Policy) -> Vec<Problem> {
+/// Problems that are told; whoever has so many mends these first.
+pub(super) const MOST_PROBLEMS: usize = 1000;
+
+/// Every problem of `policy`, up to [`MOST_PROBLEMS`]; none = it can be served.
+pub(super) fn validate(policy: &Policy, effort: &Effort<'_>) -> Result<Vec<Problem>, Stopped> {
     let mut problems = Vec::new();
     let found = &mut problems;
     names("listeners", policy.listeners.iter().map(|l| l.name.as_str()), found);
@@ -21,19 +24,51 @@ pub(super) fn validate(policy: &Policy) -> Vec<Problem> {
     unique(policy.listeners.iter().map(|l| l.bind), found, |i| {
         (format!("listeners[{i}].bind"), "address is taken by another listener".to_owned())
     });
+    let go_on = |found: &Vec<Problem>| effort.step().map(|()| found.len() < MOST_PROBLEMS);
     for (i, listener) in policy.listeners.iter().enumerate() {
         check_listener(&format!("listeners[{i}]"), listener, found);
+        if !go_on(found)? {
+            break;
+        }
     }
     for (i, service) in policy.services.iter().enumerate() {
         check_service(&format!("services[{i}]"), service, found);
+        if !go_on(found)? {
+            break;
+        }
     }
+    let known = Known::of(policy);
     for (i, route) in policy.routes.iter().enumerate() {
-        check_route(&format!("routes[{i}]"), route, policy, found);
+        check_route(&format!("routes[{i}]"), route, &known, found);
+        if !go_on(found)? {
+            break;
+        }
     }
-    found.extend(overlaps(&policy.routes));
+    overlaps(&policy.routes, found, effort)?;
     check_intentions(&policy.intentions, found);
     policy.sidecars.validate(&policy.listeners, found);
-    problems
+    if found.len() > MOST_PROBLEMS {
+        found.truncate(MOST_PROBLEMS);
+        found.push(Problem::at(
+            "",
+            format!("there are more problems than these {MOST_PROBLEMS}; mend them first"),
+        ));
+    }
+    Ok(problems)
+}
+
+/// What routes can name.
+struct Known<'a> {
+    services: HashMap<&'a str, &'a Service>,
+    listeners: HashSet<&'a str>,
+}
+
+impl<'a> Known<'a> {
+    fn of(policy: &'a Policy) -> Self {
+        let services = policy.services.iter().map(|service| (service.name.as_str(), service)).collect();
+        let listeners = policy.listeners.iter().map(|listener| listener.name.as_str());
+        Self { services, listeners: listeners.chain([GAME_GATEWAY]).collect() }
+    }
 }
 
 fn check_listener(at: &str, listener: &Listener, found: &mut Vec<Problem>) {
@@ -97,7 +132,7 @@ fn check_dns(at: &str, dns: &Dns, found: &mut Vec<Problem>) {
     }
 }
 
-fn check_route(at: &str, route: &Route, policy: &Policy, found: &mut Vec<Problem>) {
+fn check_route(at: &str, route: &Route, known: &Known<'_>, found: &mut Vec<Problem>) {
     if route.to.is_empty() {
         found.push(Problem::at(format!("{at}.to"), "names no service"));
     }
@@ -109,14 +144,13 @@ fn check_route(at: &str, route: &Route, policy: &Policy, found: &mut Vec<Problem
             found.push(Problem::at(format!("{at}.to[{i}].weight"), "must be from 1 to 1000000"));
         }
         let place = format!("{at}.to[{i}].service");
-        match policy.services.iter().find(|s| s.name == target.service) {
+        match known.services.get(target.service.as_str()) {
             None => found.push(Problem::at(place, format!("there is no service `{}`", target.service))),
             Some(service) => check_fit(&place, route, service, found),
         }
     }
     for (i, name) in route.listeners.iter().enumerate() {
-        let known = name == GAME_GATEWAY || policy.listeners.iter().any(|l| l.name == *name);
-        if !known {
+        if !known.listeners.contains(name.as_str()) {
             found.push(Problem::at(format!("{at}.listeners[{i}]"), format!("there is no listener `{name}`")));
         }
     }
@@ -150,7 +184,7 @@ fn names<'a>(list: &str, names: impl Iterator<Item = &'a str> + Clone, found: &m
     unique(names, found, |i| (format!("{list}[{i}].name"), "name is used twice".to_owned()));
 }
 
-/// Reports every value that stood before, both places named.
+/// Reports every value that stood before, both places named, as long as there is room.
 pub(super) fn unique<T: Eq + Hash>(
     values: impl Iterator<Item = T>,
     found: &mut Vec<Problem>,
@@ -158,6 +192,9 @@ pub(super) fn unique<T: Eq + Hash>(
 ) {
     let mut first = HashMap::new();
     for (i, value) in values.enumerate() {
+        if found.len() > MOST_PROBLEMS {
+            return;
+        }
         if let Some(&before) = first.get(&value) {
             let (path, message) = describe(i);
             found.push(Problem::at(path, message).against(describe(before).0));

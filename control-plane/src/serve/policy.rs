@@ -39,7 +39,7 @@ pub(super) async fn start(
         }
     };
     let policy = PolicySource::new(store, metrics).await.map_err(internal)?;
-    let policy = Arc::new(policy.holding_against(endpoints));
+    let policy = Arc::new(policy.holding_against(endpoints).await);
     tasks.spawn({
         let policy = Arc::clone(&policy);
         async move { policy.follow().await }
@@ -84,6 +84,7 @@ async fn import(
 
 const fn is_unavailable(error: &ServeError) -> bool {
     match error {
+        ServeError::Apply { source: ApplyError::Unfinished(_), .. } => true,
         ServeError::Store(error)
         | ServeError::Apply { source: ApplyError::Store(PutError::Store(error)), .. } => {
             error.is_unavailable()

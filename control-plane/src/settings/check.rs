@@ -29,6 +29,9 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
         let lacking = "nobody who reaches it would have to authenticate";
         refuse("api.listen", open_to_all(settings.api.listen, lacking, "listen", "api"));
     }
+    if settings.api.max_connections == 0 {
+        refuse("api.max_connections", "it must be more than 0, such as 1024".to_owned());
+    }
     if collide(settings.xds.listen, settings.api.listen) {
         refuse(
             "api.listen",

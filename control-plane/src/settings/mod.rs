@@ -3,6 +3,7 @@
 
 mod check;
 mod endpoints;
+mod hosts;
 mod layers;
 mod lists;
 mod problem;
@@ -26,6 +27,7 @@ use crate::model::{ClusterDelivery, Duration, Endpoint, Limits};
 use crate::xds::ListenerConfig;
 
 pub use endpoints::{EndpointPreset, EndpointRanges, Endpoints};
+pub use hosts::HostNames;
 pub use lists::{Ports, Ranges};
 pub use problem::{Origin, Problem};
 pub use redis_url::RedisUrl;
@@ -134,6 +136,14 @@ pub struct Api {
     pub listen: SocketAddr,
     /// Allows `api.listen` to be other than loopback although nobody has to authenticate.
     pub insecure: bool,
+    /// What else the API is called, separated by commas: host names without ports, as clients and proxies in front write
+    /// them, and origins of web pages that may use it, as `https://console.example.com`. It always answers to `localhost`,
+    /// to `filter.advertise`, and to addresses: of loopback those, and any where `api.listen` is not on loopback. A request
+    /// under another name is refused, since a web page could have made it; probes and metrics are not.
+    #[schemars(with = "String")]
+    pub hosts: HostNames,
+    /// Most connections at a time. Of those that ask for nothing the ones that have waited longest make room for others.
+    pub max_connections: u32,
 }
 
 /// The policy's store and first version.
@@ -396,7 +406,12 @@ impl Default for Xds {
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 18_080).into(), insecure: false }
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 18_080).into(),
+            insecure: false,
+            hosts: HostNames::default(),
+            max_connections: 1024,
+        }
     }
 }
 

@@ -68,7 +68,7 @@ fn every_problem_is_reported_with_its_place() {
     let env = [("REALMGATE_XDS_LSTEN", "x"), ("REALMGATE_GAME_GATEWAY_ENABLED", "yes")];
     let problems = settings(file, &env, &[("policy.store", "redis")]).unwrap_err();
     let expected = [
-        "realmgate.yaml:4:3: api.lisen: no such setting; known here: insecure, listen",
+        "realmgate.yaml:4:3: api.lisen: no such setting; known here: hosts, insecure, listen, max_connections",
         "realmgate.yaml:5:8: redis: not a value but a section of: key_prefix, url",
         "environment variable REALMGATE_XDS_LSTEN: no such setting; docs/settings.md has the list",
         "environment variable REALMGATE_GAME_GATEWAY_ENABLED: game_gateway.enabled: `yes` is not true or false",

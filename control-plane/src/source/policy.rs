@@ -7,11 +7,12 @@ mod metrics;
 mod tests;
 mod weigh;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
@@ -19,9 +20,12 @@ use super::policy_store::{
     BY_HAND, Guard, NewPolicy, OverlayText, PolicyStore, Precondition, PutError, StoreError, StoredPolicy,
     Unconfirmed,
 };
-use crate::model::{self, EndpointPolicy, Policy, Problem};
+use crate::model::{self, EndpointPolicy, Policy, Problem, Unread};
+use crate::work::Work;
 use judge::{ByHand, Checked, HeldBack, Judge, Refusal, Verdict};
 use metrics::Metrics;
+
+pub use crate::work::Unfinished;
 
 /// The policy that is in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,11 +57,26 @@ impl LoadedPolicy {
 #[derive(Debug)]
 pub struct PolicySource {
     store: PolicyStore,
-    judge: Mutex<Judge>,
+    /// Kept by nobody for longer than what the store tells takes to be read.
+    judge: Arc<Mutex<Judge>>,
     publish: watch::Sender<Arc<LoadedPolicy>>,
     /// One at a time, lest an older one be kept last.
-    keeping: tokio::sync::Mutex<()>,
+    keeping: Mutex<()>,
+    work: Work,
     metrics: Metrics,
+}
+
+/// What a document would do.
+#[derive(Clone, Debug)]
+pub struct DryRun {
+    /// What would serve here.
+    pub policy: Arc<Policy>,
+    /// Whether that is another policy than the one that serves.
+    pub changed: bool,
+    /// What would change, in words.
+    pub changes: Vec<String>,
+    /// Why it would have to be confirmed.
+    pub unconfirmed: Option<Unconfirmed>,
 }
 
 /// What [`PolicySource::apply`] did.
@@ -69,6 +88,8 @@ pub struct Applied {
     pub policy: Arc<Policy>,
     /// Whether this was a new document.
     pub changed: bool,
+    /// What it changed of what served when it came, in words.
+    pub changes: Vec<String>,
 }
 
 /// Why a document was not applied. Nothing has changed then.
@@ -80,6 +101,19 @@ pub enum ApplyError {
     /// The store refused it.
     #[error(transparent)]
     Store(#[from] PutError),
+    /// Nobody has looked at it.
+    #[error(transparent)]
+    Unfinished(#[from] Unfinished),
+}
+
+impl From<Unread> for ApplyError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Invalid(problems) => Self::Invalid(problems),
+            // Whoever left does not hear of it.
+            Unread::Stopped => Self::Unfinished(Unfinished::TooLong),
+        }
+    }
 }
 
 /// Problems that are named in one line; a document of thousands of routes can have as many.
@@ -97,16 +131,16 @@ impl PolicySource {
     /// Starts from what is known of the store without asking.
     pub async fn new(store: PolicyStore, registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::register(registry)?;
-        let (judge, publish, keeping) = Default::default();
-        let source = Self { store, judge, publish, keeping, metrics };
+        let (judge, publish, keeping, work) = Default::default();
+        let source = Self { store, judge, publish, keeping, work, metrics };
         source.take().await;
         Ok(source)
     }
 
     /// Documents that are put are held against this, and not only against what may never be an endpoint.
     #[must_use]
-    pub fn holding_against(self, endpoints: Arc<EndpointPolicy>) -> Self {
-        self.judging(|judge| judge.hold_against(endpoints));
+    pub async fn holding_against(self, endpoints: Arc<EndpointPolicy>) -> Self {
+        self.judge.lock().await.hold_against(endpoints);
         self
     }
 
@@ -178,12 +212,22 @@ impl PolicySource {
         Ok(self.store.get(last.version).await?.is_some_and(|stored| &*stored.text == text))
     }
 
-    /// What a document would be in force as, and why it would have to be confirmed.
-    pub fn check(&self, text: &str) -> Result<(Arc<Policy>, Option<Unconfirmed>), Vec<Problem>> {
-        self.judging(|judge| {
-            let checked = judge.check(text)?;
-            Ok((checked.policy, judge.in_force().weigh(&checked.written).err()))
-        })
+    /// What a document would do. Dropped, this ends.
+    pub async fn check(&self, text: String) -> Result<DryRun, ApplyError> {
+        let basis = self.judge.lock().await.basis();
+        let done = self.work.run(move |effort| {
+            let checked = basis.check(&text, effort)?;
+            effort.check()?;
+            let changes = model::diff(&basis.loaded.policy, &checked.policy);
+            effort.check()?;
+            Ok::<_, Unread>(DryRun {
+                changed: basis.loaded.policy != checked.policy,
+                unconfirmed: basis.in_force.weigh(&checked.written).err(),
+                policy: checked.policy,
+                changes,
+            })
+        });
+        Ok(done.await??)
     }
 
     /// Validates a document, stores it durably, and puts it in force. One that takes too much away from what it replaces has to
@@ -203,42 +247,54 @@ impl PolicySource {
         expected: Precondition,
         forced: bool,
     ) -> Result<Applied, ApplyError> {
-        let checked = self.judging(|judge| Ok((judge.check(&new.text)?, judge.in_force())));
-        let (Checked { written, policy }, in_force) = checked.map_err(ApplyError::Invalid)?;
+        let basis = self.judge.lock().await.basis();
+        let text: Arc<str> = new.text.as_str().into();
+        let done = self.work.run({
+            let text = Arc::clone(&text);
+            move |effort| {
+                let checked = basis.check(&text, effort)?;
+                let changes = model::diff(&basis.loaded.policy, &checked.policy);
+                Ok::<_, Unread>((checked, changes, basis.in_force))
+            }
+        });
+        let (checked, changes, in_force) = done.await??;
+        self.judge.lock().await.remember(text, &checked);
+        let Checked { written, policy } = checked;
         let guard = if forced { Guard::none() } else { in_force.guard(written) };
         let before = self.current();
         let stored = self.store.put_guarded(new, expected, guard).await?;
         self.take().await;
         let changed = before.stored.as_ref().map(|s| s.info.version) != Some(stored.info.version);
-        Ok(Applied { stored, policy, changed })
+        Ok(Applied { stored, policy, changed, changes })
     }
 
     /// Holds `policy.file` back, which takes too much away: what is in force stays, and this is told until another policy is put.
     pub async fn hold_file_back(&self, file: &str, unconfirmed: &Unconfirmed) {
         let refusal = Refusal::unconfirmed("policy.file", file, unconfirmed);
-        self.judging(|judge| judge.hold_file_back(refusal));
+        self.judge.lock().await.hold_file_back(refusal);
         self.take().await;
     }
 
     /// The same for a file that was held back by an earlier run and is still the same.
     pub async fn go_on_holding_file_back(&self, file: &str) {
-        self.judging(|judge| judge.hold_file_back(Refusal::held_before(file)));
+        self.judge.lock().await.hold_file_back(Refusal::held_before(file));
         self.take().await;
-    }
-
-    fn judging<T>(&self, judge: impl FnOnce(&mut Judge) -> T) -> T {
-        judge(&mut self.judge.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Publishes what the store holds now as far as it is good; a document that wants to be made a version.
     async fn take(&self) -> Option<ByHand> {
-        let verdict = self.judging(|judge| {
+        let mut judge = Arc::clone(&self.judge).lock_owned().await;
+        let held = self.store.watch();
+        // A document of thousands of routes takes a while to read.
+        let taken = spawn_blocking(move || {
             // Under the lock, lest an older one come last.
-            let held = self.store.watch().borrow().clone();
-            let verdict = judge.take(&held);
-            self.tell(&verdict);
-            verdict
+            let held = held.borrow().clone();
+            (judge.take(&held), judge)
         });
+        // It ends in error only where the process does.
+        let (verdict, judge) = taken.await.ok()?;
+        self.tell(&verdict);
+        drop(judge);
         if verdict.is_new {
             let _keeping = self.keeping.lock().await;
             let LoadedPolicy { stored, overlay, .. } = &*self.current();
@@ -291,8 +347,10 @@ impl PolicySource {
             author: BY_HAND.to_owned(),
             message: "written by hand".to_owned(),
         };
-        let weighed = self.judging(|judge| Ok((judge.check(&new.text)?.written, judge.in_force())));
-        let Ok((written, in_force)) = weighed.map_err(|_: Vec<Problem>| ()) else { return true };
+        let mut judge = Arc::clone(&self.judge).lock_owned().await;
+        let text = Arc::clone(&document.text);
+        let weighed = spawn_blocking(move || Some((judge.check(&text).ok()?.written, judge.in_force())));
+        let Some((written, in_force)) = weighed.await.ok().flatten() else { return true };
         let (why, settled) = match self.store.put_guarded(new, expected, in_force.guard(written)).await {
             Ok(_) => {
                 self.take().await;
@@ -306,7 +364,7 @@ impl PolicySource {
                 (HeldBack::Failed(problem), false)
             }
         };
-        self.judging(|judge| judge.hold_back(document, why));
+        self.judge.lock().await.hold_back(document, why);
         self.take().await;
         settled
     }

@@ -5,13 +5,13 @@ use http::HeaderMap;
 use hyper::body::Frame;
 use tonic::{Code, Status};
 
+use super::bounds::StreamError;
 use super::csds::StatusError;
 use super::grpc::MAX_REQUEST_BYTES;
 use super::listener::Refusal;
 use super::node::NodeError;
 use super::request::Malformed;
 use super::scope::TooManyScopes;
-use super::stream::StreamError;
 
 /// Why a stream ends.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,6 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
-use prost::Message;
 use tonic::body::Body;
 
 use super::end::{End, Fault};
@@ -72,13 +71,18 @@ pub(super) fn prefix(length: usize) -> [u8; PREFIX] {
     [0, a, b, c, d]
 }
 
-/// A message as it goes over the wire.
-pub(super) fn framed(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut framed = Vec::with_capacity(PREFIX + length);
-    framed.extend(prefix(length));
-    message.encode_raw(&mut framed);
-    framed.into()
+/// A message that is to be written piece by piece.
+pub(super) fn begun() -> BytesMut {
+    BytesMut::from(&prefix(0)[..])
+}
+
+/// What was written to it as it goes over the wire.
+pub(super) fn finished(mut message: BytesMut) -> Bytes {
+    let length = message.len().saturating_sub(PREFIX);
+    if let Some(head) = message.first_chunk_mut() {
+        *head = prefix(length);
+    }
+    message.freeze()
 }
 
 #[cfg(test)]

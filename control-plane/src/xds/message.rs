@@ -43,7 +43,23 @@ pub(crate) struct Texts {
     parts: Vec<Range<usize>>,
 }
 
+impl Asks {
+    /// Bytes of all texts.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::All { names, version } => names.bytes() + version.len(),
+            Self::Change { subscribe, unsubscribe, initial } => {
+                subscribe.bytes() + unsubscribe.bytes() + initial.bytes()
+            }
+        }
+    }
+}
+
 impl Texts {
+    fn bytes(&self) -> usize {
+        self.parts.iter().map(Range::len).sum()
+    }
+
     /// No text of this message yet.
     pub(crate) fn of(message: &Bytes) -> Self {
         Self { message: message.clone(), parts: Vec::new() }

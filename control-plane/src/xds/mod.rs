@@ -8,7 +8,10 @@
 //! What is drawn from `stream` to `plan` is pure: values in, values out. `listener` takes connections in, `server` knows
 //! the methods, and `session` puts a socket, a clock and snapshots around one stream.
 
+mod bounds;
+mod budget;
 mod claims;
+mod clients;
 mod csds;
 mod end;
 mod gate;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::budget::Words;
 use super::in_flight::{self, Sent, Suspects};
 use super::subscription::Subscription;
 use super::{Resource, ResourceSet};
@@ -24,9 +25,9 @@ pub(super) struct Suspended {
 }
 
 /// A refusal in the proxy's own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Nack {
-    pub(crate) message: String,
+    pub(crate) message: Words,
     pub(crate) version: Arc<str>,
     pub(crate) at: SystemTime,
 }
@@ -56,9 +57,10 @@ impl Subscription {
             }
             return false;
         };
-        let nack = Arc::new(Nack { message, version: answered.version, at: now });
         let Suspects { mut guilty, mut suspect, mut innocent } =
-            in_flight::suspects(answered.changes, &nack.message);
+            in_flight::suspects(answered.changes, &message);
+        let nack =
+            Arc::new(Nack { message: self.account.words(&message), version: answered.version, at: now });
         for refused in guilty.iter().chain(&suspect) {
             in_flight::forget(&mut self.in_flight, refused);
         }

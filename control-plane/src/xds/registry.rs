@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use super::Scope;
+use super::clients::Use;
 use super::keep::Held;
 use super::listener::Cut;
 use super::metrics::Metrics;
@@ -79,6 +80,8 @@ pub(crate) struct Peer {
     pub(crate) program: Program,
     pub(crate) variant: &'static str,
     pub(crate) cut: Cut,
+    /// Its scope among those of its address, for as long as this lasts.
+    pub(crate) counted: Option<Use>,
 }
 
 impl Peer {

@@ -76,10 +76,12 @@ pub trait SnapshotSource: Send + Sync + 'static {
 /// control plane is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{most} scopes of this role are served, and this is another: edges share one that agree in service, datacenter, cell, \
+    "{most} scopes of this role {of} are served, and this is another: edges share one that agree in service, datacenter, cell, \
      listeners, protocol variant and whether their Envoy is older than 1.38"
 )]
 pub struct TooManyScopes {
     /// How many there are room for.
     pub most: usize,
+    /// Whose: `in all`, or `of one address`.
+    pub of: &'static str,
 }

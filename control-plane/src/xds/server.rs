@@ -15,6 +15,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
+use super::clients::Clients;
 use super::csds::{Questions, StatusSession};
 use super::end::Fault;
 use super::grpc::Messages;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     /// How long a client may leave what it is given.
     pub(super) stalled: Duration,
     pub(super) names: Arc<NamePool>,
+    /// The scopes of each client.
+    pub(super) clients: Clients,
     /// One place: answers of CSDS are made and taken one by one.
     pub(super) answers: Arc<Semaphore>,
     log: Seldom,
@@ -121,7 +124,8 @@ impl AdsServer {
         stalled: Duration,
     ) -> Self {
         let (names, answers, log) = (Arc::default(), Arc::new(Semaphore::new(1)), Seldom::default());
-        Self(Arc::new(Shared { source, registry, stalled, names, answers, log }))
+        let clients = Clients::default();
+        Self(Arc::new(Shared { source, registry, stalled, names, clients, answers, log }))
     }
 
     /// Cuts off, for as long as it is polled, proxies that keep their connection alive and read nothing.

@@ -161,7 +161,8 @@ impl Session {
         let wanted = Arc::clone(&snapshots.borrow_and_update());
         let names = Arc::clone(&self.shared.names);
         let aggregated = self.method.kind.is_none();
-        let stream = Stream::new(self.method.variant, aggregated, wanted, names, Instant::now());
+        let account = self.from.cut.account();
+        let stream = Stream::new(self.method.variant, aggregated, wanted, names, account, Instant::now());
         let connected = self.connected.insert(Connected {
             connection: Connection::open(Arc::clone(&self.shared.registry), peer, stream),
             snapshots,
@@ -172,7 +173,7 @@ impl Session {
         Ok(connected.on_request(&self.shared, self.method, request)?)
     }
 
-    fn peer(&self, node: Option<Node>) -> Result<Peer, NodeError> {
+    fn peer(&self, node: Option<Node>) -> Result<Peer, Fault> {
         let node = node.ok_or(NodeError::Missing)?;
         let variant = match self.method.variant {
             Variant::Sotw => "sotw",
@@ -181,9 +182,11 @@ impl Session {
         let state_of_the_world = self.method.variant == Variant::Sotw;
         let scope = Scope { state_of_the_world, ..Scope::from_node(&node)? };
         let (user_agent, program) = (user_agent(&node), Program::of(&node));
+        let scope = Arc::new(scope);
         Ok(Peer {
             id: node.id.into(),
-            scope: Arc::new(scope),
+            counted: Some(self.shared.clients.enter(self.from.address.ip().into(), &scope)?),
+            scope,
             address: Some(self.from.address),
             user_agent,
             program,
@@ -244,7 +247,7 @@ impl Connected {
             && let Some(left_out) = self.log.now(kind.label(), Instant::now())
         {
             let (stream, kind, version) = (self.connection.number(), kind.label(), &*nack.version);
-            tracing::warn!(stream, kind, version, left_out, why = nack.message, "proxy refuses");
+            tracing::warn!(stream, kind, version, left_out, why = &*nack.message, "proxy refuses");
         }
         metrics.pushed(&responses);
         Ok(responses)

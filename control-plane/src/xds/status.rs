@@ -194,7 +194,7 @@ fn filters(stream: &Stream) -> Vec<FilterStatus> {
         let running = extensions.in_force(resource.name(), wanted);
         // What it claims to have from an earlier stream is known by its version alone.
         let running = running.map(|running| running.code().map(ToString::to_string).unwrap_or_default());
-        let refusal = extensions.refusal(resource.name()).map(|nack| nack.message.clone());
+        let refusal = extensions.refusal(resource.name()).map(|nack| nack.message.to_string());
         let (name, wanted) = (resource.name().to_string(), code.to_string());
         Some(FilterStatus { name, wanted, running, refusal })
     };
@@ -221,7 +221,7 @@ fn rejections(subscription: &Subscription) -> Vec<Rejection> {
     let rejection = |resource: &str, version: &str, why: &Nack| Rejection {
         resource: resource.to_owned(),
         version: version.to_owned(),
-        message: why.message.clone(),
+        message: why.message.to_string(),
         at_ms: millis(why.at),
     };
     if let Some(nack) = subscription.refused_whole() {

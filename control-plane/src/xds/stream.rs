@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::bounds::{MAX_NAMES, StreamError, check_names};
+use super::budget::{Account, Kept};
 use super::gate::{Course, NEVER_ASKS, WARMS_LONG};
 use super::generation::Generation;
 use super::message::{Asks, Request, Response, Variant};
@@ -13,32 +15,6 @@ use super::names::NamePool;
 use super::plan::{Gate, Removal};
 use super::subscription::{Backlog, PATIENCE, Subscription};
 use super::{ResourceType, Snapshot};
-
-/// Names and held resources of one stream, all types together: four times what we have seen any proxy use.
-pub(crate) const MAX_NAMES: usize = 65_536;
-/// Longest resource name accepted; Envoy itself sets no bound.
-pub(crate) const MAX_NAME_BYTES: usize = 1_024;
-
-/// Why a stream is ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum StreamError {
-    /// The proxy asks for more than a stream may.
-    #[error("more than {MAX_NAMES} resource names on one stream")]
-    TooManyNames,
-    /// One name is too long.
-    #[error("a resource name is longer than {MAX_NAME_BYTES} bytes")]
-    NameTooLong,
-}
-
-impl StreamError {
-    /// A short name for metrics and logs.
-    pub(crate) const fn label(&self) -> &'static str {
-        match self {
-            Self::TooManyNames => "too_many_names",
-            Self::NameTooLong => "name_too_long",
-        }
-    }
-}
 
 /// How far the proxy follows the wanted snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -89,7 +65,13 @@ pub(crate) struct Stream {
     /// do not matter: endpoints that never rest must not hold filters back for ever.
     pub(super) barrier: u64,
     raise_barrier: bool,
+    /// What the proxy said since that was last counted: looked at again when it may be as much again.
+    said: usize,
+    counted: Kept,
 }
+
+/// Texts of requests before they are looked at for what is kept of them.
+const LOOK_EVERY: usize = 64 << 10;
 
 impl Stream {
     pub(crate) fn new(
@@ -97,6 +79,7 @@ impl Stream {
         aggregated: bool,
         wanted: Arc<Snapshot>,
         pool: Arc<NamePool>,
+        account: &Account,
         now: Instant,
     ) -> Self {
         Self {
@@ -111,16 +94,18 @@ impl Stream {
             resumed: false,
             began_with: None,
             held_back: None,
-            runtime: Subscription::new(ResourceType::Runtime, variant),
-            secrets: Subscription::new(ResourceType::Secret, variant),
-            clusters: Subscription::new(ResourceType::Cluster, variant),
-            endpoints: Subscription::new(ResourceType::Endpoints, variant),
-            listeners: Subscription::new(ResourceType::Listener, variant),
-            extensions: Subscription::new(ResourceType::Extension, variant),
+            runtime: Subscription::new(ResourceType::Runtime, variant, account),
+            secrets: Subscription::new(ResourceType::Secret, variant, account),
+            clusters: Subscription::new(ResourceType::Cluster, variant, account),
+            endpoints: Subscription::new(ResourceType::Endpoints, variant, account),
+            listeners: Subscription::new(ResourceType::Listener, variant, account),
+            extensions: Subscription::new(ResourceType::Extension, variant, account),
             awaited: NameMap::default(),
             awaited_until: None,
             barrier: 0,
             raise_barrier: false,
+            said: 0,
+            counted: account.keep(),
         }
     }
 
@@ -215,6 +200,7 @@ impl Stream {
         clock: SystemTime,
     ) -> Result<(Vec<Response>, bool), StreamError> {
         check_names(&request.asks)?;
+        self.said += request.asks.bytes();
         let kind = request.kind;
         let wanted = Arc::clone(self.wanted());
         if self.asks_again(&request) {
@@ -242,6 +228,7 @@ impl Stream {
         if ResourceType::ALL.iter().map(|kind| self.of(*kind).names()).sum::<usize>() > MAX_NAMES {
             return Err(StreamError::TooManyNames);
         }
+        self.count()?;
         match kind {
             // Whether endpoints are taken away depends on what became of their cluster.
             ResourceType::Cluster => self.endpoints.dirty = true,
@@ -252,6 +239,17 @@ impl Stream {
             | ResourceType::Extension => {}
         }
         Ok((self.advance(now), refused))
+    }
+
+    /// Counts what is kept of what the proxy said, when it said as much again as that was the last time.
+    fn count(&mut self) -> Result<(), StreamError> {
+        if self.said < LOOK_EVERY {
+            return Ok(());
+        }
+        let wanted = Arc::clone(self.wanted());
+        let kept = ResourceType::ALL.iter().map(|kind| self.of(*kind).said(wanted.of(*kind))).sum();
+        self.said = 0;
+        if self.counted.count(kept) { Ok(()) } else { Err(StreamError::TooMuch) }
     }
 
     /// Takes a new snapshot in: as the one to work towards, or to be taken up after the one under way.
@@ -472,22 +470,5 @@ fn brings_state(asks: &Asks) -> bool {
     match asks {
         Asks::All { version, .. } => !version.is_empty(),
         Asks::Change { initial, .. } => !initial.is_empty(),
-    }
-}
-
-fn check_names(asks: &Asks) -> Result<(), StreamError> {
-    let (count, longest) = match asks {
-        Asks::All { names, .. } => (names.len(), names.longest()),
-        Asks::Change { subscribe, unsubscribe, initial } => (
-            subscribe.len().max(initial.len() / 2),
-            subscribe.longest().max(unsubscribe.longest()).max(initial.longest()),
-        ),
-    };
-    if count > MAX_NAMES {
-        Err(StreamError::TooManyNames)
-    } else if longest > MAX_NAME_BYTES {
-        Err(StreamError::NameTooLong)
-    } else {
-        Ok(())
     }
 }

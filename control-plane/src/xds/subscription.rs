@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::budget::Account;
 use super::claims::Claims;
 use super::in_flight::InFlight;
 use super::interest::{Asked, Interest};
@@ -76,10 +77,16 @@ pub(crate) struct Subscription {
     pub(super) retry: Retry,
     /// Whether what says that all filters are in force may be sent.
     pub(super) last: Gate,
+    /// Where the words of its refusals are counted.
+    pub(super) account: Account,
 }
 
+/// What keeping an entry of a list takes, and a name or a resource of our own making for it.
+const ENTRY: usize = 32;
+const OBJECT: usize = 128;
+
 impl Subscription {
-    pub(crate) fn new(kind: ResourceType, variant: Variant) -> Self {
+    pub(crate) fn new(kind: ResourceType, variant: Variant, account: &Account) -> Self {
         Self {
             kind,
             variant,
@@ -102,6 +109,7 @@ impl Subscription {
             nack: None,
             retry: Retry::default(),
             last: Gate::Open,
+            account: account.clone(),
         }
     }
 
@@ -113,6 +121,20 @@ impl Subscription {
     /// How many names this stream keeps for the type, for its bound.
     pub(crate) fn names(&self) -> usize {
         self.interest.names().len().max(self.behind.len()).max(self.due.len())
+    }
+
+    /// Bytes of what this stream keeps of the type because the proxy said it, besides the words of refusals: names that are
+    /// not among those that are wanted, which all streams share, and versions that it claims.
+    pub(crate) fn said(&self, wanted: &ResourceSet) -> usize {
+        let name =
+            |name: &Arc<str>| if wanted.position(name).is_some() { ENTRY } else { name.len() + OBJECT };
+        let held = |(of, has): (&Arc<str>, &Had)| {
+            let claim =
+                has.as_ref().filter(|has| has.is_claimed()).map_or(0, |has| has.version().len() + OBJECT);
+            name(of) + claim
+        };
+        let names = self.interest.names().iter().map(name).sum::<usize>();
+        names + self.behind.iter().map(held).sum::<usize>() + self.due.len() * ENTRY
     }
 
     /// Whether the proxy refuses something that is still wanted.

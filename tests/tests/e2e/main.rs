@@ -13,6 +13,7 @@
 
 mod access_log;
 mod api;
+mod api_abuse;
 mod conformance;
 mod consul;
 mod dashboards;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::weigh::{InForce, weigh_overlay};
 use super::{LoadedPolicy, list};
-use crate::model::{self, EndpointPolicy, Overlay, Policy, Problem};
+use crate::model::{self, Effort, EndpointPolicy, Overlay, Policy, Problem, Unread};
 use crate::source::policy_store::{Held, OverlayText, StoredPolicy, Trouble, Unconfirmed, Written, etag};
 
 /// What is in force and what was wrong with the rest.
@@ -133,6 +133,44 @@ pub(super) struct Verdict {
     pub(super) by_hand: Option<ByHand>,
 }
 
+/// What a document is checked against, as of one moment: the work is done without keeping the judge.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Basis {
+    overlay: Option<(Arc<OverlayText>, Arc<Overlay>)>,
+    read: Option<(Arc<str>, Arc<Policy>)>,
+    endpoints: Arc<EndpointPolicy>,
+    /// What would be replaced.
+    pub(super) in_force: InForce,
+    /// What serves.
+    pub(super) loaded: Arc<LoadedPolicy>,
+}
+
+impl Basis {
+    /// What a text says, and what it would be in force as, with the overlay of then.
+    pub(super) fn check(&self, text: &str, effort: &Effort<'_>) -> Result<Checked, Unread> {
+        let written = match self.read.as_ref().filter(|(known, _)| &**known == text) {
+            Some((_, policy)) => Arc::clone(policy),
+            None => Arc::new(model::parse_within(text, effort)?),
+        };
+        let problems = model::endpoint_problems(text, &written, &self.endpoints);
+        if !problems.is_empty() {
+            return Err(Unread::Invalid(problems));
+        }
+        let Some((source, overlay)) = &self.overlay else {
+            return Ok(Checked { policy: Arc::clone(&written), written });
+        };
+        let policy = overlay.over_within(&written, effort).map_err(|mut unread| {
+            if let Unread::Invalid(problems) = &mut unread {
+                for problem in problems {
+                    problem.message = format!("{} (with the overlay {})", problem.message, source.key);
+                }
+            }
+            unread
+        })?;
+        Ok(Checked { written, policy: Arc::new(policy) })
+    }
+}
+
 impl Judge {
     /// Documents that are put are held against this.
     pub(super) fn hold_against(&mut self, endpoints: Arc<EndpointPolicy>) {
@@ -141,21 +179,30 @@ impl Judge {
 
     /// What a text says, and what it would be in force as, with the overlay of now.
     pub(super) fn check(&mut self, text: &str) -> Result<Checked, Vec<Problem>> {
-        let written = self.read(&Arc::from(text))?;
-        let problems = model::endpoint_problems(text, &written, &self.endpoints);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let Some((source, overlay)) = &self.overlay else {
-            return Ok(Checked { policy: Arc::clone(&written), written });
+        let checked = match self.basis().check(text, &Effort::endless()) {
+            Ok(checked) => checked,
+            Err(Unread::Invalid(problems)) => return Err(problems),
+            // Nobody ended it.
+            Err(Unread::Stopped) => return Err(Vec::new()),
         };
-        let policy = overlay.over(&written).map_err(|mut problems| {
-            for problem in &mut problems {
-                problem.message = format!("{} (with the overlay {})", problem.message, source.key);
-            }
-            problems
-        })?;
-        Ok(Checked { written, policy: Arc::new(policy) })
+        self.remember(text.into(), &checked);
+        Ok(checked)
+    }
+
+    /// All that a document is checked against.
+    pub(super) fn basis(&self) -> Basis {
+        Basis {
+            overlay: self.overlay.clone(),
+            read: self.read.clone(),
+            endpoints: Arc::clone(&self.endpoints),
+            in_force: self.in_force(),
+            loaded: Arc::clone(&self.loaded),
+        }
+    }
+
+    /// Keeps what was read, since it is mostly the next one to be published.
+    pub(super) fn remember(&mut self, text: Arc<str>, checked: &Checked) {
+        self.read = Some((text, Arc::clone(&checked.written)));
     }
 
     /// What is in force, for weighing what would replace it.

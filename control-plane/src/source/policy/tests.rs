@@ -32,7 +32,11 @@ async fn a_put_that_takes_much_away_is_forced_or_confirms_it() {
     source.apply(new(20, ""), Precondition::Any).await.unwrap();
     let held = unconfirmed(source.apply(new(5, ""), Precondition::Any).await);
     assert_eq!(held.etag, first.info.etag);
-    assert_eq!(source.check(&new(5, "").text).unwrap().1, Some(held), "a dry run says the same");
+    assert_eq!(
+        source.check(new(5, "").text).await.unwrap().unconfirmed,
+        Some(held),
+        "a dry run says the same"
+    );
     assert_eq!(source.current().policy.services.len(), 20, "nothing was changed");
     let confirms = format!("confirm_removal: \"{}\"", &first.info.etag[..12]);
     source.apply(new(5, &confirms), Precondition::Any).await.unwrap();

@@ -1,15 +1,17 @@
 //! What is asked before a version replaces another: whether it takes away more than anybody confirmed.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::StoredPolicy;
+use super::{PutError, StoredPolicy, blocking};
 use crate::model::MassRemoval;
 
 /// Asked with the version that a put would replace, at a moment when nobody else can replace it; `None` = there is none.
 /// An error is why the put is not made.
-pub struct Guard(Box<Asked>);
+#[derive(Clone)]
+pub struct Guard(Arc<Asked>);
 
 type Asked = dyn Fn(Option<&StoredPolicy>) -> Result<(), Unconfirmed> + Send + Sync;
 
@@ -18,7 +20,7 @@ impl Guard {
     pub fn new(
         asked: impl Fn(Option<&StoredPolicy>) -> Result<(), Unconfirmed> + Send + Sync + 'static,
     ) -> Self {
-        Self(Box::new(asked))
+        Self(Arc::new(asked))
     }
 
     /// One that lets everything through.
@@ -29,6 +31,12 @@ impl Guard {
 
     pub(super) fn ask(&self, replaced: Option<&StoredPolicy>) -> Result<(), Unconfirmed> {
         (self.0)(replaced)
+    }
+
+    /// The same where nobody may be kept waiting: documents of thousands of routes take a while.
+    pub(super) async fn ask_aside(&self, replaced: Option<StoredPolicy>) -> Result<(), PutError> {
+        let guard = self.clone();
+        blocking(move || guard.ask(replaced.as_ref()).map_err(PutError::from)).await
     }
 }
 

@@ -9,12 +9,16 @@ use envoy_types::pb::envoy::service::status::v3 as pb;
 use envoy_types::pb::envoy::service::status::v3::client_config::GenericXdsConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::{Any, Timestamp};
+use prost::Message;
 
-use crate::xds::grpc::framed;
+use crate::xds::grpc::{begun, finished};
 use crate::xds::stream::Stream;
 use crate::xds::{MAX_NODE_NAME_BYTES, Registry, Resource, ResourceType};
 
-/// Resources in one answer, and their bytes: a thousand proxies of a hundred clusters.
+/// The field of a response that its configurations are in.
+const CONFIG: u32 = 1;
+
+/// Resources in one answer, and its bytes: a thousand proxies of a hundred clusters.
 const MAX_RESOURCES: usize = 200_000;
 const MAX_BYTES: usize = 256 << 20;
 /// Each is held against every proxy. Who wants to see more than this many proxies of ten thousand names none.
@@ -66,21 +70,29 @@ impl Inquiry {
 
     /// The answer as it goes over the wire.
     pub(super) fn answer(&self, registry: &Registry) -> Result<Bytes, StatusError> {
-        let (mut config, mut count, mut bytes) = (Vec::new(), 0, 0);
+        self.answer_within(registry, Bound { resources: MAX_RESOURCES, bytes: MAX_BYTES })
+    }
+
+    fn answer_within(&self, registry: &Registry, most: Bound) -> Result<Bytes, StatusError> {
+        let (mut answer, mut count) = (begun(), 0);
         let of = |id: &str| self.of.is_empty() || self.of.iter().any(|matcher| matcher.matches(id));
         registry.for_each(of, |peer, stream| {
-            let resources = resources(stream, self.contents);
-            count += resources.len();
-            bytes +=
-                resources.iter().filter_map(|r| r.xds_config.as_ref()).map(|c| c.value.len()).sum::<usize>();
-            config.push(pb::ClientConfig {
-                node: Some(Node { id: peer.id.to_string(), ..Node::default() }),
-                generic_xds_configs: resources,
-                ..pb::ClientConfig::default()
-            });
-            if count > MAX_RESOURCES || bytes > MAX_BYTES { Err(StatusError::TooLarge) } else { Ok(()) }
+            let node = Node { id: peer.id.to_string(), ..Node::default() };
+            let mut config = pb::ClientConfig { node: Some(node), ..pb::ClientConfig::default() };
+            // One proxy may have as much as all others: what it takes is counted as it is made.
+            let bytes = most.bytes.saturating_sub(answer.len());
+            let mut room = Bound { resources: most.resources - count, bytes };
+            resources(stream, self.contents, |resource| {
+                room.take(resource.encoded_len())?;
+                config.generic_xds_configs.push(resource);
+                Ok(())
+            })?;
+            count += config.generic_xds_configs.len();
+            // A response is its configurations one after the other.
+            prost::encoding::message::encode(CONFIG, &config, &mut answer);
+            if answer.len() > most.bytes { Err(StatusError::TooLarge) } else { Ok(()) }
         })?;
-        Ok(framed(&pb::ClientStatusResponse { config }))
+        Ok(finished(answer))
     }
 }
 
@@ -115,9 +127,27 @@ impl Matcher {
     }
 }
 
-/// Every wanted resource that the proxy asks for; of a secret no more than its name and version.
-fn resources(stream: &Stream, contents: bool) -> Vec<GenericXdsConfig> {
-    let mut resources = Vec::new();
+/// What may be said.
+#[derive(Clone, Copy)]
+struct Bound {
+    resources: usize,
+    bytes: usize,
+}
+
+impl Bound {
+    fn take(&mut self, bytes: usize) -> Result<(), StatusError> {
+        let left = self.resources.checked_sub(1).zip(self.bytes.checked_sub(bytes));
+        (self.resources, self.bytes) = left.ok_or(StatusError::TooLarge)?;
+        Ok(())
+    }
+}
+
+/// Shows every wanted resource that the proxy asks for; of a secret no more than its name and version.
+fn resources(
+    stream: &Stream,
+    contents: bool,
+    mut show: impl FnMut(GenericXdsConfig) -> Result<(), StatusError>,
+) -> Result<(), StatusError> {
     for kind in ResourceType::ALL {
         let contents = contents && kind != ResourceType::Secret;
         let (latest, wanted, subscription) =
@@ -138,7 +168,7 @@ fn resources(stream: &Stream, contents: bool) -> Vec<GenericXdsConfig> {
             } else {
                 (pb::ConfigStatus::Synced, ClientResourceStatus::Acked)
             };
-            resources.push(GenericXdsConfig {
+            show(GenericXdsConfig {
                 type_url: kind.url().to_owned(),
                 name: name.to_string(),
                 version_info: resource.version().to_owned(),
@@ -148,15 +178,15 @@ fn resources(stream: &Stream, contents: bool) -> Vec<GenericXdsConfig> {
                 client_status: client.into(),
                 error_state: refused.map(|refused| UpdateFailureState {
                     last_update_attempt: Some(timestamp(refused.why.at)),
-                    details: refused.why.message.clone(),
+                    details: refused.why.message.to_string(),
                     version_info: refused.version.to_string(),
                     ..UpdateFailureState::default()
                 }),
                 ..GenericXdsConfig::default()
-            });
+            })?;
         }
     }
-    resources
+    Ok(())
 }
 
 fn timestamp(time: SystemTime) -> Timestamp {
@@ -170,9 +200,63 @@ fn timestamp(time: SystemTime) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
     use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 
     use super::*;
+    use crate::xds::budget::Account;
+    use crate::xds::listener::Cut;
+    use crate::xds::message::{Asks, Request, Variant};
+    use crate::xds::program::Program;
+    use crate::xds::registry::{Connection, Peer};
+    use crate::xds::{ResourceSet, Snapshot};
+
+    #[test]
+    fn everything_that_is_said_counts() {
+        let registry = Arc::new(Registry::new(&prometheus::Registry::new()).unwrap());
+        let proxy = || {
+            let names: Vec<String> = (0..50).map(|i| format!("cluster-{i:02}")).collect();
+            let clusters = names
+                .iter()
+                .map(|name| Arc::new(Resource::encoded("", name.as_str().into(), "1".into(), b"")));
+            let none = || ResourceSet::new([]);
+            let wanted = Arc::new(Snapshot::new(ResourceSet::new(clusters), none(), none(), none()));
+            let (account, now) = (Account::default(), Instant::now());
+            let mut stream = Stream::new(Variant::Delta, true, wanted, Arc::default(), &account, now);
+            let asks = || {
+                let (subscribe, unsubscribe, initial) = Default::default();
+                Asks::Change { subscribe, unsubscribe, initial }
+            };
+            let (nonce, error) = (String::new(), None);
+            let request = Request { kind: ResourceType::Cluster, nonce, error, asks: asks() };
+            let (sent, _) = stream.on_request(request, now, SystemTime::now()).unwrap();
+            let (nonce, error) =
+                (sent[0].nonce.clone(), Some(format!("{}: {}", names.join(" "), "w".repeat(2_000))));
+            let request = Request { kind: ResourceType::Cluster, nonce, error, asks: asks() };
+            stream.on_request(request, now, SystemTime::now()).unwrap();
+            let peer = Peer {
+                id: "edge".into(),
+                scope: Arc::default(),
+                address: None,
+                user_agent: String::new(),
+                program: Program::of(&Node::default()),
+                variant: "delta",
+                cut: Cut::default(),
+                counted: None,
+            };
+            Connection::open(Arc::clone(&registry), peer, stream)
+        };
+        let _proxies: Vec<_> = (0..3).map(|_| proxy()).collect();
+        let inquiry = Inquiry { of: vec![], contents: false };
+        let bytes = inquiry.answer(&registry).unwrap().len();
+        assert!(bytes > 3 * 50 * 2_000, "{bytes}: it has the words of each refusal");
+        let within = |resources, bytes| inquiry.answer_within(&registry, Bound { resources, bytes });
+        assert!(within(150, bytes).is_ok());
+        assert_eq!(within(149, bytes), Err(StatusError::TooLarge));
+        assert_eq!(within(150, bytes - 1), Err(StatusError::TooLarge));
+    }
 
     fn matchers(patterns: Vec<MatchPattern>, ignore_case: bool) -> Result<Inquiry, StatusError> {
         let matcher = |pattern| {

@@ -12,16 +12,20 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tonic::codegen::{Service, StdError};
 
 use super::connection::{self, Shared};
-use super::drain::Drain;
+use super::drain::{Drain, Turn};
+use crate::connections::{self, Places};
 
 /// What the system lacks, file descriptors mostly, does not come back by asking at once again.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A proxy sends its first bytes with the connection. One that waits for us first is none, or is gone.
+const FIRST_BYTE: Duration = Duration::from_secs(3);
 
 /// How many, and how long they may take to go.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +48,10 @@ pub(super) async fn run<S, B>(
     B::Data: Send,
     B::Error: Into<StdError>,
 {
-    // One place a connection, given back when its task ends: when all are back, all are gone.
-    let places = Arc::new(Semaphore::new(bounds.max_connections as usize));
+    let most = bounds.max_connections as usize;
+    let places = Places::new(connections::Bounds { most, most_waiting: most.div_ceil(2) });
+    // Each connection's task has one end: when all are gone, so are the connections.
+    let (open, mut all_gone) = mpsc::channel::<()>(1);
     let drain = Drain::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -53,25 +59,52 @@ pub(super) async fn run<S, B>(
             connection = accept(&listener, &shared) => connection,
             () = &mut shutdown => break,
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let Ok(place) = places.enter(address.ip().into()) else {
             shared.refused("too_many", "xds.max_connections are open", address);
             continue;
         };
-        let (service, shared, turn) = (service.clone(), Arc::clone(&shared), drain.turn());
+        let (service, shared, turn, open) =
+            (service.clone(), Arc::clone(&shared), drain.turn(), open.clone());
         tokio::spawn(async move {
             shared.metrics.connections.inc();
-            connection::serve(stream, address, service, Arc::clone(&shared), turn).await;
+            let place = Arc::new(place);
+            let served = async {
+                if begins(&stream, address, &shared, turn.clone()).await {
+                    connection::serve(stream, address, service, Arc::clone(&shared), turn, &place).await;
+                }
+            };
+            tokio::select! {
+                () = served => {}
+                () = place.lost() => {
+                    shared.refused("made_room", "it was not let in yet, and others needed its place", address);
+                }
+            }
             shared.metrics.connections.dec();
-            drop(place);
+            drop(open);
         });
     }
     // From here the system refuses connections, and proxies try the next replica.
     drop(listener);
-    let open = bounds.max_connections.saturating_sub(u32::try_from(places.available_permits()).unwrap_or(0));
-    tracing::info!(connections = open, "moving proxies on");
-    drain.begin(bounds.drain, open);
-    // Every connection ends itself in time. The semaphore is never closed, which is the only error.
-    let _ = places.acquire_many(bounds.max_connections).await;
+    let connections = u32::try_from(shared.metrics.connections.get()).unwrap_or(0);
+    tracing::info!(connections, "moving proxies on");
+    drain.begin(bounds.drain, connections);
+    drop(open);
+    // Every connection ends itself in time.
+    let _ = all_gone.recv().await;
+}
+
+/// Whether the other end says anything at all.
+async fn begins(stream: &TcpStream, address: SocketAddr, shared: &Shared, mut turn: Turn) -> bool {
+    let first = timeout(FIRST_BYTE.min(shared.admission), stream.readable());
+    let first = tokio::select! {
+        first = first => first,
+        () = turn.come() => return false,
+    };
+    if first.is_err() {
+        let reason = if shared.tls.is_some() { "handshake_timeout" } else { "silent" };
+        shared.refused(reason, "not a byte in time", address);
+    }
+    first.is_ok()
 }
 
 /// The next connection, however long the system takes to have one.

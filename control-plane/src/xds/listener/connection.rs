@@ -29,7 +29,9 @@ use super::metrics::ListenerMetrics;
 use super::peer::{Cut, Peer};
 use super::reload::Reloading;
 use super::tls::{self, Certificate, Tls};
+use crate::connections::Place;
 use crate::telemetry::seldom::Seldom;
+use crate::xds::budget::Room;
 
 /// Envoy opens one stream a connection, or one a type; a few more leave room for a reconnect that overlaps.
 const STREAMS: u32 = 16;
@@ -50,6 +52,8 @@ pub(super) struct Shared {
     pub(super) access: Arc<Access>,
     pub(super) metrics: ListenerMetrics,
     pub(super) log: Seldom,
+    /// For what clients have us keep.
+    pub(super) room: Room,
     /// How long a connection may take until a stream is let in.
     pub(super) admission: Duration,
     pub(super) http: http2::Builder<TokioExecutor>,
@@ -108,6 +112,7 @@ pub(super) async fn serve<S, B>(
     service: S,
     shared: Arc<Shared>,
     mut turn: Turn,
+    place: &Arc<Place>,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -119,7 +124,7 @@ pub(super) async fn serve<S, B>(
     // Without TCP_NODELAY a response waits up to 40 ms for the acknowledgement of the one before. It fails only
     // on a connection that is gone, which shows soon enough.
     let _ = stream.set_nodelay(true);
-    let (cut, own_turn) = (Cut::default(), turn.clone());
+    let (cut, own_turn) = (Cut::of(place, shared.room.account()), turn.clone());
     let guarded = |certificate: Option<Certificate>| Guarded {
         inner: service,
         certificate: certificate.map(Arc::new),

@@ -48,6 +48,7 @@ pub(crate) use tokens::line as token_line;
 use tokens::{Rules, Tokens};
 
 use crate::telemetry::seldom::Seldom;
+use crate::xds::budget::Room;
 
 /// What the listener asks of those who connect, and how many it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +164,7 @@ impl Listener {
             access: Arc::new(access),
             metrics,
             log: Seldom::default(),
+            room: Room::default(),
             admission: config.admission,
             http: connection::http(config.keepalive),
         };

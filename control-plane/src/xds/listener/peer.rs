@@ -8,6 +8,8 @@ use tokio::sync::Notify;
 
 use super::credential::{Credential, Warrant};
 use super::drain::Turn;
+use crate::connections::Place;
+use crate::xds::budget::Account;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -43,9 +45,23 @@ struct Link {
     admitted: AtomicBool,
     /// The credentials of its streams, for as long as these last.
     warrants: Mutex<Vec<Weak<Warrant>>>,
+    /// Kept once a request was let in.
+    place: Weak<Place>,
+    /// What its streams have us keep.
+    account: Account,
 }
 
 impl Cut {
+    /// Of the connection that has this place and this account.
+    pub(super) fn of(place: &Arc<Place>, account: Account) -> Self {
+        Self(Arc::new(Link { place: Arc::downgrade(place), account, ..Link::default() }))
+    }
+
+    /// What the connection's streams have us keep.
+    pub(crate) fn account(&self) -> &Account {
+        &self.0.account
+    }
+
     /// Closes the connection without another byte.
     pub(crate) fn cut(&self) {
         self.0.cut.notify_one();
@@ -68,7 +84,11 @@ impl Cut {
 
     /// Notes that a request was let in.
     pub(super) fn admit(&self, credential: &Credential) {
-        self.0.admitted.store(true, Ordering::Relaxed);
+        if !self.0.admitted.swap(true, Ordering::Relaxed)
+            && let Some(place) = self.0.place.upgrade()
+        {
+            place.settle();
+        }
         // No code panics with the lock held.
         let mut warrants = self.0.warrants.lock().unwrap_or_else(PoisonError::into_inner);
         warrants.retain(|warrant| warrant.strong_count() > 0);

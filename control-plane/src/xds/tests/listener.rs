@@ -173,6 +173,45 @@ async fn who_brings_no_stream_that_can_be_let_in_does_not_keep_a_place() {
     next(&mut responses).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_lock_nobody_out() {
+    const PLACES: u32 = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let token_file = dir.path().join("tokens");
+    std::fs::write(&token_file, "the-only-token-of-all\n").unwrap();
+    let config =
+        ListenerConfig { max_connections: PLACES, token_file: Some(token_file), ..ListenerConfig::default() };
+    let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;
+    // One was there before; it never has to make room.
+    let (_old, mut of_old) = open(&fixture.client, Some("the-only-token-of-all")).await.unwrap();
+    next(&mut of_old).await;
+    let mut silent = Vec::new();
+    for _ in 1..PLACES {
+        silent.push(TcpStream::connect(address(&fixture)).await.unwrap());
+    }
+    // As a proxy does: again and again, until it is let in. All silent ones stay for as long as they may.
+    let let_in = async {
+        loop {
+            if let Ok(client) = Client::connect(fixture.url.clone()).await
+                && let Ok(opened) = open(&client, Some("the-only-token-of-all")).await
+            {
+                return opened;
+            }
+        }
+    };
+    let (_new, mut of_new) = timeout(SOON, let_in).await.expect("it was locked out");
+    next(&mut of_new).await;
+    fixture.source.0.send_replace(snapshot(&["a@2"], &[], &[], &[]));
+    next(&mut of_old).await;
+    let told = async {
+        let made_room = |n| format!("realmgate_xds_connections_refused_total{{reason=\"made_room\"}} {n}");
+        while !(1..PLACES).any(|n| fixture.metric(&made_room(n))) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, told).await.expect("nobody made room");
+}
+
 /// Cuts off whoever opens a stream.
 #[derive(Clone)]
 struct CutsOff;

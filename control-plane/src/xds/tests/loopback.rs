@@ -31,7 +31,11 @@ pub(super) struct Source(pub(super) watch::Sender<Arc<Snapshot>>);
 
 impl SnapshotSource for Source {
     fn subscribe(&self, scope: &Scope) -> Result<watch::Receiver<Arc<Snapshot>>, TooManyScopes> {
-        if scope.cell == "one too many" { Err(TooManyScopes { most: 1 }) } else { Ok(self.0.subscribe()) }
+        if scope.cell == "one too many" {
+            Err(TooManyScopes { most: 1, of: "in all" })
+        } else {
+            Ok(self.0.subscribe())
+        }
     }
 }
 
@@ -145,7 +149,7 @@ async fn a_scope_for_which_there_is_no_room_is_refused_with_words() {
     requests.send(first(Some(node(&[("cell", "one too many")])))).await.unwrap();
     let end = end(&mut responses).await;
     assert_eq!(end.code(), Code::ResourceExhausted);
-    assert!(end.message().starts_with("1 scopes of this role are served"), "{end}");
+    assert!(end.message().starts_with("1 scopes of this role in all are served"), "{end}");
     assert!(fixture.metric(r#"realmgate_xds_streams_refused_total{reason="too_many_scopes"} 1"#));
 }
 

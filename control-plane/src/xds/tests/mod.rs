@@ -22,8 +22,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::bounds::StreamError;
+use super::budget::Account;
 use super::message::{Asks, Request, Response, Texts, Variant};
-use super::stream::{Stream, StreamError};
+use super::stream::Stream;
 use super::{Resource, ResourceSet, ResourceType, Snapshot};
 use ResourceType::{Cluster, Endpoints, Extension, Listener, Runtime, Secret};
 
@@ -71,7 +73,7 @@ struct Proxy {
 impl Proxy {
     fn new(variant: Variant, wanted: &Arc<Snapshot>) -> Self {
         let now = Instant::now();
-        let stream = Stream::new(variant, true, Arc::clone(wanted), Arc::default(), now);
+        let stream = Stream::new(variant, true, Arc::clone(wanted), Arc::default(), &Account::default(), now);
         Self { stream, variant, now, names: BTreeMap::new(), last: BTreeMap::new() }
     }
 
@@ -185,7 +187,8 @@ fn again(subscribe: &[&str], initial: &[(&str, &str)]) -> Asks {
 #[test]
 fn names_are_bounded() {
     let wanted = snapshot(&[], &[], &[], &[]);
-    let mut stream = Stream::new(Variant::Delta, true, wanted, Arc::default(), Instant::now());
+    let mut stream =
+        Stream::new(Variant::Delta, true, wanted, Arc::default(), &Account::default(), Instant::now());
     let names = |count: usize, length: usize| {
         subscribe(&(0..count).map(|i| format!("{i:0length$}")).collect::<Vec<_>>())
     };
@@ -202,7 +205,8 @@ fn names_are_bounded() {
 #[test]
 fn names_that_come_and_go_unanswered_are_bounded() {
     let wanted = snapshot(&["a@1"], &[], &[], &[]);
-    let mut stream = Stream::new(Variant::Delta, true, wanted, Arc::default(), Instant::now());
+    let mut stream =
+        Stream::new(Variant::Delta, true, wanted, Arc::default(), &Account::default(), Instant::now());
     let mut ask = |subscribe: &[String], unsubscribe: &[String]| {
         let (subscribe, unsubscribe) = (subscribe.iter().collect(), unsubscribe.iter().collect());
         let asks = Asks::Change { subscribe, unsubscribe, initial: Texts::default() };

@@ -95,7 +95,8 @@ fn run(variant: Variant, on_demand: bool, slow: bool, steps: Vec<Step>) {
             }
             Step::Cut { early } => {
                 let known = if early { Arc::default() } else { Arc::clone(&last) };
-                proxy.stream = Stream::new(variant, true, known, Arc::default(), proxy.now);
+                proxy.stream =
+                    Stream::new(variant, true, known, Arc::default(), &Account::default(), proxy.now);
                 envoy.connect();
                 vec![]
             }

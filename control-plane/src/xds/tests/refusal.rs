@@ -177,3 +177,39 @@ fn s22_clusters_that_a_refused_filter_no_longer_names_are_kept() {
         assert_eq!(proxy.settle(came).len(), 2);
     }
 }
+
+#[test]
+fn what_a_proxy_says_and_refuses_is_bounded_in_bytes() {
+    // Each name is within the bound of names, and together they take more than a connection may.
+    let name = |i: usize| format!("{i:06}{}", "n".repeat(1_000));
+    let names = |range: std::ops::Range<usize>| range.map(name).collect::<Vec<_>>();
+    let mut proxy = Proxy::started(Variant::Delta, &snapshot(&["a@1"], &[], &["l@1"], &["x@1"]));
+    let mut ask = |asks| {
+        let request = Request { kind: Endpoints, nonce: String::new(), error: None, asks };
+        proxy.stream.on_request(request, proxy.now, SystemTime::now()).map(drop)
+    };
+    for step in 0..12 {
+        ask(subscribe(&names(step * 1_000..(step + 1) * 1_000))).unwrap();
+    }
+    let none = Texts::default();
+    let gone = names(0..12_000).iter().map(String::as_str).collect();
+    ask(Asks::Change { subscribe: none.clone(), unsubscribe: gone, initial: none }).unwrap();
+    let mut steps = (20..60).map(|step| ask(subscribe(&names(step * 1_000..(step + 1) * 1_000))));
+    let taken = steps.by_ref().take_while(Result::is_ok).count();
+    assert!((12..15).contains(&taken), "{taken}: what was dropped counts no more");
+
+    // A refusal of each of many resources.
+    let versions = |version: usize| (0..2_000).map(move |i| format!("w{i:04}@{version}"));
+    let all: Vec<_> = versions(1).collect();
+    let all: Vec<_> = all.iter().map(String::as_str).collect();
+    let mut proxy = Proxy::new(Variant::Delta, &snapshot(&all, &[], &[], &[]));
+    let mut queue = proxy.ask(Cluster, &[]);
+    while let Some(response) = queue.pop() {
+        let words = format!("{}: {}", response.resources[0].name(), "x".repeat(4_000));
+        queue.extend(proxy.answer(&response, Some(&words)));
+    }
+    let rejected = &proxy.stream.of(Cluster).rejected;
+    let words: HashMap<_, _> =
+        rejected.values().map(|r| (Arc::as_ptr(&r.why), r.why.message.len())).collect();
+    assert!(rejected.len() == 2_000 && words.values().sum::<usize>() < 1 << 20, "{}", words.len());
+}

@@ -67,7 +67,7 @@ impl ConsulStore {
                 return Err(PutError::Conflict { current: current.info });
             }
             // Whoever puts another one meanwhile moves the index, and this is asked again.
-            guard.ask(self.replaced(&current).await?.as_ref())?;
+            guard.ask_aside(self.replaced(&current).await?).await?;
             let info = PolicyInfo {
                 version: self.next_version(&current).await.map_err(StoreError::from)?,
                 etag: etag.clone(),
