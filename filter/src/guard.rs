@@ -45,7 +45,7 @@ impl GuardConfig {
             .and_then(|name| name.strip_prefix("/ns/default/dc/"))
             .and_then(|name| name.split_once("/svc/"));
         let Some((datacenter, service)) = name else { return false };
-        let is_part = |part: &str| !part.is_empty() && !part.contains('/');
+        let is_part = |part: &str| !part.is_empty() && !part.contains(['/', ',']);
         is_part(datacenter)
             && is_name(service)
             && match &self.services {
@@ -207,6 +207,7 @@ mod tests {
             ("spiffe://d.consul/ns/default/dc/a/b/svc/web", [false, false]),
             ("spiffe://d.consul/ns/default/dc/aws/svc/web/more", [false, false]),
             ("spiffe://d.consul/ns/default/dc//svc/web", [false, false]),
+            ("spiffe://d.consul/ns/default/dc/a,b/svc/web", [false, false]),
             ("spiffe://d.consul/ns/default/dc/aws/svc/my%20shop", [false, true]),
             ("spiffe://d.consul/ns/default/dc/aws/svc/my shop", [false, false]),
             ("spiffe://d.consul/ns/default/dc/aws/svc/cro%6E", [false, false]),

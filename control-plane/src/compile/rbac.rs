@@ -31,9 +31,8 @@ pub(super) const STAT_PREFIX: &str = "connect_authz";
 /// What the log calls it.
 const POLICY: &str = "intentions";
 
-/// A service of a namespace that we know, in any datacenter. Envoy joins the ids of a peer that shows several with commas; that
-/// is none, since it has too many slashes, or a comma in its name.
-const ID: &str = "spiffe://[^/]+/ns/default/dc/[^/]+/svc/[^/]+";
+/// A service of our namespace, in any datacenter. Envoy joins the ids of a peer that shows several with commas, so that is none.
+const ID: &str = "spiffe://[^/,]+/ns/default/dc/[^/,]+/svc/[^/,]+";
 
 /// An id whose name is not written as `guard::is_name` has it: a byte stands for itself and should not, or the other way
 /// round. Who is denied could come under the same name in other words.
@@ -43,31 +42,23 @@ const OTHER_WORDS: &str = "(?s).*/svc/.*(?:[^-A-Za-z0-9._~$&+:;=@%]\
 /// The filter that lets in whom `admission` says, of services of this trust domain. Whoever is of another trust domain,
 /// or no service, is in no set and so let in by none.
 pub(super) fn filter(admission: &Admission<'_>, trust_domain: &str) -> Rbac {
-    let stat_prefix = STAT_PREFIX.to_owned();
-    // Who cannot be in a certificate cannot come.
-    let ends = |name: &&str| Some(is(MatchPattern::Suffix(format!("/svc/{}", in_spiffe_id(name)?))));
-    let named = |names: &BTreeSet<&str>| any_of(names.iter().filter_map(ends).collect());
-    let mut all = vec![
+    let rbac = Rbac { stat_prefix: STAT_PREFIX.to_owned(), ..Rbac::default() };
+    let whom: Option<Vec<_>> = match admission {
+        Admission::Only(names) => any_of(names).map(|them| vec![them]),
+        Admission::AllBut(names) => Some(any_of(names).map(not).into_iter().collect()),
+    };
+    let Some(whom) = whom else {
+        // Rules that allow let in nobody whom no policy names.
+        let rules = Rules { action: Verdict::Allow.into(), ..Rules::default() };
+        return Rbac { rules: Some(rules), ..rbac };
+    };
+    let services = [
         is(MatchPattern::Prefix(format!("spiffe://{trust_domain}/"))),
         is(regex(ID)),
         not(is(regex(OTHER_WORDS))),
     ];
-    match admission {
-        Admission::Only(names) => match named(names) {
-            Some(named) => all.push(named),
-            // Rules that allow let in nobody whom no policy names.
-            None => {
-                let rules = Rules { action: Verdict::Allow.into(), ..Rules::default() };
-                return Rbac { rules: Some(rules), stat_prefix, ..Rbac::default() };
-            }
-        },
-        Admission::AllBut(names) => all.extend(named(names).map(not)),
-    }
-    Rbac {
-        matcher: Some(allow(predicate(MatchType::AndMatcher(PredicateList { predicate: all })))),
-        stat_prefix,
-        ..Rbac::default()
-    }
+    let all = services.into_iter().chain(whom).collect();
+    Rbac { matcher: Some(allow(predicate(MatchType::AndMatcher(PredicateList { predicate: all })))), ..rbac }
 }
 
 /// Lets in whom this holds for, and nobody else.
@@ -79,8 +70,10 @@ fn allow(whom: Predicate) -> Matcher {
     Matcher { matcher_type: Some(MatcherType::MatcherList(MatcherList { matchers })), on_no_match: None }
 }
 
-/// Any of these; none of no one.
-fn any_of(mut predicates: Vec<Predicate>) -> Option<Predicate> {
+/// Whether it is one of these services; none if nobody can be.
+fn any_of(services: &BTreeSet<&str>) -> Option<Predicate> {
+    let names = services.iter().filter_map(|service| in_spiffe_id(service));
+    let mut predicates: Vec<_> = names.map(|name| is(MatchPattern::Suffix(format!("/svc/{name}")))).collect();
     // Envoy refuses a list of one.
     if predicates.len() > 1 {
         return Some(predicate(MatchType::OrMatcher(PredicateList { predicate: predicates })));
@@ -244,6 +237,7 @@ mod tests {
             format!("{},{}", id("aws", "web"), id("aws", "other")),
             format!("{},urn:x", id("aws", "web")),
             format!("urn:x,{}", id("aws", "web")),
+            format!("spiffe://{DOMAIN}/ns/default/dc/aws,x/svc/web"),
             String::new(),
         ] {
             for admission in [

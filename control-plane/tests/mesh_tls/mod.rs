@@ -102,7 +102,7 @@ fn believes(common: &CommonTlsContext) -> (Vec<&str>, Vec<String>) {
 
 #[test]
 fn an_edge_shows_its_own_certificate_and_believes_the_very_service() {
-    let mesh = documented(&["realmgate-edge", "game"]);
+    let mut mesh = documented(&["realmgate-edge", "game"]);
     let snapshot = compile(&mesh, &Scope::default());
     let context = context(cluster(&snapshot, "game").transport_socket);
     let common = context.common_tls_context.unwrap();
@@ -114,6 +114,9 @@ fn an_edge_shows_its_own_certificate_and_believes_the_very_service() {
     assert!(secrets["roots"].contains(r"ROOT ONE\nROOT TWO\n"), "{}", secrets["roots"]);
     assert!(!format!("{secrets:?}").contains("KEY OF game"), "another's key");
     accepted_by_envoy(&snapshot);
+    // TLS has no room for a longer name, and Envoy takes no such cluster.
+    Arc::make_mut(&mut mesh.identities).trust_domain = "d".repeat(255);
+    accepted_by_envoy(&compile(&mesh, &Scope::default()));
 }
 
 /// A service of two datacenters and a standby, with an instance in those of them that are named.

@@ -153,7 +153,7 @@ pub fn run_script(url: &str, script: &Path) -> Result<(), Failure> {
 /// Any name as part of a URL.
 #[must_use]
 pub fn in_url(name: &str) -> String {
-    name.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    name.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat()
 }
 
 /// A text of an answer; empty if it is not there.
