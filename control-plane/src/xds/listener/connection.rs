@@ -195,7 +195,7 @@ where
         end = connection => shared.ended(address, &end),
         () = cut.asked() => {}
         () = turn.over() => {}
-        () = sleep(LAST_WORD), if leave == Leave::Revoked => {}
+        () = of_no_use(&cut), if leave == Leave::Revoked => {}
     }
 }
 
@@ -229,6 +229,16 @@ async fn overstayed(access: &Access, certificate: Option<&Certificate>, cut: &Cu
         }
         sleep(LAST_WORD).await;
         if cut.is_overstayed() {
+            return;
+        }
+    }
+}
+
+/// Completes when a connection whose certificate was refused has no stream any more that is let in.
+async fn of_no_use(cut: &Cut) {
+    loop {
+        sleep(LAST_WORD).await;
+        if !cut.is_of_use() {
             return;
         }
     }

@@ -102,7 +102,16 @@ impl Cut {
 
     /// Whether a stream is there whose credential holds no more.
     pub(super) fn is_overstayed(&self) -> bool {
+        self.streams().iter().any(|warrant| warrant.check().is_err())
+    }
+
+    /// Whether a stream is there whose credential holds.
+    pub(super) fn is_of_use(&self) -> bool {
+        self.streams().iter().any(|warrant| warrant.check().is_ok())
+    }
+
+    fn streams(&self) -> Vec<Arc<Warrant>> {
         let warrants = self.0.warrants.lock().unwrap_or_else(PoisonError::into_inner);
-        warrants.iter().filter_map(Weak::upgrade).any(|warrant| warrant.check().is_err())
+        warrants.iter().filter_map(Weak::upgrade).collect()
     }
 }

@@ -23,7 +23,7 @@ use tonic::{Code, Request, Status};
 use super::listener::{Client, address, open, open_as};
 use super::loopback::{Fixture, next, node};
 use super::*;
-use crate::xds::{ListenerConfig, TlsFiles};
+use crate::xds::{LAST_WORD, ListenerConfig, TlsFiles};
 
 const GAME: &str = "the-token-of-the-games";
 const SHOP: &str = "the-token-of-the-shops";
@@ -297,6 +297,15 @@ async fn a_certificate_is_one_identity_and_no_other() {
         assert!(end.message().contains(place) && end.message().contains(&svc(service)), "{place}: {end}");
     }
     assert!(fixture.registry.proxies().is_empty());
+    // A stream that is refused takes no other of its connection with it.
+    let client = files.connect(&fixture, &svc("game"), 600).await;
+    let (requests, mut good) = open_as(&client, None, sidecar("game", &[])).await.unwrap();
+    next(&mut good).await;
+    refused(&client, None, sidecar("shop", &[])).await;
+    tokio::time::sleep(LAST_WORD + Duration::from_millis(500)).await;
+    fixture.source.0.send_replace(snapshot(&["a@2"], &[], &[], &[]));
+    next(&mut good).await;
+    drop((client, good, requests));
     // Who gets a better certificate shows it on another connection: none of these is kept.
     until(&fixture, "realmgate_xds_connections 0").await;
     for (id, node) in [
