@@ -7,7 +7,7 @@ mod effort;
 mod endpoint;
 mod failover;
 #[cfg(test)]
-mod growth;
+pub(crate) mod growth;
 mod health;
 mod intention;
 mod numbers;
