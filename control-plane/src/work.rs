@@ -83,11 +83,11 @@ mod tests {
 
     /// Work that is only ended.
     fn endless(
-        begun: mpsc::Sender<()>,
+        started: mpsc::Sender<()>,
         ended: mpsc::Sender<u64>,
     ) -> impl FnOnce(&Effort<'_>) + Send + 'static {
         move |effort| {
-            begun.send(()).unwrap();
+            started.send(()).unwrap();
             while effort.step().is_ok() {}
             ended.send(effort.steps()).unwrap();
         }
@@ -96,7 +96,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn so_many_at_a_time_and_ended_when_nobody_waits() {
         let work = Arc::new(Work::default());
-        let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel());
+        let ((begin, at_work), (end, ended)) = (mpsc::channel(), mpsc::channel());
         let mut clients = tokio::task::JoinSet::new();
         for _ in 0..AT_WORK + IN_QUEUE {
             let (work, begin, end) = (Arc::clone(&work), begin.clone(), end.clone());
@@ -106,11 +106,11 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(work.run(|_| ()).await, Err(Unfinished::Busy), "no room in the queue");
-        tokio::task::block_in_place(|| (0..AT_WORK).for_each(|_| begun.recv().unwrap()));
-        assert!(begun.try_recv().is_err(), "more than {AT_WORK} at a time");
+        tokio::task::block_in_place(|| (0..AT_WORK).for_each(|_| at_work.recv().unwrap()));
+        assert!(at_work.try_recv().is_err(), "more than {AT_WORK} at a time");
         clients.shutdown().await;
         tokio::task::block_in_place(|| (0..AT_WORK).for_each(|_| assert!(ended.recv().unwrap() > 0)));
         assert_eq!(work.run(|_| 7).await, Ok(7), "what was left has given its places back");
-        assert!(begun.try_recv().is_err(), "who left while waiting is not worked for");
+        assert!(at_work.try_recv().is_err(), "who left while waiting is not worked for");
     }
 }

@@ -1,5 +1,7 @@
 //! The API's listener: so many connections, of which those that ask for nothing make room for those that do.
 
+mod metrics;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,11 +15,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
+
+pub use metrics::ListenerMetrics;
 
 use super::body::Bodies;
 use crate::connections::{Bounds, Place, Places};
@@ -34,28 +37,6 @@ const STREAMS: u32 = 32;
 const RECEIVE_WINDOW: u32 = 256 << 10;
 /// What the system lacks, file descriptors mostly, does not come back by asking at once again.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// The metrics of the listener, registered once. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct ListenerMetrics {
-    connections: IntGauge,
-    refused: IntCounterVec,
-}
-
-impl ListenerMetrics {
-    /// Defines the metrics and registers them; fails when a name is taken.
-    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let connections = IntGauge::new("realmgate_api_connections", "Open connections to the API.")?;
-        registry.register(Box::new(connections.clone()))?;
-        let refused = Opts::new(
-            "realmgate_api_connections_refused_total",
-            "Connections to the API that were closed because others needed their place, or there was none.",
-        );
-        let refused = IntCounterVec::new(refused, &["reason"])?;
-        registry.register(Box::new(refused.clone()))?;
-        Ok(Self { connections, refused })
-    }
-}
 
 /// Serves on `listener` until `shutdown`, then until the requests that are here are answered.
 pub async fn serve(

@@ -116,13 +116,18 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    fn of(stored: Option<&StoredPolicy>, changed: bool, changes: Vec<String>, policy: &Policy) -> Self {
+    fn of(
+        stored: Option<&StoredPolicy>,
+        changed: bool,
+        differences: Vec<String>,
+        policy: &Policy,
+    ) -> Self {
         Self {
             version: stored.map_or(0, |s| s.info.version),
             etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
             dry_run: false,
             changed,
-            changes,
+            changes: differences,
             warnings: model::warnings(policy),
             mass_removal: None,
             applied: None,

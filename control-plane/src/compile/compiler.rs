@@ -112,7 +112,7 @@ mod tests {
     use crate::compile::{Memory, compile};
     use crate::mesh::identity::Leaf;
     use crate::mesh::{FilterModule, ModuleLocation, Unheard};
-    use crate::model::{Action, Policy, Strategy as HashStrategy, parse};
+    use crate::model::{Action, Policy, Strategy as HashStrategy, growth, parse};
     use crate::source::gateway_rules::{GatewayRule, GatewayRules, RuleOrigin};
     use crate::xds::ResourceType::{Cluster, Endpoints};
     use crate::xds::{Ports, Resource, Role};
@@ -138,6 +138,20 @@ mod tests {
             placement: Arc::default(),
             unheard: Unheard::default(),
         })
+    }
+
+    #[test]
+    fn what_a_policy_compiles_to_costs_what_its_length_does() {
+        let cost = |mesh: &Mesh| {
+            let begun = growth::processor_time();
+            std::hint::black_box((compile(mesh, &Scope::default()), mesh.has_routes(&[])));
+            growth::processor_time().saturating_sub(begun)
+        };
+        let of = |text: &str| Some(Mesh { policy: Arc::new(parse(text).ok()?), ..Mesh::clone(&mesh(1)) });
+        for (name, shape) in growth::SHAPES {
+            let (Some(small), Some(large)) = (of(&shape(40)), of(&shape(320))) else { continue };
+            growth::grows_evenly(name, || cost(&small), || cost(&large));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod endpoint_check;
 mod endpoint_policy;
 mod failover;
 #[cfg(test)]
-mod growth;
+pub(crate) mod growth;
 mod health;
 mod intention;
 mod numbers;

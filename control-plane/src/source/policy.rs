@@ -253,11 +253,11 @@ impl PolicySource {
             let text = Arc::clone(&text);
             move |effort| {
                 let checked = basis.check(&text, effort)?;
-                let changes = model::diff(&basis.loaded.policy, &checked.policy);
-                Ok::<_, Unread>((checked, changes, basis.in_force))
+                let differences = model::diff(&basis.loaded.policy, &checked.policy);
+                Ok::<_, Unread>((checked, differences, basis.in_force))
             }
         });
-        let (checked, changes, in_force) = done.await??;
+        let (checked, differences, in_force) = done.await??;
         self.judge.lock().await.remember(text, &checked);
         let Checked { written, policy } = checked;
         let guard = if forced { Guard::none() } else { in_force.guard(written) };
@@ -265,7 +265,7 @@ impl PolicySource {
         let stored = self.store.put_guarded(new, expected, guard).await?;
         self.take().await;
         let changed = before.stored.as_ref().map(|s| s.info.version) != Some(stored.info.version);
-        Ok(Applied { stored, policy, changed, changes })
+        Ok(Applied { stored, policy, changed, changes: differences })
     }
 
     /// Holds `policy.file` back, which takes too much away: what is in force stays, and this is told until another policy is put.

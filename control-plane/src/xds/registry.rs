@@ -81,6 +81,7 @@ pub(crate) struct Peer {
     pub(crate) variant: &'static str,
     pub(crate) cut: Cut,
     /// Its scope among those of its address, for as long as this lasts.
+    #[expect(dead_code, reason = "it counts until it is dropped")]
     pub(crate) counted: Option<Use>,
 }
 

@@ -144,7 +144,7 @@ impl Session {
         };
         let first = first.map_err(|_| Fault::Silent)??.ok_or(End::Closed)?;
         let mut request = decode(self.method, &first)?;
-        let peer = self.peer(request.node.take()).map_err(Fault::from)?;
+        let peer = self.peer(request.node.take())?;
         self.from.credential.claim(Arc::clone(&peer.scope)).map_err(Fault::from)?;
         let mut snapshots = if peer.program.is_unsupported() {
             let (version, (major, minor)) = (peer.program.version(), OLDEST);

@@ -221,8 +221,8 @@ mod tests {
             let clusters = names
                 .iter()
                 .map(|name| Arc::new(Resource::encoded("", name.as_str().into(), "1".into(), b"")));
-            let none = || ResourceSet::new([]);
-            let wanted = Arc::new(Snapshot::new(ResourceSet::new(clusters), none(), none(), none()));
+            let empty = || ResourceSet::new([]);
+            let wanted = Arc::new(Snapshot::new(ResourceSet::new(clusters), empty(), empty(), empty()));
             let (account, now) = (Account::default(), Instant::now());
             let mut stream = Stream::new(Variant::Delta, true, wanted, Arc::default(), &account, now);
             let asks = || {
