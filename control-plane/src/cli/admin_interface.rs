@@ -48,7 +48,15 @@ impl AdminInterface {
             return Ok(Admin::Socket(path));
         }
         let address = self.admin_address.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        Ok(Admin::Port((address, self.admin_port.unwrap_or(DEFAULT_PORT)).into()))
+        let port = self.admin_port.unwrap_or(DEFAULT_PORT);
+        if port != DEFAULT_PORT || !address.is_loopback() {
+            let deny = if address.is_loopback() { "" } else { "; its address is for `endpoints.*.deny`" };
+            output::remark(&format!(
+                "whoever reaches port {port} can end the Envoy: name it in the control plane's `edge.admin_ports`, so that no endpoint \
+                 leads there{deny}"
+            ));
+        }
+        Ok(Admin::Port((address, port).into()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::document::Document;
-use super::endpoint_policy::{EndpointPolicy, EndpointSource, OwnListener, RefusedAddress};
+use super::endpoint_policy::{EndpointPolicy, EndpointSource, OwnListener, RefusedAddress, RefusedReason};
 use super::parse::located;
 use super::{Effort, Endpoint, GAME_GATEWAY, Listener, Policy, Problem, Service};
 
@@ -133,9 +133,15 @@ impl<'a> Checks<'a> {
 
     fn check_dns(&self, service: &Service) -> Result<(), RefusedAddress> {
         let Some(dns) = &service.dns else { return Ok(()) };
-        // Worlds differ in digits alone, which make no name another kind of name.
         let host = dns.host_of(1);
-        match format!("{host}:{}", dns.port).parse() {
+        match format!("{host}:{}", dns.port).parse::<Endpoint>() {
+            Ok(endpoint) if dns.is_per_world() && endpoint.ip().is_some() => Err(RefusedAddress::new(
+                RefusedReason::Denied,
+                format!(
+                    "`{}` would be another address for each world; write a name with `{{world}}` in it",
+                    dns.host
+                ),
+            )),
             Ok(endpoint) => self.check(service, &endpoint),
             // Other checks have their word on that.
             Err(_) => Ok(()),
@@ -210,6 +216,7 @@ services:
   - {name: tier, endpoints: ["10.0.0.9:7001"]}
   - {name: named, dns: {host: localhost, port: 7000}}
   - {name: worlds, dns: {host: "w{world}.example.com", port: 7000}}
+  - {name: counted, dns: {host: "{world}.254.169.254", port: 80}}
 routes:
   - {name: a, server_type: 1, to: [{service: looped}, {service: named}, {service: good}, {service: mixed}]}
   - {name: b, server_type: 2, to: [{service: tier}], listeners: [outer]}
@@ -229,16 +236,17 @@ routes:
             "line 10, services[2].endpoints[0]: `127.0.0.1:7000` is where the listener `outer` listens",
             "line 10, services[2].endpoints[1]: `10.0.0.9:7001` is where the listener `inner` listens",
             "line 12, services[4].dns: `localhost:7000` leads to loopback",
+            "line 14, services[6].dns: `{world}.254.169.254` would be another address",
         ]
         .iter()
         .enumerate()
         {
             assert!(problems[nth].starts_with(place), "{problems:#?}");
         }
-        assert_eq!(problems.len(), 6, "{problems:#?}");
+        assert_eq!(problems.len(), 7, "{problems:#?}");
 
         let (left, refused) = without_refused(&policy, &rules).unwrap();
-        assert_eq!(refused.len(), 6);
+        assert_eq!(refused.len(), 7);
         let endpoints =
             |nth: usize| left.services[nth].endpoints.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(endpoints(0), ["10.0.0.1:1", "127.0.0.1:2"]);

@@ -63,6 +63,21 @@ async fn players_follow_what_consul_says_of_instances_and_stay_when_it_dies() {
     until_all_land(players, "game-1").await;
     wait_until("it is ready", LIMIT, || is_ok(&control_plane));
 
+    // Nobody is led to what answers for the machine's secrets, and everybody hears of it.
+    consul.register(&Service::new("battle", "metadata", "169.254.169.254:80".parse().unwrap()));
+    let is_told = || {
+        let ready: Value = serde_json::from_str(&control_plane.readyz().1).unwrap();
+        let refused = &ready["refused_endpoints"][0];
+        let place = refused["place"].as_str().unwrap_or_default();
+        ready["consul"]["state"] == "degraded"
+            && place.starts_with("aws/battle metadata at ")
+            && refused["reason"] == "link_local"
+    };
+    wait_until("it is told that one is left out", LIMIT, is_told);
+    until_all_land(players, "game-1").await;
+    consul.deregister("metadata");
+    wait_until("nothing is left out", LIMIT, || is_ok(&control_plane));
+
     let start = Instant::now();
     register(1);
     let took = until_lands(players, game(1, 1), Some("game-2"), start).await;
