@@ -90,12 +90,17 @@ fn look(context: &Context, policy: &Arc<Policy>) -> Applied {
     let mesh = context.compiler.compiled().borrow().clone();
     let latest = context.policy.current();
     // A policy that was replaced meanwhile may never be compiled: its successor stands for it.
-    let compiled = mesh
-        .is_some_and(|mesh| Arc::ptr_eq(&mesh.policy, policy) || Arc::ptr_eq(&mesh.policy, &latest.policy));
+    let compiled =
+        mesh.is_some_and(|mesh| [policy, &latest.policy].iter().any(|one| is_same(&mesh.policy, one)));
     let latest = |scope: &Scope| {
         context.compiler.subscribe(scope).map(|of| Arc::clone(of.borrow().version())).unwrap_or_default()
     };
     Applied::of(context.proxies.progress(), compiled, latest)
+}
+
+/// By value: a mesh that would be as it was is not made anew, so it has an equal policy of before.
+fn is_same(one: &Arc<Policy>, other: &Arc<Policy>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The management API: policy in, status out. It writes to the policy source and reads everything else.
 
 mod applied;
+mod conditions;
 mod error;
 mod explain;
 mod grpc;
