@@ -414,11 +414,21 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
 }
 
 async fn asked_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
         tracing::error!("cannot listen for signals");
         return std::future::pending().await;
     };
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            // Others read their settings again, or end with their terminal.
+            _ = hangup.recv() => tracing::info!(
+                "SIGHUP changes nothing: certificates, tokens and the filter module are read again by themselves, settings at a \
+                 restart"
+            ),
+        }
+    }
 }

@@ -81,6 +81,22 @@ fn apply_sends_the_document_as_it_is() {
 }
 
 #[test]
+fn apply_waits_for_the_proxies_and_fails_when_one_refuses() {
+    let run = |status, applied: &str| {
+        let answer = format!(r#"{{"version":4,"etag":"ab12","changed":true,"applied":{applied}}}"#);
+        let arguments = ["policy", "apply", "p.yaml", "--wait", "--timeout", "3s"];
+        FakeApi::answering(status, &answer).run(&directory_with_policy(), &arguments)
+    };
+    let (outcome, request) = run(200, r#"{"complete":true}"#);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(request.starts_with("PUT /v1/policy?wait=applied&timeout=3s HTTP/1.1\r\n"), "{request}");
+    let (outcome, _) = run(202, r#"{"complete":false,"pending":["edge-3"],"rejecting":["edge-1","edge-2"]}"#);
+    assert_eq!((outcome.code, &*outcome.stdout), (Some(1), "version 4, etag ab12\n"), "{outcome:?}");
+    let said = "the policy is stored, but refused by edge-1, edge-2; not acknowledged in time by edge-3; `realmgate proxies`";
+    assert!(outcome.stderr.contains(said), "{outcome:?}");
+}
+
+#[test]
 fn a_refused_policy_ends_with_64_and_every_problem() {
     let answer = r#"{"error":"invalid_policy","message":"2 problems","problems":[
         {"path":"routes[3].worlds","line":12,"column":5,"message":"0 is no world"},{"message":"too long"}]}"#;
@@ -135,12 +151,25 @@ fn show_prints_a_document_that_can_be_applied_again() {
 }
 
 #[test]
+fn show_fails_where_no_policy_was_put() {
+    let answer = r#"{"version":0,"etag":"","author":"","updated":0,"policy":{},"text":""}"#;
+    let (outcome, _) = FakeApi::answering(200, answer).run(&directory_with_policy(), &["policy", "show"]);
+    assert_eq!((outcome.code, &*outcome.stdout), (Some(1), ""), "{outcome:?}");
+    assert!(outcome.stderr.contains("no policy was ever put"), "{outcome:?}");
+}
+
+#[test]
 fn explain_asks_for_one_first_message() {
     let arguments = ["explain", "--server-type", "200", "--world", "7", "--instance", "1"];
     let more = ["--source-ip", "2001:db8::1", "--listener", "edge", "--output", "yaml"];
     let api = FakeApi::answering(200, r#"{"matched":false,"reason":"no route"}"#);
     let (outcome, request) = api.run(&directory_with_policy(), &[&arguments[..], &more].concat());
     assert_eq!(outcome.stdout, "matched: false\nreason: no route\n");
+    assert_eq!(
+        (outcome.code, outcome.stderr.contains("no route takes this player")),
+        (Some(1), true),
+        "{outcome:?}"
+    );
     let query = "server_type=200&world=7&instance=1&source_ip=2001%3Adb8%3A%3A1&listener=edge";
     assert!(request.starts_with(&format!("GET /v1/explain?{query} HTTP/1.1\r\n")), "{request}");
 }

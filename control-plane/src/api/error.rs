@@ -21,7 +21,7 @@ const RETRY_SECONDS: &str = "2";
 pub(super) struct ApiError {
     #[serde(skip)]
     status: StatusCode,
-    /// Stable: `invalid_policy`, `empty`, `mass_removal`, `conflict`, `bad_request`, `not_found`, `wrong_host`,
+    /// Stable: `invalid_policy`, `empty`, `mass_removal`, `conflict`, `too_large`, `bad_request`, `not_found`, `wrong_host`,
     /// `foreign_origin`, `busy`, `unavailable`, `internal`.
     error: &'static str,
     /// For people.
@@ -40,6 +40,18 @@ impl ApiError {
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    /// A body that could not be read.
+    pub(super) fn body(status: StatusCode, why: &str) -> Self {
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Self::too_large(format!("the document has more than {} bytes", model::MAX_BYTES));
+        }
+        Self::bad_request(why)
     }
 
     pub(super) fn invalid_policy(problems: Vec<Problem>) -> Self {
@@ -66,7 +78,9 @@ impl ApiError {
     /// The same in gRPC's words.
     pub(super) const fn code(&self) -> Code {
         match self.status {
-            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Code::InvalidArgument,
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => {
+                Code::InvalidArgument
+            }
             StatusCode::NOT_FOUND => Code::NotFound,
             StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Code::FailedPrecondition,
             StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
@@ -97,6 +111,7 @@ impl From<ApplyError> for ApiError {
             ApplyError::Store(error @ PutError::Conflict { .. }) => {
                 Self::new(StatusCode::PRECONDITION_FAILED, "conflict", error.to_string())
             }
+            ApplyError::Store(error @ PutError::TooLarge { .. }) => Self::too_large(error.to_string()),
             ApplyError::Store(PutError::Store(error)) if error.is_unavailable() => {
                 tracing::warn!(%error, "cannot store the policy");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())

@@ -43,6 +43,7 @@ impl Management for Grpc {
         let request = request.into_inner();
         let expected = match request.if_match.as_str() {
             "" => Precondition::Any,
+            "*" => Precondition::Exists,
             etag => Precondition::Etag(etag.to_owned()),
         };
         let author = Some(request.author).filter(|author| !author.is_empty());

@@ -2,6 +2,7 @@
 
 mod applied;
 mod body;
+mod conditions;
 mod error;
 mod explain;
 mod grpc;

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Query, State};
-use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::header::ETAG;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::applied::{self, Applied};
+use super::conditions;
 use super::error::ApiError;
 use crate::model::{self, Duration, Policy};
 use crate::source::policy_store::{NewPolicy, Precondition, StoredPolicy, Unconfirmed};
@@ -138,13 +139,19 @@ impl Outcome {
 pub(super) async fn show(
     State(context): State<Context>,
     query: Result<Query<ShowQuery>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
     let current = context.policy.current();
     let stored = current.stored.as_ref();
+    let etag = stored.map_or("", |s| &s.info.etag);
+    // The etag is of the stored document, and says nothing of an overlay.
+    if current.overlay.is_none() && conditions::is_known(&headers, etag)? {
+        return Ok((StatusCode::NOT_MODIFIED, etag_header(etag).map(|tag| [(ETAG, tag)]), ()).into_response());
+    }
     let shown = Shown {
         version: stored.map_or(0, |s| s.info.version),
-        etag: stored.map_or("", |s| &s.info.etag),
+        etag,
         author: stored.map_or("", |s| &s.info.author),
         updated: stored.map_or(0, |s| s.info.time),
         policy: if query.effective { &current.policy } else { &current.written },
@@ -159,11 +166,12 @@ pub(super) async fn put(
     State(context): State<Context>,
     query: Result<Query<PutQuery>, QueryRejection>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let text = text_of(body.into())?;
+    let text = text_of(body.map_err(|e| ApiError::body(e.status(), &e.body_text()))?.into())?;
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
-    let expected = precondition(&headers)?;
+    let current = context.policy.current();
+    let expected = conditions::of_write(&headers, current.stored.as_ref().map_or("", |s| &s.info.etag))?;
     let change = Change {
         text,
         dry_run: query.dry_run,
@@ -220,16 +228,6 @@ fn text_of(body: Vec<u8>) -> Result<String, ApiError> {
         let at = error.utf8_error().valid_up_to();
         ApiError::bad_request(format!("the document is not UTF-8 from byte {at} on; nothing was changed"))
     })
-}
-
-/// `If-Match` holds one entity tag, quoted as HTTP wants it or bare as people type it; `*` is no condition.
-fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {
-    let Some(value) = headers.get(IF_MATCH) else { return Ok(Precondition::Any) };
-    let text = value.to_str().map_err(|_| ApiError::bad_request("If-Match is not an entity tag"))?;
-    match text.trim() {
-        "*" => Ok(Precondition::Any),
-        tag => Ok(Precondition::Etag(tag.trim_matches('"').to_owned())),
-    }
 }
 
 fn etag_header(etag: &str) -> Option<HeaderValue> {

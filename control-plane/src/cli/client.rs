@@ -14,6 +14,12 @@ use super::output::{Output, printable};
 /// Longest answer that is read: a document of 4 MiB, twice over as text and JSON.
 const MAX_ANSWER: u64 = 32 << 20;
 
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same of a write, which may be told to wait a minute for proxies.
+const PATIENCE_OF_WRITES: Duration = Duration::from_secs(90);
+
 /// Where the control plane is and how to print what it says.
 #[derive(Debug, Args)]
 pub(super) struct Api {
@@ -56,7 +62,7 @@ impl From<Refusal> for Failure {
 impl Api {
     /// GET.
     pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Refusal> {
-        let request = agent().get(format!("{}{path}", self.api)).query_pairs(query.iter().copied());
+        let request = agent(PATIENCE).get(format!("{}{path}", self.api)).query_pairs(query.iter().copied());
         self.read(request.call())
     }
 
@@ -68,7 +74,8 @@ impl Api {
         if_match: Option<&str>,
         body: &str,
     ) -> Result<Value, Refusal> {
-        let request = agent().put(format!("{}{path}", self.api)).query_pairs(query.iter().copied());
+        let request =
+            agent(PATIENCE_OF_WRITES).put(format!("{}{path}", self.api)).query_pairs(query.iter().copied());
         let mut request = request.content_type("application/yaml");
         if let Some(etag) = if_match {
             // HTTP wants entity tags in quotes; people copy them without.
@@ -109,11 +116,11 @@ impl Api {
     }
 }
 
-fn agent() -> Agent {
+fn agent(patience: Duration) -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
         .timeout_connect(Some(Duration::from_secs(5)))
-        .timeout_global(Some(Duration::from_secs(30)))
+        .timeout_global(Some(patience))
         // The API is an internal address; a proxy for the web neither reaches nor should see it.
         .proxy(None)
         .user_agent(concat!("realmgate/", env!("CARGO_PKG_VERSION")))

@@ -42,13 +42,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     query.extend(listener.as_deref().map(|name| ("listener", name)));
     query.extend(datacenter.as_deref().map(|name| ("datacenter", name)));
     let answer = api.get("/v1/explain", &query)?;
-    api.output.print(&answer, describe)
+    api.output.print(&answer, describe)?;
+    // For scripts that ask whether players get anywhere.
+    if is_matched(&answer) { Ok(()) } else { Err(Failure::failed("no route takes this player")) }
+}
+
+fn is_matched(answer: &Value) -> bool {
+    answer.get("matched").and_then(Value::as_bool).unwrap_or_default()
 }
 
 fn describe(answer: &Value) -> String {
-    let matched = answer.get("matched").and_then(Value::as_bool).unwrap_or_default();
     let mut lines = Vec::new();
-    if matched {
+    if is_matched(answer) {
         lines.push(format!("route      {} ({})", text(answer, "/route"), text(answer, "/origin")));
         lines.push(format!("listener   {}", text(answer, "/listener")));
         let destinations = list(answer, "/destinations");

@@ -48,14 +48,17 @@ pub struct RefusedEndpoints {
 }
 
 impl RefusedEndpoints {
-    /// Whether what is joined of this policy is that one.
+    /// Whether what is joined of this policy is that one: by value, since a mesh that would be as it was is not made anew and has an
+    /// equal policy of before.
     #[must_use]
     pub fn is_left_of(&self, joined: &Arc<Policy>, policy: &Arc<Policy>) -> bool {
-        let left = |(from, left): &(Arc<Policy>, Arc<Policy>)| {
-            Arc::ptr_eq(from, policy) && Arc::ptr_eq(left, joined)
-        };
-        Arc::ptr_eq(joined, policy) || self.policy.as_ref().is_some_and(left)
+        is_same(joined, policy)
+            || self.policy.as_ref().is_some_and(|(from, left)| is_same(from, policy) && is_same(left, joined))
     }
+}
+
+fn is_same(one: &Arc<Policy>, other: &Arc<Policy>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 /// Leaves out what may be no endpoint. Values that did not change are not looked at again.

@@ -84,6 +84,8 @@ pub enum Precondition {
     None,
     /// Whatever there is, or nothing: no condition.
     Any,
+    /// A version, whichever: `If-Match: *`.
+    Exists,
     /// A latest version with this etag: `If-Match`.
     Etag(String),
 }
@@ -94,6 +96,7 @@ impl Precondition {
         match self {
             Self::Any => true,
             Self::None => current.is_none(),
+            Self::Exists => current.is_some(),
             Self::Etag(etag) => current.is_some_and(|info| info.etag == *etag),
         }
     }

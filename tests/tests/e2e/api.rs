@@ -2,6 +2,7 @@
 
 use realmgate_proto::v1::management_client::ManagementClient;
 use realmgate_proto::v1::{ExplainRequest, GetPolicyRequest, PutPolicyRequest};
+use realmgate_tests::http::Http;
 use realmgate_tests::stage::port;
 use realmgate_tests::{Stage, TestNet};
 use serde_json::{Value, json};
@@ -39,6 +40,46 @@ async fn what_is_wrong_is_named_and_changes_nothing() {
 
     let (_, again) = put("", POLICY);
     assert_eq!((&again["version"], &again["changed"]), (&json!(1), &json!(false)));
+
+    // What is equal is in force already, and what comes and goes before anybody hears of it, too.
+    let other = POLICY.replace("127.0.0.1:1", "127.0.0.1:2");
+    for text in [POLICY, &format!("{POLICY}# the same\n"), &other, POLICY] {
+        put("", &other);
+        let (status, answer) = put("?wait=applied&timeout=20s", text);
+        assert_eq!((status, &answer["applied"]["complete"]), (200, &json!(true)), "{answer}");
+    }
+}
+
+/// What HTTP says of versions, and of bodies that are too large.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_made_over_the_version_that_they_name() {
+    let net = TestNet::new();
+    let control_plane = Stage::control_plane(&net, &json!({})).unwrap();
+    let http = || Http::new(control_plane.api());
+    let put = |http: Http, text: &str| {
+        let (status, body) = http.send("PUT", "/v1/policy", "application/yaml", text).unwrap();
+        (
+            status,
+            serde_json::from_str::<Value>(&body).unwrap()["error"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    let conflict = (412, "conflict".to_owned());
+    assert_eq!(put(http().with_header("if-match", "*"), POLICY), conflict, "nothing is there");
+    assert_eq!(put(http().with_header("if-none-match", "*"), POLICY).0, 200);
+    assert_eq!(put(http().with_header("if-none-match", "*"), POLICY), conflict);
+    let (_, shown) = http().get("/v1/policy").unwrap();
+    let etag = serde_json::from_str::<Value>(&shown).unwrap()["etag"].as_str().unwrap().to_owned();
+    for text in [POLICY, "{}"] {
+        assert_eq!(put(http().with_header("if-match", "\"stale\""), text), conflict, "{text}");
+    }
+    for good in [format!("\"stale\", \"{etag}\""), etag.clone(), "*".to_owned()] {
+        assert_eq!(put(http().with_header("if-match", &good), POLICY).0, 200, "{good}");
+    }
+    let known = |tag: &str| http().with_header("if-none-match", tag).get("/v1/policy").unwrap();
+    assert_eq!(known(&format!("\"{etag}\"")), (304, String::new()));
+    assert_eq!(known("\"stale\""), (200, shown));
+    let much = format!("{POLICY}#{}\n", "x".repeat(5 << 20));
+    assert_eq!(put(http(), &much), (413, "too_large".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

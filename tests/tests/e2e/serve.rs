@@ -1,11 +1,13 @@
 //! The control plane as a process: it starts whatever is missing, and has after a kill what it had before.
 
+use std::fs;
 use std::time::Instant;
 
 use realmgate_filter::config::Framing;
 use realmgate_tests::control_plane::merge_settings;
 use realmgate_tests::stage::port;
 use realmgate_tests::{ControlPlane, Envoy, Redis, Stage, TestNet, wait_until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::cast::{
@@ -34,11 +36,17 @@ async fn starts_without_redis_and_takes_its_rules_when_it_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_store_is_ready_and_serves_an_edge_that_routes_nothing() {
-    let stage = Stage::start(TestNet::new(), &json!({})).unwrap();
+    let mut stage = Stage::start(TestNet::new(), &json!({})).unwrap();
     assert_eq!(stage.control_plane.get("/healthz").0, 200);
     assert_eq!(stage.control_plane.readyz().0, 200);
     wait_until("the edge is known", LIMIT, || stage.control_plane.get("/v1/proxies").1.contains("edge-1"));
     assert!(lands(stage.players(), game(1, 1)).await.is_err());
+
+    // As others are told to read their settings again, and as a terminal ends.
+    stage.control_plane.process().signal(Signal::HUP);
+    let log = stage.net.dir().join("realmgate.log");
+    wait_until("the signal was heard", LIMIT, || fs::read_to_string(&log).unwrap().contains("SIGHUP"));
+    assert_eq!(stage.control_plane.readyz().0, 200, "it serves on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,6 +49,12 @@ pub(super) struct Apply {
     /// Why, for the history.
     #[arg(long, short)]
     message: Option<String>,
+    /// Wait until every connected proxy has it, and fail if one refuses it or time is over. It is in force all the same.
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// How long to wait at most, up to 60s.
+    #[arg(long, value_name = "TIME", default_value = "10s", requires = "wait")]
+    timeout: model::Duration,
     #[command(flatten)]
     api: Api,
 }
@@ -68,10 +74,11 @@ fn show(api: &Api) -> Result<(), Failure> {
         let (version, etag) = (number(&policy, "/version"), text(&policy, "/etag"));
         let updated = policy.get("updated").and_then(Value::as_u64).map(Duration::from_secs);
         let (author, updated) = (text(&policy, "/author"), output::ago(updated));
-        output::remark(&match version.as_str() {
-            "0" => "no policy was ever put; `realmgate policy apply FILE` puts one".to_owned(),
-            _ => format!("version {version}, etag {etag}, by {author}, {updated}"),
-        });
+        // No document, not even an empty one: whoever redirects this into a file has to hear of it.
+        if version == "0" {
+            return Err(Failure::failed("no policy was ever put; `realmgate policy apply FILE` puts one"));
+        }
+        output::remark(&format!("version {version}, etag {etag}, by {author}, {updated}"));
     }
     api.output.print_text(&policy, "/text")
 }
@@ -91,7 +98,7 @@ fn validate(file: &Path) -> Result<(), Failure> {
 }
 
 fn apply(arguments: &Apply) -> Result<(), Failure> {
-    let Apply { file, empty: _, force, dry_run, if_match, message, api } = arguments;
+    let Apply { file, empty: _, force, dry_run, if_match, message, wait, timeout, api } = arguments;
     // Without a file it is the empty policy that is meant.
     let (file, body) = match file {
         Some(file) => (file.as_path(), document::read(file)?),
@@ -106,6 +113,10 @@ fn apply(arguments: &Apply) -> Result<(), Failure> {
     if let Some(message) = message {
         query.push(("message", message));
     }
+    let timeout = timeout.to_string();
+    if *wait {
+        query.extend([("wait", "applied"), ("timeout", &timeout)]);
+    }
     let outcome = api.put("/v1/policy", &query, if_match.as_deref(), &body);
     let outcome = outcome.map_err(|refusal| match refusal {
         Refusal::Answer { status: 422, body } => invalid(file, &body),
@@ -118,7 +129,22 @@ fn apply(arguments: &Apply) -> Result<(), Failure> {
         )),
         other => other.into(),
     })?;
-    api.output.print(&outcome, summary)
+    api.output.print(&outcome, summary)?;
+    if *wait { applied(&outcome) } else { Ok(()) }
+}
+
+/// Whether all proxies have it.
+fn applied(outcome: &Value) -> Result<(), Failure> {
+    if outcome.pointer("/applied/complete").and_then(Value::as_bool).unwrap_or_default() {
+        return Ok(());
+    }
+    let of = |pointer| list(outcome, pointer).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+    let said =
+        [("refused by", of("/applied/rejecting")), ("not acknowledged in time by", of("/applied/pending"))];
+    let said = said.iter().filter(|(_, ids)| !ids.is_empty()).map(|(what, ids)| format!("{what} {ids}"));
+    let said = said.collect::<Vec<_>>().join("; ");
+    let said = if said.is_empty() { "not compiled in time".to_owned() } else { said };
+    Err(Failure::failed(format!("the policy is stored, but {said}; `realmgate proxies` says why")))
 }
 
 /// What the server found wrong with the document.

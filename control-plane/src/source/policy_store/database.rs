@@ -334,14 +334,14 @@ fn put(
         let mut infos = transaction.open_table(INFOS)?;
         let mut texts = transaction.open_table(TEXTS)?;
         let current = infos.last()?.map(|(_, info)| decode(info.value())).transpose()?;
+        if !expected.holds(current.as_ref()) {
+            return Ok(Put::Conflict(current));
+        }
         if let Some(info) = &current
             && info.etag == etag
         {
             let text = policy.text.into();
             return Ok(Put::Stored(Arc::new(StoredPolicy { info: info.clone(), text })));
-        }
-        if !expected.holds(current.as_ref()) {
-            return Ok(Put::Conflict(current));
         }
         let replaced = match &current {
             Some(info) => texts.get(info.version)?.map(|text| text.value().into()),

@@ -47,16 +47,22 @@ async fn puts_only_what_is_expected() {
     let Err(PutError::Conflict { current: None }) = store.put(policy("a"), etag("x")).await else {
         panic!("nothing is there to match")
     };
+    store.put(policy("a"), Precondition::Exists).await.unwrap_err();
     let first = store.put(policy("a"), Precondition::Any).await.unwrap();
-    for expected in [Precondition::None, etag("x")] {
-        let error = store.put(policy("b"), expected).await.unwrap_err();
+    // Whoever puts what is there, too, has to expect it.
+    for (text, expected) in
+        ["a", "b"].into_iter().flat_map(|text| [(text, Precondition::None), (text, etag("x"))])
+    {
+        let error = store.put(policy(text), expected).await.unwrap_err();
         assert!(error.to_string().contains("version 1 by ada has etag"), "{error}");
         let PutError::Conflict { current: Some(current) } = error else { panic!("{error}") };
         assert_eq!(current, first.info);
     }
     // The same again is no new version, as a repeated request expects.
     let watch = store.watch();
-    assert_eq!(store.put(policy("a"), Precondition::None).await.unwrap(), first);
+    for expected in [Precondition::Any, Precondition::Exists, etag(&first.info.etag)] {
+        assert_eq!(store.put(policy("a"), expected).await.unwrap(), first);
+    }
     assert!(!watch.has_changed().unwrap());
     // An older text is a new version: that is how one rolls back.
     store.put(policy("b"), Precondition::Any).await.unwrap();

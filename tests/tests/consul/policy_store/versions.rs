@@ -39,9 +39,11 @@ async fn a_policy_of_two_mebibytes_arrives_whole_and_goes_back() {
 
     let error = one.store.put(new("x".repeat(MAX_TEXT + 1)), Precondition::Any).await.unwrap_err();
     assert!(matches!(error, PutError::TooLarge { .. }), "{error}");
-    // The same again makes no version, whoever asks and whatever is expected.
-    let again = one.source.apply(new(&*first.text), Precondition::None).await.unwrap();
+    // The same again makes no version, whoever asks; what is expected has to hold all the same.
+    let again = one.source.apply(new(&*first.text), Precondition::Exists).await.unwrap();
     assert_eq!((again.changed, again.stored.info.version), (false, 3));
+    let refused = one.source.apply(new(&*first.text), Precondition::None).await.unwrap_err().to_string();
+    assert!(refused.contains("version 3 by ada has etag"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,14 +57,14 @@ impl ConsulStore {
             let known = self.held.borrow().policy.index;
             let entry = self.kv.read(&self.keys.policy()).await.map_err(StoreError::from)?;
             let current = Current::of(entry.as_ref());
+            if !expected.holds(current.info.as_ref()) {
+                return Err(PutError::Conflict { current: current.info });
+            }
             if let Some(info) = current.info.as_ref().filter(|info| current.is_version && info.etag == etag) {
                 let text = policy.text.into();
                 let stored = Arc::new(StoredPolicy { info: info.clone(), text });
                 self.tell_policy(known, current.index, Ok(Written::Version(Arc::clone(&stored))));
                 return Ok(stored);
-            }
-            if !expected.holds(current.info.as_ref()) {
-                return Err(PutError::Conflict { current: current.info });
             }
             // Whoever puts another one meanwhile moves the index, and this is asked again.
             guard.ask_aside(self.replaced(&current).await?).await?;
