@@ -7,9 +7,10 @@ use std::future::IntoFuture;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::TryFutureExt;
+use realmgate_filter::privacy::HashKey;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,12 +25,14 @@ use crate::mesh::identity::wanted_leaves;
 use crate::mesh::{self, ConsulLink, ConsulStatus, EdgeSettings, GatewayStatus, Identities, Sources, Wanted};
 use crate::model;
 use crate::settings::{Delivery, MeshCa, Settings};
+use crate::source::address_key::{AddressKeyError, AddressKeys};
 use crate::source::ca::{CaConfig, CaError, EmbeddedCa};
 use crate::source::consul::{self, ConsulConfig, ConsulSource};
 use crate::source::filter_module::{self, FilterModuleConfig, FilterModuleSource, ModuleDelivery};
-use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
+use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, RedisTlsFiles, StartError};
 use crate::source::policy::{ApplyError, PolicySource};
 use crate::source::policy_store::StoreError;
+use crate::source::saved;
 use crate::xds::{self, AdsServer, Listener, ListenerConfig, ListenerError, Registry, TlsFiles};
 
 /// Why the server cannot start, or stopped.
@@ -81,6 +84,9 @@ pub enum ServeError {
         /// What is wrong with it.
         source: ApplyError,
     },
+    /// The secret of hashed client addresses cannot be used.
+    #[error("edge.address_key_file: {0}")]
+    AddressKey(#[from] AddressKeyError),
     /// A certificate or token file cannot be used.
     #[error(transparent)]
     Listener(#[from] ListenerError),
@@ -97,6 +103,7 @@ impl ServeError {
             self,
             Self::Apply { source: ApplyError::Invalid(_), .. }
                 | Self::PolicyFile { .. }
+                | Self::AddressKey(_)
                 | Self::Listener(ListenerError::Tls(_) | ListenerError::Tokens(_))
         )
     }
@@ -105,15 +112,20 @@ impl ServeError {
 /// Runs until SIGTERM or SIGINT.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     raise_file_limit();
+    for (setting, problem) in settings.cleartext() {
+        tracing::warn!(setting, "{problem}");
+    }
     let metrics = prometheus::Registry::new();
     let drain = settings.xds.drain.get();
     let listener = Listener::open(listener_config(&settings), &metrics)?;
     let xds_listener = bind("xds.listen", settings.xds.listen)?;
     let api_listener = bind("api.listen", settings.api.listen)?;
     let data_dir = settings.data_dir.clone();
-    std::fs::create_dir_all(&data_dir)
-        .map_err(|source| ServeError::DataDir { path: data_dir.clone(), source })?;
+    saved::prepare(&data_dir).map_err(|source| ServeError::DataDir { path: data_dir.clone(), source })?;
 
+    let edge = &settings.edge;
+    let lifetime = edge.address_key_lifetime.get();
+    let keys = AddressKeys::open(edge.address_key_file.as_deref(), &data_dir, lifetime)?;
     let mut tasks = JoinSet::new();
     let policy = policy::start(&settings, &metrics, &mut tasks).await?;
     let module = FilterModuleSource::new(module_config(&settings), &metrics).map_err(internal)?;
@@ -129,6 +141,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         MeshCa::Consul => consul_status.as_ref().map(|consul| consul.identities.clone()),
     };
 
+    let (edge, edges) = watch::channel(Arc::new(edge_settings(&settings, keys.at(SystemTime::now()))));
+    tasks.spawn(keys.rotate(edge));
     let (publish, mesh) = watch::channel(None);
     let sources = Sources {
         policy: policy.subscribe(),
@@ -137,7 +151,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         consul,
         identities: identities.clone(),
         module: module.subscribe(),
-        edge: Arc::new(edge_settings(&settings)),
+        edge: edges,
         tracker: Tracker::default(),
         shown: Some(failover::Metrics::register(&metrics).map_err(internal)?),
     };
@@ -291,7 +305,7 @@ fn module_config(settings: &Settings) -> FilterModuleConfig {
     }
 }
 
-fn edge_settings(settings: &Settings) -> EdgeSettings {
+fn edge_settings(settings: &Settings, address_key: HashKey) -> EdgeSettings {
     let gateway = &settings.game_gateway;
     let listener = || model::Listener {
         clusters: gateway.clusters,
@@ -302,6 +316,7 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
         service: settings.edge.service.clone(),
         health_listen: settings.edge.health_listen,
         access_log: settings.edge.access_log.as_ref().map(|path| path.display().to_string()),
+        address_key: Some(address_key),
         gateway: gateway.enabled.then(listener),
         gateway_framing: gateway.framing,
     }
@@ -314,13 +329,18 @@ fn start_gateway(
     if !settings.game_gateway.enabled {
         return Ok(None);
     }
+    let tls = &settings.redis.tls;
     let config = GatewayRulesConfig {
-        url: settings.redis.url.expose().to_owned(),
+        url: settings.redis.url.expose().clone(),
+        tls: RedisTlsFiles {
+            ca: tls.ca_file.clone(),
+            client: tls.cert_file.clone().zip(tls.key_file.clone()),
+        },
         key_prefix: settings.game_gateway.key_prefix.clone(),
         refresh_interval: settings.game_gateway.refresh_interval.get(),
         data_dir: settings.data_dir.clone(),
     };
-    let source = GatewayRulesSource::start(config, metrics)?;
+    let source = GatewayRulesSource::start(&config, metrics)?;
     let status = GatewayStatus {
         rules: source.rules(),
         health: source.health(),
@@ -360,6 +380,7 @@ fn start_consul(
         intentions: source.intentions(),
         identities: source.identities(),
         health: source.health(),
+        waits: source.waits(),
     };
     Ok(Some((source, ConsulLink { status, wanted, is_authority })))
 }

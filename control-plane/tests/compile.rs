@@ -94,6 +94,7 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
             service: "realmgate-edge".to_owned(),
             health_listen: Some("127.0.0.1:9090".parse().unwrap()),
             access_log: Some("/dev/stdout".to_owned()),
+            address_key: None,
             gateway: Some(gateway),
             gateway_framing: Framing::Server,
         }),

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use zeroize::Zeroize;
+
 use crate::model::{Policy, ServiceTls};
 
 /// The certificates of our proxies and the authorities of all.
@@ -80,6 +82,13 @@ pub struct Leaf {
     pub not_before: SystemTime,
     /// Until when.
     pub not_after: SystemTime,
+}
+
+impl Drop for Leaf {
+    /// The key does not stay in memory that others are given.
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 impl fmt::Debug for Leaf {

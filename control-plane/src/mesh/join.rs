@@ -29,7 +29,7 @@ pub struct Sources {
     /// The filter module.
     pub module: watch::Receiver<FilterModule>,
     /// What settings say.
-    pub edge: Arc<EdgeSettings>,
+    pub edge: watch::Receiver<Arc<EdgeSettings>>,
     /// What Consul tells; `None` = that source is off.
     pub consul: Option<ConsulLink>,
     /// What was down and comes back.
@@ -79,6 +79,8 @@ pub struct ConsulStatus {
     pub identities: watch::Receiver<Arc<Identities>>,
     /// How the source is doing.
     pub health: watch::Receiver<Health>,
+    /// Why it has not been heard yet; empty after that.
+    pub waits: watch::Receiver<String>,
 }
 
 /// What Consul tells and what it is asked.
@@ -132,13 +134,14 @@ impl Sources {
         if !loaded.known {
             return None;
         }
+        let edge = Arc::clone(&self.edge.borrow_and_update());
         let policy = Arc::clone(&loaded.policy);
         let rules = match &mut self.gateway {
             Some(gateway) => gateway.heard()?,
             None => Arc::default(),
         };
         let catalog = match &mut self.consul {
-            Some(consul) => consul.heard(&policy, &self.edge.service)?,
+            Some(consul) => consul.heard(&policy, &edge.service)?,
             None => Arc::default(),
         };
         let consul = self.consul.as_mut().map(|consul| consul.status.intentions.borrow_and_update().clone());
@@ -172,7 +175,7 @@ impl Sources {
             policy,
             rules,
             module: self.module.borrow_and_update().clone(),
-            edge: Arc::clone(&self.edge),
+            edge,
             catalog,
             placement,
         };
@@ -184,6 +187,7 @@ impl Sources {
     fn mark_seen(&mut self) {
         self.policy.mark_unchanged();
         self.module.mark_unchanged();
+        self.edge.mark_unchanged();
         if let Some(gateway) = &mut self.gateway {
             gateway.rules.mark_unchanged();
             gateway.health.mark_unchanged();
@@ -224,6 +228,8 @@ impl Sources {
             open = gateway => open,
             open = consul => open,
             result = self.module.changed() => result.is_ok(),
+            // It may never change, and then nobody is left who could.
+            Ok(()) = self.edge.changed() => true,
         }
     }
 }
@@ -291,7 +297,7 @@ mod tests {
             gateway: None,
             identities: None,
             module: modules,
-            edge: Arc::default(),
+            edge: fixed(),
             consul: None,
             tracker: Tracker::default(),
             shown: None,
@@ -339,7 +345,7 @@ mod tests {
             }),
             identities: None,
             module: module_receiver,
-            edge: Arc::default(),
+            edge: fixed(),
             consul: None,
             tracker: Tracker::default(),
             shown: None,
@@ -375,8 +381,13 @@ mod tests {
 
     /// One that is well and tells nothing else.
     fn told(catalog: watch::Receiver<Arc<Catalog>>, wanted: watch::Sender<Wanted>) -> ConsulLink {
-        let status =
-            ConsulStatus { catalog, intentions: fixed(), identities: fixed(), health: fixed_as(Health::Ok) };
+        let status = ConsulStatus {
+            catalog,
+            intentions: fixed(),
+            identities: fixed(),
+            health: fixed_as(Health::Ok),
+            waits: fixed(),
+        };
         ConsulLink { status, wanted, is_authority: false }
     }
 
@@ -405,7 +416,7 @@ mod tests {
             gateway: None,
             identities: None,
             module: modules,
-            edge: Arc::default(),
+            edge: fixed(),
             consul,
             tracker,
             shown: None,

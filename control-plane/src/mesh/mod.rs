@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use realmgate_filter::config::Framing;
+use realmgate_filter::privacy::HashKey;
 
 use catalog::Catalog;
 use failover::Placement;
@@ -65,6 +66,8 @@ pub struct EdgeSettings {
     pub health_listen: Option<SocketAddr>,
     /// Where edges write their access log; `None` = nowhere.
     pub access_log: Option<String>,
+    /// The key of the moment by which they hash client addresses, where the policy wants that.
+    pub address_key: Option<HashKey>,
     /// The listener of the old gateway's rules; `None` = that source is off.
     pub gateway: Option<Listener>,
     /// What the game servers of those rules speak.

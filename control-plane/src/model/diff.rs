@@ -45,6 +45,7 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
             if spared == *new { "" } else { " (replaces the listener: its live connections drain)" }
         },
     );
+    changes.extend(old.privacy.differences(&new.privacy));
     changes
 }
 

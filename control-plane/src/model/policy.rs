@@ -14,6 +14,7 @@ use super::health::HealthCheck;
 use super::intention::{Action, Intention};
 use super::numbers::{Instances, Worlds};
 use super::player_tls::PlayerTls;
+use super::privacy::Privacy;
 use super::resilience::{Connections, OutlierDetection};
 
 /// The whole document. Every part may be missing; an empty document routes nothing.
@@ -36,6 +37,9 @@ pub struct Policy {
     /// Without, it holds for new ones. Changing this replaces the listeners of sidecars, which drains their connections.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub intentions_close: bool,
+    /// What is kept of players.
+    #[serde(skip_serializing_if = "Privacy::is_default")]
+    pub privacy: Privacy,
     /// Confirms that this document takes much away from the policy with this etag (its first 12 digits suffice), which it
     /// replaces. It says nothing once another one is in force.
     #[serde(skip_serializing_if = "Option::is_none")]

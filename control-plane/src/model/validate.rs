@@ -32,6 +32,7 @@ pub(super) fn validate(policy: &Policy) -> Vec<Problem> {
     }
     found.extend(overlaps(&policy.routes));
     check_intentions(&policy.intentions, found);
+    policy.privacy.check(found);
     problems
 }
 
