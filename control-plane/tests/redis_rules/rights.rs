@@ -45,7 +45,7 @@ async fn without_the_right_to_subscribe_rules_are_polled() {
     until_served(&source, &[("10", "a")]).await;
     until_degraded(&source, "Redis refuses the subscription: ").await;
     let Health::Degraded { reason } = source.health().borrow().clone() else { panic!() };
-    assert!(reason.contains("NOPERM") && reason.contains("every 0.1 s"), "{reason}");
+    assert!(reason.contains("no permissions") && reason.contains("every 0.1 s"), "{reason}");
     assert!(scene.metric("realmgate_redis_subscribed ").abs() < f64::EPSILON);
     assert!((scene.metric("realmgate_redis_connected ") - 1.0).abs() < f64::EPSILON);
     scene.write(&rules(&[(10, "b")])).await;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use realmgate_control_plane::source::gateway_rules::RedisTlsFiles;
 
 use super::server::TLS_PORT;
@@ -18,7 +18,10 @@ fn certificates(directory: &Path, name: &str, addresses: &[String]) -> (PathBuf,
     fs::write(path("ca"), authority.self_signed(&authority_key).unwrap().pem()).unwrap();
     let issuer = Issuer::new(authority, authority_key);
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(addresses.to_vec()).unwrap().signed_by(&key, &issuer).unwrap();
+    let mut leaf = CertificateParams::new(addresses.to_vec()).unwrap();
+    // Otherwise it is called like its authority, and OpenSSL takes it for self-signed.
+    leaf.distinguished_name.push(DnType::CommonName, name);
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
     fs::write(path("cert"), leaf.pem()).unwrap();
     fs::write(path("key"), key.serialize_pem()).unwrap();
     (path("ca"), path("cert"), path("key"))

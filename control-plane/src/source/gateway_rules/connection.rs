@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::RuleOrigin;
-use super::entry::{Flaw, Reason};
+use super::entry::{self, Flaw, Reason};
 use super::lost::Lost;
 use super::mapping;
 use super::parse::{self, MAX_DOCUMENT, MAX_RULES, Mapped, Reading, Stored};
@@ -172,7 +172,7 @@ fn spacing(took: Duration) -> Duration {
 }
 
 fn wrong_type<T>(found: &str, wanted: &str) -> Stored<T> {
-    let found = super::entry::quote(found);
+    let found = entry::clip_message(found);
     Stored::Unusable(Flaw::new(Reason::WrongType, format!("the document: a Redis {found}, not a {wanted}")))
 }
 
