@@ -49,13 +49,15 @@ pub struct AddressKeys {
 impl AddressKeys {
     /// By the secret in `file`, or one of our own in `data_dir`, which is made where there is none. Blocks on the disk.
     pub fn open(file: Option<&Path>, data_dir: &Path, lifetime: Duration) -> Result<Self, AddressKeyError> {
-        let own = data_dir.join(FILE);
-        let secret = match read(file.unwrap_or(&own)) {
-            Err(error) if file.is_none() && error.kind() == ErrorKind::NotFound => make(data_dir),
-            read => {
-                let path = file.unwrap_or(&own);
-                read.map_err(|error| AddressKeyError { path: path.to_owned(), problem: error.to_string() })?
-            }
+        let secret = match file {
+            Some(path) => read(path)
+                .map_err(|error| AddressKeyError { path: path.to_owned(), problem: error.to_string() })?,
+            None => read(&data_dir.join(FILE)).unwrap_or_else(|error| {
+                if error.kind() != ErrorKind::NotFound {
+                    tracing::warn!(%error, "the secret of hashed client addresses in data_dir cannot be used; making another one");
+                }
+                make(data_dir)
+            }),
         };
         Ok(Self { secret, lifetime: lifetime.max(Duration::from_secs(1)) })
     }
@@ -155,6 +157,7 @@ mod tests {
         let shared = AddressKeys::open(Some(&dir.path().join(FILE)), Path::new("/nowhere"), HOUR).unwrap();
         assert_eq!(one.at(now), shared.at(now), "of a replica");
         let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join(FILE), "damaged").unwrap();
         assert_ne!(one.at(now), AddressKeys::open(None, other.path(), HOUR).unwrap().at(now));
         assert_ne!(one.at(now), AddressKeys::open(None, dir.path(), HOUR * 2).unwrap().at(now));
     }
