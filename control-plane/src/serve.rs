@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use realmgate_filter::privacy::HashKey;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,12 +26,14 @@ use crate::mesh::{
 };
 use crate::model;
 use crate::settings::{Delivery, MeshCa, Settings};
+use crate::source::address_key::{AddressKeyError, AddressKeys};
 use crate::source::ca::{CaConfig, CaError, EmbeddedCa};
 use crate::source::consul::{self, ConsulConfig, ConsulSource};
 use crate::source::filter_module::{self, FilterModuleConfig, FilterModuleSource, ModuleDelivery};
-use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, StartError};
+use crate::source::gateway_rules::{GatewayRulesConfig, GatewayRulesSource, RedisTlsFiles, StartError};
 use crate::source::policy::{ApplyError, PolicySource};
 use crate::source::policy_store::StoreError;
+use crate::source::saved;
 use crate::xds::{self, AdsServer, Listener, ListenerConfig, ListenerError, MeshDomain, Registry, TlsFiles};
 
 /// Why the server cannot start, or stopped.
@@ -82,6 +85,9 @@ pub enum ServeError {
         /// What is wrong with it.
         source: ApplyError,
     },
+    /// The secret of hashed client addresses cannot be used.
+    #[error("edge.address_key_file: {0}")]
+    AddressKey(#[from] AddressKeyError),
     /// A certificate or token file cannot be used.
     #[error(transparent)]
     Listener(#[from] ListenerError),
@@ -98,6 +104,7 @@ impl ServeError {
             self,
             Self::Apply { source: ApplyError::Invalid(_), .. }
                 | Self::PolicyFile { .. }
+                | Self::AddressKey(_)
                 | Self::Listener(ListenerError::Tls(_) | ListenerError::Rules(_) | ListenerError::Tokens(_))
         )
     }
@@ -106,15 +113,20 @@ impl ServeError {
 /// Runs until SIGTERM or SIGINT.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     raise_file_limit();
+    for (setting, problem) in settings.cleartext() {
+        tracing::warn!(setting, "{problem}");
+    }
     let metrics = prometheus::Registry::new();
     let drain = settings.xds.drain.get();
     let listener = Listener::open(listener_config(&settings), &metrics)?;
     let xds_listener = bind("xds.listen", settings.xds.listen)?;
     let api_listener = bind("api.listen", settings.api.listen)?;
     let data_dir = settings.data_dir.clone();
-    std::fs::create_dir_all(&data_dir)
-        .map_err(|source| ServeError::DataDir { path: data_dir.clone(), source })?;
+    saved::prepare(&data_dir).map_err(|source| ServeError::DataDir { path: data_dir.clone(), source })?;
 
+    let edge = &settings.edge;
+    let lifetime = edge.address_key_lifetime.get();
+    let keys = AddressKeys::open(edge.address_key_file.as_deref(), &data_dir, lifetime)?;
     let mut tasks = JoinSet::new();
     let endpoint_policy = Arc::new(endpoints::policy(&settings));
     let endpoints = EndpointScreen::new(Arc::clone(&endpoint_policy), &metrics).map_err(internal)?;
@@ -138,6 +150,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         None => listener,
     };
 
+    let (edge, edges) = watch::channel(Arc::new(edge_settings(&settings, keys.at(SystemTime::now()))));
+    tasks.spawn(keys.rotate(edge));
     let (publish, mesh) = watch::channel(None);
     let sources = Sources {
         policy: policy.subscribe(),
@@ -146,7 +160,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         consul,
         identities: identities.clone(),
         module: module.subscribe(),
-        edge: Arc::new(edge_settings(&settings)),
+        edge: edges,
         endpoints,
         tracker: Tracker::default(),
         shown: Some(failover::Metrics::register(&metrics).map_err(internal)?),
@@ -327,7 +341,7 @@ fn api_hosts(settings: &Settings) -> api::Hosts {
     api::Hosts::new(settings.api.listen.ip(), settings.api.hosts.iter().cloned().chain(advertised))
 }
 
-fn edge_settings(settings: &Settings) -> EdgeSettings {
+fn edge_settings(settings: &Settings, address_key: HashKey) -> EdgeSettings {
     let gateway = &settings.game_gateway;
     let listener = || model::Listener {
         clusters: gateway.clusters,
@@ -340,6 +354,7 @@ fn edge_settings(settings: &Settings) -> EdgeSettings {
         health_listen: settings.edge.health_listen,
         metrics_clients: settings.edge.metrics_clients.0.clone(),
         access_log: settings.edge.access_log.as_ref().map(|path| path.display().to_string()),
+        address_key: Some(address_key),
         gateway: gateway.enabled.then(listener),
         gateway_framing: gateway.framing,
     }
@@ -358,13 +373,18 @@ fn start_gateway(
             "game_gateway.proxy_protocol without game_gateway.trusted_proxies: whoever connects there directly can claim any address"
         );
     }
+    let tls = &settings.redis.tls;
     let config = GatewayRulesConfig {
-        url: settings.redis.url.expose().to_owned(),
+        url: settings.redis.url.expose().clone(),
+        tls: RedisTlsFiles {
+            ca: tls.ca_file.clone(),
+            client: tls.cert_file.clone().zip(tls.key_file.clone()),
+        },
         key_prefix: settings.game_gateway.key_prefix.clone(),
         refresh_interval: settings.game_gateway.refresh_interval.get(),
         data_dir: settings.data_dir.clone(),
     };
-    let source = GatewayRulesSource::start(config, metrics)?;
+    let source = GatewayRulesSource::start(&config, metrics)?;
     let status = GatewayStatus {
         rules: source.rules(),
         health: source.health(),
@@ -404,6 +424,7 @@ fn start_consul(
         intentions: source.intentions(),
         identities: source.identities(),
         health: source.health(),
+        waits: source.waits(),
     };
     Ok(Some((source, ConsulLink { status, wanted, is_authority })))
 }

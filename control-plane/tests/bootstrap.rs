@@ -126,6 +126,24 @@ fn a_token_file_holds_a_token_and_nothing_else() {
 }
 
 #[test]
+fn a_token_that_crosses_a_network_in_the_clear_is_warned_of() {
+    let token = ["--token-file", "/etc/realmgate/token"];
+    let ca = ["--tls-ca", "/etc/realmgate/ca.pem"];
+    for (more, warned) in [
+        (&["--control-plane", "10.0.0.1:18000"][..], true),
+        (&["--control-plane", "realmgate.internal:18000"], true),
+        (&["--control-plane", "localhost:18000"], false),
+        (&["--control-plane", "[::1]:18000"], false),
+        (&[&ca[..], &["--control-plane", "10.0.0.1:18000"]].concat(), false),
+    ] {
+        let outcome = realmgate(&[&EDGE[..], &token, more].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert_eq!(outcome.stderr.contains("in the clear"), warned, "{more:?}: {}", outcome.stderr);
+        assert!(!outcome.stdout.contains("in the clear"), "the bootstrap is a file");
+    }
+}
+
+#[test]
 fn the_example_in_the_repository_is_what_is_printed() {
     golden::assert_holds("envoy/edge.yaml", &edge(&[]));
 }

@@ -95,6 +95,7 @@ fn mesh(policy: &str, rules: GatewayRules) -> Mesh {
             health_listen: Some("127.0.0.1:9090".parse().unwrap()),
             metrics_clients: vec!["10.0.0.0/8".parse().unwrap()],
             access_log: Some("/dev/stdout".to_owned()),
+            address_key: None,
             gateway: Some(gateway),
             gateway_framing: Framing::Server,
         }),

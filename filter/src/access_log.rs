@@ -106,6 +106,8 @@ pub struct Identity {
 /// What is known of a connection at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
+    /// The client's address as it may be shown; `None` where the proxy shows it.
+    pub client: Option<Rc<str>>,
     /// Of the first header.
     pub server_id: Option<ServerId>,
     /// Name of the route that took it.
@@ -127,6 +129,9 @@ impl Record {
         let id = self.server_id;
         let trace = self.identity.map(|identity| identity.trace);
         let mut fields = Fields(Vec::with_capacity(ROOM));
+        if let Some(client) = &self.client {
+            fields.text(r#","client.address":"#, client);
+        }
         fields.text(r#","status":"#, self.ending.status());
         fields.text(r#","close_reason":"#, self.ending.label());
         fields.text(r#","error.message":"#, self.ending.message());
@@ -206,13 +211,14 @@ mod tests {
     }
 
     fn empty(ending: Ending) -> Record {
-        Record { server_id: None, route: None, identity: None, messages: None, ending }
+        Record { client: None, server_id: None, route: None, identity: None, messages: None, ending }
     }
 
     #[test]
     fn a_record_is_the_rest_of_a_json_object() {
         let trace = TraceContext::of_session(7, 0xabc, 0xdef);
         let record = Record {
+            client: Some("203.0.113.0/24".into()),
             server_id: Some(ServerId::new(200, 32_767, 255, true)),
             route: Some(Rc::from("a \"route\"\n")),
             identity: Some(Identity { session_id: i64::MAX, trace }),
@@ -220,7 +226,7 @@ mod tests {
             ending: Ending::Client,
         };
         let expected = json!({
-            "status": "ok", "close_reason": "client", "error.message": "",
+            "client.address": "203.0.113.0/24", "status": "ok", "close_reason": "client", "error.message": "",
             "server.type": 200, "world.id": 32767, "instance.id": 255, "route": "a \"route\"\n",
             "session.id": "9223372036854775807",
             "trace_id": "00000000000000070000000000000abc", "span_id": "0000000000000def",
@@ -228,7 +234,8 @@ mod tests {
         });
         assert_eq!(read(&record), expected);
         let bare = read(&empty(Ending::ClientGone));
-        assert_eq!(bare.as_object().unwrap().len(), expected.as_object().unwrap().len());
+        // Where the proxy shows the client's address, the filter does not.
+        assert_eq!(bare.as_object().unwrap().len() + 1, expected.as_object().unwrap().len());
         for (field, nothing) in
             [("world.id", Value::Null), ("trace_id", json!("")), ("session.id", json!(""))]
         {

@@ -19,6 +19,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::privacy::ClientAddress;
 use crate::ranges::NumberSet;
 
 /// The whole plugin configuration. Unknown keys are refused.
@@ -38,6 +39,9 @@ pub struct FilterConfig {
     /// Whether anybody reads what is told of each connection at its end.
     #[serde(skip_serializing_if = "Clone::clone")]
     pub access_log: bool,
+    /// How the access log writes client addresses; `None` = the proxy writes them, whole, and not this filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_address: Option<ClientAddress>,
     /// Routes in order; the first that matches wins.
     pub routes: Vec<RouteConfig>,
 }
@@ -50,6 +54,7 @@ impl Default for FilterConfig {
             connections_per_ip: 0,
             new_connections_per_ip_per_second: 0,
             access_log: true,
+            client_address: None,
             routes: Vec::new(),
         }
     }

@@ -75,11 +75,12 @@ impl Gateway {
 
     /// A connection begins. One that is over a limit comes back closed.
     pub fn open(&mut self, connection: u32, host: &mut impl Host) -> Rc<Session> {
+        let client = self.router.shown_client(host);
         let counted = match self.gate.admit(host) {
             Ok(counted) => counted,
-            Err(reason) => return Rc::new(Session::refused(reason, host)),
+            Err(reason) => return Rc::new(Session::refused(reason, client, host)),
         };
-        let session = Rc::new(Session::of(counted));
+        let session = Rc::new(Session::of(counted, client));
         host.count(Metric::AwaitingHeader, 1);
         self.deadlines.enter(connection, Rc::clone(&session));
         session

@@ -23,6 +23,7 @@ pub mod host;
 pub mod limits;
 #[cfg(target_arch = "wasm32")]
 mod plugin;
+pub mod privacy;
 pub mod ranges;
 pub mod route;
 pub mod segments;

@@ -9,6 +9,7 @@ use realmgate_wire::{ServerId, consistent_hash, realm_based};
 
 use crate::config::{self, FilterConfig, Framing, HashKey, PickStrategy, RouteConfig, Split};
 use crate::host::{Host, HostError};
+use crate::privacy::ClientAddress;
 use crate::ranges::NumberSet;
 use crate::segments::{Claim, Segments};
 use crate::template::{Allowed, Template};
@@ -58,6 +59,7 @@ pub struct Router {
     max_message_bytes: u32,
     header_timeout_ms: u32,
     is_logged: bool,
+    client_address: Option<ClientAddress>,
     warned: Cell<bool>,
 }
 
@@ -240,6 +242,7 @@ impl Router {
             max_message_bytes: config.max_message_bytes,
             header_timeout_ms: config.header_timeout_ms,
             is_logged: config.access_log,
+            client_address: config.client_address.clone(),
             warned: Cell::new(false),
         })
     }
@@ -260,6 +263,15 @@ impl Router {
     #[must_use]
     pub const fn is_logged(&self) -> bool {
         self.is_logged
+    }
+
+    /// The connection's client as the access log may show it; `None` where the proxy shows it, or nobody reads.
+    #[must_use]
+    pub fn shown_client(&self, host: &mut impl Host) -> Option<Rc<str>> {
+        let how = self.client_address.as_ref().filter(|_| self.is_logged)?;
+        let mut address = String::new();
+        let known = host.source_address(&mut address).is_ok();
+        Some(if known { how.shown(&address) } else { String::new() }.into())
     }
 
     /// The first route that takes this server id. Two binary searches, no allocation.

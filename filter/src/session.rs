@@ -73,6 +73,8 @@ pub struct Session {
     /// Only where the framing is not the client's: others have no memory to spare for it.
     translation: RefCell<Option<Box<Translation>>>,
     // The rest is for the access log.
+    /// The client's address as it may be shown, where the proxy does not show it.
+    client: Option<Rc<str>>,
     server_id: Cell<Option<ServerId>>,
     route: OnceCell<Rc<str>>,
     identity: Cell<Option<Identity>>,
@@ -81,17 +83,17 @@ pub struct Session {
 }
 
 impl Session {
-    /// A connection that is let in; it counts as one of this address.
+    /// A connection that is let in; it counts as one of this address, and its client is shown so in the access log.
     #[must_use]
-    pub fn of(counted: Option<Address>) -> Self {
-        Self { counted: Cell::new(counted), ..Self::default() }
+    pub fn of(counted: Option<Address>, client: Option<Rc<str>>) -> Self {
+        Self { counted: Cell::new(counted), client, ..Self::default() }
     }
 
     /// A connection that is turned away before a byte of it is read.
     #[must_use]
-    pub fn refused(reason: Refusal, host: &mut impl Host) -> Self {
+    pub fn refused(reason: Refusal, client: Option<Rc<str>>, host: &mut impl Host) -> Self {
         // It never awaited its header, for which it would leave a count.
-        let session = Self { state: Cell::new(State::Closed), ..Self::default() };
+        let session = Self { state: Cell::new(State::Closed), client, ..Self::default() };
         session.refuse(reason, host);
         session
     }
@@ -273,6 +275,7 @@ impl Session {
     fn finish(&self, ending: Ending, host: &mut impl Host) {
         let messages = self.leave(host);
         let record = Record {
+            client: self.client.clone(),
             server_id: self.server_id.get(),
             route: self.route.get().cloned(),
             identity: self.identity.get(),

@@ -102,6 +102,12 @@ impl ControlPlane {
         &mut self.process
     }
 
+    /// Of its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Stops it at once, as a power cut would.
     pub fn kill9(&mut self) {
         self.process.kill9();

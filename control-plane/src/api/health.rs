@@ -117,6 +117,9 @@ struct MeshState {
 struct ConsulState {
     #[serde(flatten)]
     health: Health,
+    /// Why it is still starting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     /// Our datacenter; empty until it is known.
     datacenter: String,
     /// Every datacenter, and whether the last question about it was answered.
@@ -243,7 +246,9 @@ fn mesh_state(identities: &Identities) -> MeshState {
 fn consul_state(status: &ConsulStatus) -> ConsulState {
     let catalog = status.catalog.borrow().clone();
     let heard = |name: &String| (name.clone(), !catalog.unheard.contains(name));
+    let waits = status.waits.borrow().clone();
     ConsulState {
+        error: Some(waits).filter(|waits| !waits.is_empty()),
         health: status.health.borrow().clone(),
         datacenter: catalog.local.clone(),
         datacenters: catalog.datacenters.keys().chain(&catalog.unheard).map(heard).collect(),

@@ -7,8 +7,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{fs, io, path};
 
-use super::Failure;
+use super::{Failure, output};
 use crate::model::Endpoint;
+use crate::settings::cleartext::crosses_a_network;
+use crate::source::saved;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Credentials {
@@ -56,6 +58,13 @@ impl Credentials {
             Secrets { sds_dir: self.sds_dir.as_deref().map(absolute).transpose()?, inline: String::new() };
         let mut parts = Parts::default();
         if let Some(file) = &self.token_file {
+            let host = control_plane.host();
+            if self.tls_ca.is_none() && crosses_a_network(host) {
+                output::remark(&format!(
+                    "the token goes to {host} in the clear, for everybody on the way to read: give --tls-ca, and the control \
+                     plane a certificate (xds.tls.cert_file)"
+                ));
+            }
             let file = absolute(file)?;
             check_token(&file)?;
             let secret = format!("generic_secret:\n  secret:\n    filename: {}\n", quoted(&file)?);
@@ -122,9 +131,11 @@ impl Secrets {
              - \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: {name}\n{}",
             indented(2, &(secret + &inner))
         );
-        let path = dir.join(format!("{name}.yaml"));
+        let file = format!("{name}.yaml");
+        let path = dir.join(&file);
+        // It names secrets and holds none, and Envoy may be another user.
         fs::create_dir_all(dir)
-            .and_then(|()| fs::write(&path, text))
+            .and_then(|()| saved::replace_as(0o644, dir, &file, text.as_bytes()))
             .map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))?;
         let path = quoted(&path)?;
         Ok(format!(

@@ -27,9 +27,15 @@ use crate::xds::Scope;
 /// file to be opened.
 const STDOUT: &str = "/dev/stdout";
 
-/// The access log, where there is to be one.
-pub(super) fn access_log(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> Option<AccessLog> {
-    edge.access_log.as_deref().map(|path| text(path, format(listener, scope)))
+/// The access log, where there is to be one. Unless `shows_clients`, it is the filter that says of a client's address what
+/// may be said, and a connection that the filter never saw has none.
+pub(super) fn access_log(
+    listener: &Listener,
+    scope: &Scope,
+    edge: &EdgeSettings,
+    shows_clients: bool,
+) -> Option<AccessLog> {
+    edge.access_log.as_deref().map(|path| text(path, format(listener, scope, shows_clients)))
 }
 
 fn text(path: &str, format: String) -> AccessLog {
@@ -102,7 +108,7 @@ fn logger(name: &str, config: Any) -> AccessLog {
     }
 }
 
-fn format(listener: &Listener, scope: &Scope) -> String {
+fn format(listener: &Listener, scope: &Scope, shows_clients: bool) -> String {
     // Before 1.38 Envoy knows its own reason but has no word for it; see `Scope::hashes_addresses`.
     let reason = if scope.hashes_addresses { "" } else { "%DOWNSTREAM_LOCAL_CLOSE_REASON%" };
     let fields = [
@@ -118,7 +124,8 @@ fn format(listener: &Listener, scope: &Scope) -> String {
         ("envoy.flags", r#""%RESPONSE_FLAGS%""#.to_owned()),
         ("envoy.close_reason", format!("\"{reason}\"")),
     ];
-    let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    let shown = fields.iter().filter(|(name, _)| shows_clients || *name != "client.address");
+    let fields: Vec<_> = shown.map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}%FILTER_STATE(wasm.{PROPERTY}:PLAIN)%}}\n", fields.join(","))
 }
 
@@ -158,7 +165,10 @@ mod tests {
         let listener =
             EdgeSettings::gateway_listener(([127, 0, 0, 1], 1).into(), crate::model::Limits::default());
         let datacenter = "a\"b\\c\n%START_TIME%".to_owned();
-        let format = format(&listener, &Scope { datacenter: datacenter.clone(), ..Scope::default() });
+        let scope = Scope { datacenter: datacenter.clone(), ..Scope::default() };
+        let private = format(&listener, &scope, false);
+        assert!(!private.contains("client.address") && !private.contains("REMOTE_ADDRESS"), "{private}");
+        let format = format(&listener, &scope, true);
         assert!(format.contains("%%START_TIME%%"), "{format}");
         // As Envoy would write it of a connection that the filter never saw.
         let kept = format.replace("%%", "\u{1}");

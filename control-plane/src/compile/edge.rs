@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use realmgate_filter::config::RouteConfig;
+use realmgate_filter::config::{FilterConfig, RouteConfig};
 
 use super::clusters::{self, Clusters};
 use super::encoded::Encoded;
@@ -66,6 +66,7 @@ impl Base {
         let mut secrets = client.secrets();
         let (mut has_routes, mut all_ask) = (false, true);
         let index = RouteIndex::new(mesh);
+        let client_address = filter::client_address(mesh, scope);
         for listener in mesh.listeners(&scope.listeners) {
             let table = RouteTable::of_listener(&index, &listener.name);
             let asks = listeners::asks_for_clusters(listener, scope);
@@ -74,13 +75,16 @@ impl Base {
             for entry in table.entries().iter().filter(|entry| matches!(entry.origin, Origin::Policy(_))) {
                 clusters::collect(&table, entry, &client, specs);
             }
-            let config = filter::config(listener, table.to_filter(), &mesh.edge);
+            let config = FilterConfig {
+                client_address: client_address.clone(),
+                ..filter::config(listener, table.to_filter(), &mesh.edge)
+            };
             has_routes |= !config.routes.is_empty();
             let extension = filter::extension(&listener.name, &config, &mesh.module);
             extensions.extend(extension.map(Arc::new));
             let bound = connections::extension(listener);
             extensions.push(resource(bound.name.clone(), &bound));
-            let envoys = listeners::listener(listener, scope, &mesh.edge);
+            let envoys = listeners::listener(listener, scope, &mesh.edge, client_address.is_none());
             listeners.push(resource(listener.name.clone(), &envoys));
             secrets.extend(player_tls::secrets(listener));
         }

@@ -16,12 +16,13 @@ use envoy_types::pb::envoy::extensions::wasm::v3::{
 };
 use envoy_types::pb::google::protobuf::StringValue;
 use realmgate_filter::config::{FilterConfig, RouteConfig};
+use realmgate_filter::privacy::ClientAddress;
 
 use super::capabilities::{self, Told};
 use super::{clusters, envoy, resource};
-use crate::mesh::{EdgeSettings, FilterModule, ModuleLocation};
-use crate::model::{Endpoint, Listener};
-use crate::xds::Resource;
+use crate::mesh::{EdgeSettings, FilterModule, Mesh, ModuleLocation};
+use crate::model::{ClientAddresses, Endpoint, Listener};
+use crate::xds::{Resource, Scope};
 
 /// The cluster from which proxies fetch the module over HTTP.
 const MODULE_CLUSTER: &str = "realmgate-filter-module";
@@ -43,7 +44,19 @@ pub fn config(listener: &Listener, routes: Vec<RouteConfig>, edge: &EdgeSettings
         connections_per_ip: limits.connections_per_ip,
         new_connections_per_ip_per_second: limits.new_connections_per_ip_per_second,
         access_log: edge.access_log.is_some(),
+        client_address: None,
         routes,
+    }
+}
+
+/// How the filters of `scope` write client addresses into the access log; `None` = Envoy writes them, whole, or nobody does.
+pub(super) fn client_address(mesh: &Mesh, scope: &Scope) -> Option<ClientAddress> {
+    mesh.edge.access_log.as_ref()?;
+    match (mesh.policy.privacy.client_addresses(&scope.datacenter), &mesh.edge.address_key) {
+        (ClientAddresses::Full, _) => None,
+        (ClientAddresses::Hashed, Some(key)) => Some(ClientAddress::Hashed(key.clone())),
+        // Without a key nothing more is shown than may be.
+        (ClientAddresses::Truncated | ClientAddresses::Hashed, _) => Some(ClientAddress::Truncated),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A game listener: the filter, by ECDS, in front of a `tcp_proxy` that waits for it.
 
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::core::v3::{BackoffStrategy, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener as EnvoyListener, ListenerFilter, filter::ConfigType,
@@ -38,14 +39,20 @@ const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 /// for a cluster that it was told does not exist.
 const CLUSTER_TIMEOUT_MS: u64 = 5_000;
 
-/// The LDS resource of a game listener.
-pub(super) fn listener(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> EnvoyListener {
+/// The LDS resource of a game listener, whose access log has client addresses as Envoy writes them or, by `shows_clients`,
+/// leaves them to the filter.
+pub(super) fn listener(
+    listener: &Listener,
+    scope: &Scope,
+    edge: &EdgeSettings,
+    shows_clients: bool,
+) -> EnvoyListener {
     let chain = FilterChain {
         filter_chain_match: chain_match(listener),
         filters: vec![
             connections::filter(&listener.name),
             shape::slot(filter::extension_name(&listener.name)),
-            tcp_proxy_filter(listener, scope, edge),
+            tcp_proxy_filter(listener, scope, access_log(listener, scope, edge, shows_clients)),
         ],
         transport_socket: player_tls::transport_socket(listener),
         transport_socket_connect_timeout: listener
@@ -81,7 +88,7 @@ fn chain_match(listener: &Listener) -> Option<FilterChainMatch> {
     })
 }
 
-fn tcp_proxy_filter(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> Filter {
+fn tcp_proxy_filter(listener: &Listener, scope: &Scope, access_log: Option<AccessLog>) -> Filter {
     let hash_key = if scope.hashes_addresses { HASHED_ADDRESS } else { HASHED_STRING };
     let proxy = TcpProxy {
         stat_prefix: listener.name.clone(),
@@ -99,7 +106,7 @@ fn tcp_proxy_filter(listener: &Listener, scope: &Scope, edge: &EdgeSettings) -> 
                 key: hash_key.to_owned(),
             })),
         }],
-        access_log: access_log(listener, scope, edge).into_iter().chain([shape::connection_log()]).collect(),
+        access_log: access_log.into_iter().chain([shape::connection_log()]).collect(),
         on_demand: asks_for_clusters(listener, scope).then(on_demand),
         ..TcpProxy::default()
     };

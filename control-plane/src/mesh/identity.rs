@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use zeroize::Zeroize;
 
 use crate::model::{Policy, ServiceTls};
 
@@ -107,6 +108,13 @@ pub struct Leaf {
     pub not_before: SystemTime,
     /// Until when.
     pub not_after: SystemTime,
+}
+
+impl Drop for Leaf {
+    /// The key does not stay in memory that others are given.
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 impl fmt::Debug for Leaf {

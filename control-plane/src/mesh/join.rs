@@ -29,7 +29,7 @@ pub struct Sources {
     /// The filter module.
     pub module: watch::Receiver<FilterModule>,
     /// What settings say.
-    pub edge: Arc<EdgeSettings>,
+    pub edge: watch::Receiver<Arc<EdgeSettings>>,
     /// What Consul tells; `None` = that source is off.
     pub consul: Option<ConsulLink>,
     /// What leaves out endpoints that are none.
@@ -81,6 +81,8 @@ pub struct ConsulStatus {
     pub identities: watch::Receiver<Arc<Identities>>,
     /// How the source is doing.
     pub health: watch::Receiver<Health>,
+    /// Why it has not been heard yet; empty after that.
+    pub waits: watch::Receiver<String>,
 }
 
 /// What Consul tells and what it is asked.
@@ -134,13 +136,14 @@ impl Sources {
         if !loaded.known {
             return None;
         }
+        let edge = Arc::clone(&self.edge.borrow_and_update());
         let policy = self.endpoints.policy(&loaded.policy);
         let rules = match &mut self.gateway {
             Some(gateway) => self.endpoints.gateway(&gateway.heard()?),
             None => Arc::default(),
         };
         let catalog = match &mut self.consul {
-            Some(consul) => self.endpoints.consul(&consul.heard(&policy, &self.edge.service)?),
+            Some(consul) => self.endpoints.consul(&consul.heard(&policy, &edge.service)?),
             None => Arc::default(),
         };
         self.endpoints.tell();
@@ -175,7 +178,7 @@ impl Sources {
             policy,
             rules,
             module: self.module.borrow_and_update().clone(),
-            edge: Arc::clone(&self.edge),
+            edge,
             catalog,
             placement,
         };
@@ -187,6 +190,7 @@ impl Sources {
     fn mark_seen(&mut self) {
         self.policy.mark_unchanged();
         self.module.mark_unchanged();
+        self.edge.mark_unchanged();
         if let Some(gateway) = &mut self.gateway {
             gateway.rules.mark_unchanged();
             gateway.health.mark_unchanged();
@@ -227,6 +231,8 @@ impl Sources {
             open = gateway => open,
             open = consul => open,
             result = self.module.changed() => result.is_ok(),
+            // It may never change, and then nobody is left who could.
+            Ok(()) = self.edge.changed() => true,
         }
     }
 }
@@ -298,7 +304,7 @@ mod tests {
             gateway: None,
             identities: None,
             module: modules,
-            edge: Arc::default(),
+            edge: fixed(),
             consul: None,
             endpoints: screen(),
             tracker: Tracker::default(),
@@ -347,7 +353,7 @@ mod tests {
             }),
             identities: None,
             module: module_receiver,
-            edge: Arc::default(),
+            edge: fixed(),
             consul: None,
             endpoints: screen(),
             tracker: Tracker::default(),
@@ -384,8 +390,13 @@ mod tests {
 
     /// One that is well and tells nothing else.
     fn told(catalog: watch::Receiver<Arc<Catalog>>, wanted: watch::Sender<Wanted>) -> ConsulLink {
-        let status =
-            ConsulStatus { catalog, intentions: fixed(), identities: fixed(), health: fixed_as(Health::Ok) };
+        let status = ConsulStatus {
+            catalog,
+            intentions: fixed(),
+            identities: fixed(),
+            health: fixed_as(Health::Ok),
+            waits: fixed(),
+        };
         ConsulLink { status, wanted, is_authority: false }
     }
 
@@ -414,7 +425,7 @@ mod tests {
             gateway: None,
             identities: None,
             module: modules,
-            edge: Arc::default(),
+            edge: fixed(),
             consul,
             endpoints: screen(),
             tracker,

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use realmgate_filter::config::Framing;
+use realmgate_filter::privacy::HashKey;
 
 use catalog::Catalog;
 use failover::Placement;
@@ -71,6 +72,8 @@ pub struct EdgeSettings {
     pub metrics_clients: Vec<IpNet>,
     /// Where edges write their access log; `None` = nowhere.
     pub access_log: Option<String>,
+    /// The key of the moment by which they hash client addresses, where the policy wants that.
+    pub address_key: Option<HashKey>,
     /// The listener of the old gateway's rules; `None` = that source is off.
     pub gateway: Option<Listener>,
     /// What the game servers of those rules speak.

@@ -52,6 +52,7 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
             if drains { " (replaces the listeners of sidecars: their live connections drain)" } else { "" };
         changes.push(format!("~ sidecars: {fields}{effect}"));
     }
+    changes.extend(old.privacy.differences(&new.privacy));
     changes
 }
 

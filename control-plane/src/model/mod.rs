@@ -18,6 +18,7 @@ mod overlay;
 mod parse;
 mod player_tls;
 mod policy;
+mod privacy;
 mod problem;
 mod removal;
 mod resilience;
@@ -47,6 +48,7 @@ pub use player_tls::{PlayerTls, TlsVersion};
 pub use policy::{
     Backoff, ClusterDelivery, Dns, Limits, Listener, Policy, Route, Service, ServiceTls, Strategy, Target,
 };
+pub use privacy::{ClientAddresses, Privacy};
 pub use problem::{Place, Problem};
 pub use removal::{MassRemoval, Taken, mass_removal};
 pub use resilience::{Connections, OutlierDetection};

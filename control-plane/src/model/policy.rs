@@ -14,6 +14,7 @@ use super::health::HealthCheck;
 use super::intention::{Action, Intention};
 use super::numbers::{Instances, Worlds};
 use super::player_tls::PlayerTls;
+use super::privacy::Privacy;
 use super::resilience::{Connections, OutlierDetection};
 use super::sidecars::Sidecars;
 
@@ -40,6 +41,9 @@ pub struct Policy {
     /// Bounds on the connections of sidecars.
     #[serde(skip_serializing_if = "Sidecars::is_default")]
     pub sidecars: Sidecars,
+    /// What is kept of players.
+    #[serde(skip_serializing_if = "Privacy::is_default")]
+    pub privacy: Privacy,
     /// Confirms that this document takes much away from the policy with this etag (its first 12 digits suffice), which it
     /// replaces. It says nothing once another one is in force.
     #[serde(skip_serializing_if = "Option::is_none")]

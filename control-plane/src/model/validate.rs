@@ -47,6 +47,7 @@ pub(super) fn validate(policy: &Policy, effort: &Effort<'_>) -> Result<Vec<Probl
     overlaps(&policy.routes, found, effort)?;
     check_intentions(&policy.intentions, found);
     policy.sidecars.validate(&policy.listeners, found);
+    policy.privacy.check(found);
     if found.len() > MOST_PROBLEMS {
         found.truncate(MOST_PROBLEMS);
         found.push(Problem::at(

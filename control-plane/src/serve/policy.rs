@@ -1,10 +1,11 @@
 //! The policy at start: its store, and the file that settings name.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
 use super::{ServeError, consul_config, internal};
@@ -12,6 +13,7 @@ use crate::model::{self, EndpointPolicy};
 use crate::settings::{PolicyStore as Kind, Settings};
 use crate::source::policy::{ApplyError, PolicySource};
 use crate::source::policy_store::{NewPolicy, PolicyStore, Precondition, PutError, etag};
+use crate::source::saved;
 
 /// How long the start waits for Consul to tell the policy: what else starts then knows which certificates are wanted.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -63,7 +65,7 @@ async fn import(
     let text = tokio::fs::read_to_string(path)
         .await
         .map_err(|source| ServeError::PolicyFile { path: path.to_owned(), source })?;
-    let file = File { path: path.to_owned(), text, held: data_dir.join(HELD) };
+    let file = File { path: path.to_owned(), text, data_dir: data_dir.to_owned() };
     let error = match file.import(policy).await {
         Err(error) if is_unavailable(&error) => error,
         done => return done,
@@ -98,7 +100,7 @@ struct File {
     path: PathBuf,
     text: String,
     /// Where it is remembered that it was held back.
-    held: PathBuf,
+    data_dir: PathBuf,
 }
 
 impl File {
@@ -112,7 +114,7 @@ impl File {
         }
         let current = policy.current();
         let is_in_force = current.stored.as_ref().is_some_and(|stored| *stored.text == *self.text);
-        let held = tokio::fs::read_to_string(&self.held).await.unwrap_or_default();
+        let held = tokio::fs::read_to_string(self.data_dir.join(HELD)).await.unwrap_or_default();
         if !is_in_force && held == etag(&self.text) {
             policy.go_on_holding_file_back(&format!("policy.file {file}")).await;
             return Ok(());
@@ -122,9 +124,11 @@ impl File {
         let applied = match policy.apply(new, Precondition::Any).await {
             // What is in force is better than no control plane.
             Err(ApplyError::Store(PutError::Unconfirmed(unconfirmed))) => {
-                if let Err(error) = tokio::fs::write(&self.held, etag(&self.text)).await {
-                    let held = self.held.display();
-                    tracing::warn!(%held, %error, "cannot remember that the policy file was held back");
+                let (data_dir, etag) = (self.data_dir.clone(), etag(&self.text));
+                let kept = spawn_blocking(move || saved::replace(&data_dir, HELD, etag.as_bytes())).await;
+                if let Err(error) = kept.map_err(io::Error::other).flatten() {
+                    let data_dir = self.data_dir.display();
+                    tracing::warn!(%data_dir, %error, "cannot remember that the policy file was held back");
                 }
                 policy.hold_file_back(&format!("policy.file {file}"), &unconfirmed).await;
                 return Ok(());
@@ -157,7 +161,7 @@ mod tests {
         let file = |count| File {
             path: "/etc/policy.yaml".into(),
             text: services(count),
-            held: directory.path().join(HELD),
+            data_dir: directory.path().to_owned(),
         };
         for (before, expected) in [(12, 12), (9, 9)] {
             // Each turn is a run of the process.

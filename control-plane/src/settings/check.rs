@@ -6,7 +6,7 @@ use std::path;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{Consul, Delivery, MeshCa, PolicyStore, Settings, Xds};
+use super::{Consul, Delivery, MeshCa, PolicyStore, Redis, Settings, Xds};
 use crate::model::Duration;
 use crate::source::filter_module;
 use crate::telemetry::visible::escaped;
@@ -62,12 +62,17 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Finding> {
             "it needs `game_gateway.proxy_protocol: true` beside it".to_owned(),
         );
     }
+    if settings.edge.address_key_lifetime < Duration::from_secs(60) {
+        let why = "it is shorter than 1m; each key is a new configuration of every edge's filter";
+        refuse("edge.address_key_lifetime", why.to_owned());
+    }
     if settings.data_dir.as_os_str().is_empty() {
         refuse("data_dir", "it is empty; name a directory, such as ./realmgate-data".to_owned());
     }
     if let Err(message) = check_level(&settings.log.level) {
         refuse("log.level", message);
     }
+    check_redis(&settings.redis, &mut refuse);
     check_consul(&settings.consul, &mut refuse);
     check_policy(settings, &mut refuse);
     check_filter(settings, &mut refuse);
@@ -164,6 +169,33 @@ fn check_policy(settings: &Settings, refuse: &mut impl FnMut(&'static str, Strin
     if !prefix.ends_with('/') || prefix.starts_with('/') || !prefix.bytes().all(plain) {
         let form = "letters, digits, `-`, `_`, `.` and `/`, with a `/` at the end alone or between";
         refuse("policy.consul_prefix", format!("`{prefix}` is not like `realmgate/`: {form}"));
+    }
+}
+
+fn check_redis(redis: &Redis, refuse: &mut impl FnMut(&'static str, String)) {
+    let tls = &redis.tls;
+    if redis.url.is_tls() {
+        if tls.ca_file.is_none() {
+            refuse("redis.tls.ca_file", "`redis.url` is rediss: name the file of its authorities".to_owned());
+        }
+    } else {
+        for (path, file) in [
+            ("redis.tls.ca_file", &tls.ca_file),
+            ("redis.tls.cert_file", &tls.cert_file),
+            ("redis.tls.key_file", &tls.key_file),
+        ] {
+            if file.is_some() {
+                refuse(path, "it needs a `redis.url` that begins with rediss://".to_owned());
+            }
+        }
+    }
+    for (path, file, needs, needed) in [
+        ("redis.tls.cert_file", &tls.cert_file, "redis.tls.key_file", &tls.key_file),
+        ("redis.tls.key_file", &tls.key_file, "redis.tls.cert_file", &tls.cert_file),
+    ] {
+        if file.is_some() && needed.is_none() {
+            refuse(path, format!("it needs `{needs}` beside it"));
+        }
     }
 }
 

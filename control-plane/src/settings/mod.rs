@@ -2,6 +2,7 @@
 //! `realmgate.yaml`, its environment variable, its flag and its line in docs/settings.md follow from the field.
 
 mod check;
+pub(crate) mod cleartext;
 mod endpoints;
 mod hosts;
 mod layers;
@@ -44,7 +45,8 @@ pub struct Settings {
     /// Where people, scripts and probes connect.
     pub api: Api,
     /// Directory of what outlives a restart: policy versions and the last good value of every source. It is
-    /// created when missing.
+    /// created when missing, and for its owner alone (0700, files 0600): a wider one is mended with a line in the log, and one
+    /// of another user, or with files of one, is refused.
     pub data_dir: PathBuf,
     /// Where the policy document lives.
     pub policy: Policy,
@@ -192,12 +194,32 @@ impl TryFrom<String> for PolicyStore {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Redis {
-    /// `redis://[user:password@]host:port/database`. It is never printed with its password; give one by the
-    /// file or the environment, since other users of the machine can read flags.
+    /// `redis://[user:password@]host:port/database`, or `rediss://` for TLS. It is never printed with its password; give
+    /// one by the file or the environment, since other users of the machine can read flags.
     #[schemars(with = "String")]
     pub url: RedisUrl,
+    /// TLS towards Redis, for a `redis.url` that begins with `rediss://`. The files are PEM and read at each connection.
+    pub tls: RedisTls,
     /// Put before every key of our own.
     pub key_prefix: String,
+}
+
+/// TLS towards Redis.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisTls {
+    /// Authorities of Redis' certificate, which has to name the host of `redis.url`.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub ca_file: Option<PathBuf>,
+    /// Certificate that is shown to Redis; empty = none.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub cert_file: Option<PathBuf>,
+    /// Key of the certificate.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// The rules of an existing game-gateway as a source of routes.
@@ -273,6 +295,13 @@ pub struct Edge {
     #[serde(with = "text::optional")]
     #[schemars(with = "String")]
     pub access_log: Option<PathBuf>,
+    /// File of the secret, 32 bytes or more, by which edges hash client addresses where the policy's `privacy` wants that.
+    /// Replicas share it; empty = one is made and kept in `data_dir`.
+    #[serde(with = "text::optional")]
+    #[schemars(with = "String")]
+    pub address_key_file: Option<PathBuf>,
+    /// How long one key of that hash is used, at least 1m: an address is the same in the log for so long, and another after.
+    pub address_key_lifetime: Duration,
     /// The service that an edge is whose node claims none: in the certificate that it shows to the xDS listener, in
     /// the one that it shows to services of `tls: mesh`, and in intentions.
     pub service: String,
@@ -423,7 +452,7 @@ impl Default for Policy {
 
 impl Default for Redis {
     fn default() -> Self {
-        Self { url: RedisUrl::default(), key_prefix: "realmgate:".to_owned() }
+        Self { url: RedisUrl::default(), tls: RedisTls::default(), key_prefix: "realmgate:".to_owned() }
     }
 }
 
@@ -452,6 +481,8 @@ impl Default for Edge {
             // What bootstraps had before there was a socket.
             admin_ports: Ports(vec![9901]),
             access_log: Some("/dev/stdout".into()),
+            address_key_file: None,
+            address_key_lifetime: Duration::from_secs(24 * 3600),
             service: ListenerConfig::default().edge_service,
         }
     }

@@ -3,29 +3,47 @@
 use std::fmt;
 use std::str::FromStr;
 
-use redis::IntoConnectionInfo;
+use redis::{ConnectionAddr, IntoConnectionInfo};
 use serde::{Deserialize, Serialize, Serializer};
+use zeroize::Zeroizing;
+
+/// What a URL of Redis over TLS begins with.
+const TLS: &str = "rediss://";
 
 /// A valid Redis URL. `Debug`, `Display` and serialisation leave the password out; [`RedisUrl::expose`] does not.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct RedisUrl {
-    whole: String,
+    whole: Zeroizing<String>,
     shown: String,
+    /// The host where what is said to it crosses a network in the clear, a password among it.
+    exposed_to: Option<String>,
 }
 
 impl RedisUrl {
     /// The whole URL, password included: for connecting, never for printing.
     #[must_use]
-    pub fn expose(&self) -> &str {
+    pub fn expose(&self) -> &Zeroizing<String> {
         &self.whole
+    }
+
+    /// Whether it is spoken to over TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.whole.starts_with(TLS)
+    }
+
+    /// The host to which a password of this URL would go in the clear.
+    #[must_use]
+    pub fn exposed_to(&self) -> Option<&str> {
+        self.exposed_to.as_deref()
     }
 }
 
 impl Default for RedisUrl {
     fn default() -> Self {
         let url = "redis://127.0.0.1:6379".to_owned();
-        Self { whole: url.clone(), shown: url }
+        Self { whole: url.clone().into(), shown: url, exposed_to: None }
     }
 }
 
@@ -36,14 +54,26 @@ impl FromStr for RedisUrl {
         // No message here may quote the text: a URL that is wrong in one place still holds its password.
         let wrong = "not a Redis URL such as redis://user:password@host:6379/0";
         let mut url = redis::parse_redis_url(text).ok_or_else(|| wrong.to_owned())?;
-        url.clone().into_connection_info().map_err(|e| format!("{wrong}: {e}"))?;
+        // The TLS is ours, and the library knows none.
+        let plain = text.strip_prefix(TLS).map_or_else(|| text.to_owned(), |rest| format!("redis://{rest}"));
+        let plain = Zeroizing::new(plain);
+        let info = plain.as_str().into_connection_info().map_err(|e| format!("{wrong}: {e}"))?;
+        if url.fragment().is_some() {
+            return Err(format!("{wrong}: it ends in `#...`; certificates are always checked"));
+        }
+        let exposed_to = match info.addr() {
+            ConnectionAddr::Tcp(host, _) if !text.starts_with(TLS) && url.password().is_some() => {
+                super::cleartext::crosses_a_network(host).then(|| host.clone())
+            }
+            _ => None,
+        };
         let hidden = url.password().is_some() && url.set_password(Some("***")).is_err();
         if hidden {
             return Err(wrong.to_owned());
         }
         // A Unix socket's URL carries its password in the query.
         url.set_query(None);
-        Ok(Self { whole: text.to_owned(), shown: url.to_string() })
+        Ok(Self { whole: text.to_owned().into(), shown: url.to_string(), exposed_to })
     }
 }
 
@@ -82,10 +112,12 @@ mod tests {
         for (text, shown) in [
             ("redis://ops:s3cret@cache:6379/2", "redis://ops:***@cache:6379/2"),
             ("redis://:s3cret@cache", "redis://:***@cache"),
+            ("rediss://ops:s3cret@cache:6380", "rediss://ops:***@cache:6380"),
             ("redis+unix:///run/redis.sock?pass=s3cret", "redis+unix:///run/redis.sock"),
         ] {
             let url: RedisUrl = text.parse().unwrap();
-            assert_eq!(url.expose(), text);
+            assert_eq!(url.expose().as_str(), text);
+            assert_eq!(url.is_tls(), text.starts_with("rediss"));
             assert_eq!(url.to_string(), shown);
             let all = format!("{url:?} {}", serde_json::to_string(&url).unwrap());
             assert!(!all.contains("s3cret"), "{all}");
@@ -99,10 +131,27 @@ mod tests {
             "s3cret",
             "redis://:s3cret@",
             "redis://:s3cret@c/x",
-            "rediss://:s3cret@c",
+            "rediss://:s3cret@",
+            "rediss://:s3cret@c#insecure",
         ] {
             let error = text.parse::<RedisUrl>().unwrap_err();
             assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_exposed_where_it_crosses_a_network_in_the_clear() {
+        for (text, host) in [
+            ("redis://ops:s3cret@cache.internal:6379/2", Some("cache.internal")),
+            ("redis://:s3cret@10.0.0.5", Some("10.0.0.5")),
+            ("redis://cache.internal:6379", None),
+            ("redis://:s3cret@127.0.0.1", None),
+            ("redis://:s3cret@[::1]:6379", None),
+            ("redis://:s3cret@localhost", None),
+            ("rediss://:s3cret@cache.internal", None),
+            ("redis+unix:///run/redis.sock?pass=s3cret", None),
+        ] {
+            assert_eq!(text.parse::<RedisUrl>().unwrap().exposed_to(), host, "{text}");
         }
     }
 }

@@ -69,7 +69,7 @@ fn every_problem_is_reported_with_its_place() {
     let problems = settings(file, &env, &[("policy.store", "redis")]).unwrap_err();
     let expected = [
         "realmgate.yaml:4:3: api.lisen: no such setting; known here: hosts, insecure, listen, max_connections",
-        "realmgate.yaml:5:8: redis: not a value but a section of: key_prefix, url",
+        "realmgate.yaml:5:8: redis: not a value but a section of: key_prefix, tls, url",
         "environment variable REALMGATE_XDS_LSTEN: no such setting; docs/settings.md has the list",
         "environment variable REALMGATE_GAME_GATEWAY_ENABLED: game_gateway.enabled: `yes` is not true or false",
         "--policy-store: policy.store: `redis` is not available in this version; write `embedded` or `consul`",
@@ -106,6 +106,16 @@ fn values_that_do_not_fit_are_refused() {
         ("consul: {address: '127.0.0.1:8500'}", "consul.address: it is not of the form"),
         ("consul: {address: 'http://user:s3cret@consul:8500'}", "consul.address: it is not of the form"),
         ("consul: {address: 'https://consul:8501'}", "consul.ca_file: `consul.address` is https"),
+        ("redis: {url: 'rediss://cache'}", "redis.tls.ca_file: `redis.url` is rediss: name the file"),
+        (
+            "redis: {tls: {ca_file: ca}}",
+            "redis.tls.ca_file: it needs a `redis.url` that begins with rediss://",
+        ),
+        (
+            "redis: {url: 'rediss://cache', tls: {ca_file: ca, cert_file: c}}",
+            "redis.tls.cert_file: it needs `redis.tls.key_file` beside it",
+        ),
+        ("edge: {address_key_lifetime: 59s}", "edge.address_key_lifetime: it is shorter than 1m"),
         ("policy: {store: etcd}", "policy.store: `etcd` is no policy store"),
         ("policy: {store: consul}", "policy.store: `consul` needs `consul.address` beside it"),
         ("policy: {consul_prefix: realmgate}", "policy.consul_prefix: `realmgate` is not like `realmgate/`"),

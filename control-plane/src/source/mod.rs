@@ -1,5 +1,6 @@
 //! Where the truth comes from: each source is one task that publishes its latest value and survives loss.
 
+pub mod address_key;
 mod backoff;
 pub mod ca;
 pub mod consul;
@@ -7,7 +8,8 @@ pub mod filter_module;
 pub mod gateway_rules;
 pub mod policy;
 pub mod policy_store;
-mod saved;
+mod redis_link;
+pub(crate) mod saved;
 
 use serde::Serialize;
 

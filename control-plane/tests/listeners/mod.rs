@@ -10,8 +10,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use realmgate_control_plane::compile::compile;
 use realmgate_control_plane::mesh::{EdgeSettings, Mesh};
+use realmgate_control_plane::model::parse;
 use realmgate_control_plane::source::gateway_rules::GatewayRules;
 use realmgate_control_plane::xds::{Resource, ResourceType, Scope, content_hash};
+use realmgate_filter::privacy::HashKey;
 
 use super::mesh_tls::{of_policy, sidecar};
 use super::{ROOT, mesh, rules};
@@ -139,6 +141,17 @@ fn what_is_switched_while_players_play_is_in_no_listener() {
     same(&module("1"), &module("2"), &Scope::default());
     let limited = r#"{name: plain, bind: "127.0.0.1:7000", limits: {connections: 7, connections_per_ip: 3, max_message_bytes: 9, header_timeout: 9s}}"#;
     same(&edges(&LISTENERS[..1]), &edges(&[limited]), &Scope::default());
+    let private = |how: &str, key: u128| {
+        let mut mesh = with_settings(edges(&LISTENERS), |edge| edge.address_key = Some(HashKey::new(key)));
+        Arc::make_mut(&mut mesh.policy).privacy = parse(&format!("privacy: {{{how}}}")).unwrap().privacy;
+        mesh
+    };
+    let hashed = private("client_addresses: hashed", 1);
+    same(&private("client_addresses: truncated", 1), &hashed, &Scope::default());
+    same(&hashed, &private("client_addresses: hashed", 2), &Scope::default());
+    assert_ne!(bodies(&hashed, &Scope::default()), bodies(&edges(&LISTENERS), &Scope::default()));
+    let elsewhere = private("datacenters: {elsewhere: hashed}", 1);
+    same(&elsewhere, &edges(&LISTENERS), &Scope::default());
 }
 
 fn bodies(mesh: &Mesh, scope: &Scope) -> Vec<(String, Vec<u8>)> {

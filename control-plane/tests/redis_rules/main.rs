@@ -3,7 +3,11 @@
 // Clippy's own exception for tests does not reach the functions that tests share.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod bounds;
+mod fake;
+mod rights;
 mod server;
+mod tls;
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +16,7 @@ use std::time::Duration;
 use prometheus::{Registry, TextEncoder};
 use realmgate_control_plane::source::Health;
 use realmgate_control_plane::source::gateway_rules::{
-    GatewayRules, GatewayRulesConfig, GatewayRulesSource, StartError,
+    GatewayRules, GatewayRulesConfig, GatewayRulesSource, RedisTlsFiles, StartError,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -37,8 +41,14 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With a Redis that is started with these arguments.
+    fn with(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { redis: RedisServer::start(directory.path()), directory, registry: Registry::new() }
+        let redis = RedisServer::start(directory.path(), arguments);
+        Self { redis, directory, registry: Registry::new() }
     }
 
     fn data_dir(&self) -> std::path::PathBuf {
@@ -47,15 +57,22 @@ impl Scene {
 
     /// Starts a source with metrics of its own, as a restarted process has.
     fn start(&mut self, refresh_interval: Duration) -> GatewayRulesSource {
+        let url = self.redis.url();
+        self.start_at(&url, RedisTlsFiles::default(), refresh_interval)
+    }
+
+    /// The same at a URL of the test's own.
+    fn start_at(&mut self, url: &str, tls: RedisTlsFiles, refresh_interval: Duration) -> GatewayRulesSource {
         self.registry = Registry::new();
         let config = GatewayRulesConfig {
-            url: self.redis.url(),
+            url: url.to_owned().into(),
+            tls,
             key_prefix: "game-gateway:".to_owned(),
             refresh_interval,
             data_dir: self.data_dir(),
         };
         assert!(!format!("{config:?}").contains(PASSWORD));
-        GatewayRulesSource::start(config, &self.registry).unwrap()
+        GatewayRulesSource::start(&config, &self.registry).unwrap()
     }
 
     async fn write(&self, document: &str) {
@@ -110,6 +127,13 @@ async fn until_served(source: &GatewayRulesSource, entries: &[(&str, &str)]) {
 
 async fn until_ok(source: &GatewayRulesSource) {
     until(&mut source.health(), |health| *health == Health::Ok).await;
+}
+
+/// Waits until the source says why it cannot start.
+async fn until_trouble(source: &GatewayRulesSource, words: &str) {
+    let trouble = until(&mut source.trouble(), |trouble| trouble.contains(words)).await;
+    assert!(!trouble.contains(PASSWORD), "{trouble}");
+    assert_eq!(*source.health().borrow(), Health::Starting);
 }
 
 async fn until_degraded(source: &GatewayRulesSource, words: &str) {
@@ -333,12 +357,13 @@ async fn a_bad_url_is_refused_without_repeating_it() {
     let directory = tempfile::tempdir().unwrap();
     for url in ["nonsense", "http://:s3cret@host", "redis://:s3cret@host:99999999"] {
         let config = GatewayRulesConfig {
-            url: url.to_owned(),
+            url: url.to_owned().into(),
+            tls: RedisTlsFiles::default(),
             key_prefix: String::new(),
             refresh_interval: OFTEN,
             data_dir: directory.path().to_owned(),
         };
-        let error = GatewayRulesSource::start(config, &Registry::new()).unwrap_err();
+        let error = GatewayRulesSource::start(&config, &Registry::new()).unwrap_err();
         assert!(matches!(error, StartError::Url(_)));
         assert!(!error.to_string().contains("s3cret"), "{error}");
     }

@@ -9,28 +9,50 @@ use std::time::{Duration, Instant};
 /// Below the range that the system gives to outgoing connections, so that none of them takes it.
 const PORT: u16 = 16_379;
 
+/// The port for TLS, where it has one.
+pub(crate) const TLS_PORT: u16 = 16_380;
+
 /// A password, so that every test also proves that it is used and shown to nobody.
 pub(crate) const PASSWORD: &str = "correct-horse";
 
 pub(crate) struct RedisServer {
     address: Ipv4Addr,
     directory: PathBuf,
+    arguments: Vec<String>,
     process: Option<Child>,
 }
 
 impl RedisServer {
-    /// Starts one on a loopback address that no other test of this machine uses.
-    pub(crate) fn start(directory: &Path) -> Self {
+    /// Starts one, with further arguments, on a loopback address that no other test of this machine uses.
+    pub(crate) fn start(directory: &Path, arguments: &[&str]) -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(1);
         let [_, _, high, low] = id().to_be_bytes();
         let address = Ipv4Addr::new(127, high, low, NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut server = Self { address, directory: directory.to_owned(), process: None };
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { address, directory: directory.to_owned(), arguments, process: None };
         server.restart();
         server
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://:{PASSWORD}@{}:{PORT}", self.address)
+        self.url_of("")
+    }
+
+    /// For another user, whose password is the same.
+    pub(crate) fn url_of(&self, user: &str) -> String {
+        format!("redis://{user}:{PASSWORD}@{}:{PORT}", self.address)
+    }
+
+    /// The same over TLS, by a name that its certificate may have.
+    pub(crate) fn tls_url(&self) -> String {
+        format!("rediss://:{PASSWORD}@{}:{TLS_PORT}", self.address)
+    }
+
+    /// How many bytes it has sent to anybody.
+    pub(crate) async fn sent(&self) -> u64 {
+        let stats: String = self.command(&["INFO", "stats"]).await;
+        let sent = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        sent.unwrap().trim().parse().unwrap()
     }
 
     /// Starts it again, empty.
@@ -41,6 +63,7 @@ impl RedisServer {
             .args(["--bind", &self.address.to_string(), "--port", &PORT.to_string()])
             .args(["--requirepass", PASSWORD, "--save", "", "--appendonly", "no", "--dir"])
             .arg(&self.directory)
+            .args(&self.arguments)
             .stdout(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| {
@@ -56,6 +79,17 @@ impl RedisServer {
             assert!(Instant::now() < deadline, "redis-server does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The same with further arguments, from now on.
+    pub(crate) fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self.restart();
+    }
+
+    /// The host in its URLs.
+    pub(crate) fn host(&self) -> String {
+        self.address.to_string()
     }
 
     /// Ends it without warning.
@@ -83,7 +117,9 @@ impl RedisServer {
     /// Runs one command and gives its answer.
     pub(crate) async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let client = redis::Client::open(self.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        // Large values take their time.
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         command.query_async(&mut connection).await.unwrap()

@@ -204,6 +204,8 @@ async fn rights_that_go_take_nothing_away() {
             && fresh.metric("realmgate_consul_request_errors_total{reason=\"denied\"}") > 2.5
     });
     assert_eq!(*fresh.source.health().borrow(), Health::Starting);
+    let waits = fresh.source.waits().borrow().clone();
+    assert!(waits.contains("the token may not read"), "{waits}");
     assert!(fresh.source.catalog().borrow().instances.is_empty());
 
     // A change is seen at once; without one it is asked for within 10 s.

@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use realmgate_filter::config::Framing;
 use realmgate_tests::address::Address;
 use realmgate_tests::game_server::Conduct;
 use realmgate_tests::stage::port;
-use realmgate_tests::{ControlPlane, Envoy, Frame, GameClient, GameServer, Stage, TestNet};
+use realmgate_tests::{ControlPlane, Envoy, Frame, GameClient, GameServer, Stage, TestNet, wait_until};
 use serde_json::{Value, json};
 use socket2::SockRef;
 
-use crate::cast::{game, route, servers, services};
+use crate::cast::{LIMIT, game, route, servers, services};
 
 /// The fields that docs/access-log.md lists.
 fn documented() -> Vec<String> {
@@ -263,6 +263,58 @@ async fn what_limits_refuse_has_a_line_and_a_server_that_ends_first_is_named() {
     assert_eq!(refused.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(), of_envoy());
     assert_eq!(line("one")["close_reason"], "server", "{}", line("one"));
     assert_eq!(line("first")["close_reason"], "client", "{}", line("first"));
+}
+
+/// Whole addresses stand in no line, also not in those that Envoy writes without the filter, and the step between the ways
+/// to write them spares whoever plays.
+#[tokio::test(flavor = "multi_thread")]
+async fn client_addresses_are_written_as_the_policy_says() {
+    let net = TestNet::new();
+    let path = net.dir().join("access.log");
+    let control_plane = Stage::control_plane(&net, &json!({"edge": {"access_log": path}})).unwrap();
+    let server = servers(&net, 1, 0).await.remove(0);
+    let to = net.at(port::PLAYERS);
+    let put = |addresses: &str| {
+        let listener = json!({"name": "edge", "bind": to.to_string(), "limits": {"connections": 2}});
+        // Ours, by its name; all others write what nobody may read here.
+        let privacy = json!({"client_addresses": "full", "datacenters": {"aws%d": addresses}});
+        let policy = json!({"listeners": [listener], "services": services(std::slice::from_ref(&server)),
+            "routes": [route("all", &json!("any"), "game-1")], "privacy": privacy});
+        control_plane.put_policy(&policy.to_string());
+    };
+    put("truncated");
+    let mut envoy = edge(&net, &control_plane, None);
+    let client = Address::claim();
+    let connect = async || GameClient::connect_from(client.ip(), to).await.unwrap();
+    let mut stays = connect().await;
+    stays.who_are_you(game(1, 1)).await.unwrap();
+    put("hashed");
+    for _ in 0..2 {
+        let mut hashed = connect().await;
+        hashed.who_are_you(game(1, 1)).await.unwrap();
+        connect().await.read_until_closed().await.unwrap();
+        drop(hashed);
+        wait_until("it is counted no more", LIMIT, || {
+            envoy.stat("connection_limit.edge.active_connections") == 1
+        });
+    }
+    stays.who_are_you(game(1, 1)).await.expect("nobody was drained");
+    envoy.process().terminate();
+
+    let text = fs::read_to_string(&path).unwrap();
+    let whole = [':', '"'].map(|end| format!("{}{end}", client.ip()));
+    assert!(!whole.iter().any(|whole| text.contains(whole)), "{text}");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut shown: Vec<_> =
+        lines.iter().map(|line| line["client.address"].as_str().unwrap_or("none")).collect();
+    shown.sort_unstable();
+    let IpAddr::V4(ip) = client.ip() else { panic!("an IPv4 address") };
+    let [a, b, c, _] = ip.octets();
+    let is_hash = |shown: &str| shown.len() == 16 && shown.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let hash = *shown.iter().find(|shown| is_hash(shown)).unwrap_or_else(|| panic!("no hash: {text}"));
+    let mut expected = [&format!("{a}.{b}.{c}.0/24"), hash, hash, "none", "none"];
+    expected.sort_unstable();
+    assert_eq!(shown, expected, "{text}");
 }
 
 /// Without a log the filter is not told of ends, and counts all the same.

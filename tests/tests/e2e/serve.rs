@@ -1,6 +1,9 @@
 //! The control plane as a process: it starts whatever is missing, and has after a kill what it had before.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use realmgate_filter::config::Framing;
@@ -69,6 +72,12 @@ async fn after_a_kill_it_has_what_it_had_even_without_redis() {
 
     redis.kill9();
     stage.control_plane.kill9();
+    // What it keeps is for its owner alone, also where somebody has opened it.
+    let data_dir = stage.net.dir().join("data");
+    assert_eq!(open_to_others(&data_dir), BTreeMap::new());
+    let [wide, file] = [0o755, 0o644].map(Permissions::from_mode);
+    fs::set_permissions(&data_dir, wide).unwrap();
+    fs::set_permissions(data_dir.join("policy.redb"), file).unwrap();
     assert_eq!(lands(players, game(3, 1)).await.unwrap(), "game-1", "an edge serves on by itself");
     stage.control_plane.restart().unwrap();
     // An Envoy that knows nothing yet shows what the control plane knows.
@@ -77,6 +86,17 @@ async fn after_a_kill_it_has_what_it_had_even_without_redis() {
     let _edge = Stage::edge(&net, &control_plane).unwrap();
     until_lands(players, game(3, 1), Some("game-1"), Instant::now()).await;
     until_lands(gateway, game(3, 1), Some(&on_gateway), Instant::now()).await;
+    assert_eq!(open_to_others(&net.dir().join("data")), BTreeMap::new());
+}
+
+/// The modes of a folder and of what is in it, as far as others may do anything there.
+fn open_to_others(folder: &Path) -> BTreeMap<PathBuf, u32> {
+    let inside = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let modes = inside.chain([folder.to_owned()]).map(|path| {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        (path, mode)
+    });
+    modes.filter(|(_, mode)| mode & 0o077 != 0).collect()
 }
 
 #[test]

@@ -7,6 +7,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, string::Ia5String,
 };
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::mesh::identity::Leaf;
 
@@ -27,6 +28,13 @@ pub(super) struct Authority {
     pub(super) created: SystemTime,
     /// Until when it is believed.
     pub(super) expires: SystemTime,
+}
+
+impl Drop for Authority {
+    /// The key does not stay in memory that others are given.
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 impl std::fmt::Debug for Authority {

@@ -1,13 +1,14 @@
 //! The roots on disk, for their owner's eyes alone.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::authority::Authority;
+use crate::source::saved;
 
 /// Name of the file in `data_dir`.
 const FILE: &str = "mesh-ca.json";
@@ -60,7 +61,7 @@ pub(super) struct Store {
 impl Store {
     /// Notes that the authority is new, before it is kept for the first time.
     pub(super) fn note_new(&self) -> io::Result<()> {
-        fs::write(self.path.with_file_name(NEW), NEW_SAYS)
+        saved::replace(self.directory(), NEW, NEW_SAYS.as_bytes())
     }
 
     /// Whether the authority is new, and nobody has said that it is meant.
@@ -89,7 +90,7 @@ impl Store {
     pub(super) fn load(&self) -> Result<Vec<Authority>, StoreError> {
         let unusable = |problem| StoreError::Unusable { path: self.path.clone(), problem };
         let bytes = match fs::read(&self.path) {
-            Ok(bytes) => bytes,
+            Ok(bytes) => Zeroizing::new(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(StoreError::Unreadable { path: self.path.clone(), source }),
         };
@@ -109,22 +110,14 @@ impl Store {
     pub(super) fn save(&self, roots: &[Authority]) -> io::Result<()> {
         let document =
             Document { format: FORMAT, trust_domain: self.trust_domain.clone(), roots: roots.to_vec() };
-        let bytes = serde_json::to_vec_pretty(&document)?;
-        let temporary = self.path.with_extension("tmp");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        // Of a file that was there before the mode above says nothing.
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        // The rename itself is durable only when the directory is.
-        self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+        let bytes = Zeroizing::new(serde_json::to_vec_pretty(&document)?);
+        saved::replace(self.directory(), FILE, &bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::time::{Duration, SystemTime};
 
     use super::*;
@@ -135,7 +128,7 @@ mod tests {
         let store = Store::new(directory.path(), "a.internal");
         assert_eq!(store.load().unwrap(), []);
         let root = Authority::create("a.internal", SystemTime::now(), Duration::from_mins(1)).unwrap();
-        fs::write(directory.path().join("mesh-ca.tmp"), "left by a crash").unwrap();
+        fs::write(directory.path().join("mesh-ca.json.tmp"), "left by a crash").unwrap();
         store.save(std::slice::from_ref(&root)).unwrap();
         assert_eq!(store.load().unwrap(), [root]);
         assert_eq!(fs::metadata(&store.path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -68,6 +68,8 @@ const NOT_YET: &str = "Consul has not answered in this run";
 pub(super) struct Parts {
     states: Mutex<BTreeMap<Part, State>>,
     health: watch::Sender<Health>,
+    /// What the start waits for; empty once it waits no more.
+    waits: watch::Sender<String>,
     metrics: Arc<Metrics>,
 }
 
@@ -77,13 +79,18 @@ impl Parts {
         let state = |known: bool| State { heard: known, problem: known.then(|| NOT_YET.to_owned()) };
         let states: BTreeMap<_, _> = required.into_iter().map(|(part, known)| (part, state(known))).collect();
         let health = watch::Sender::new(health(&states, true));
-        let parts = Self { states: Mutex::new(states), health, metrics };
+        let parts = Self { states: Mutex::new(states), health, waits: watch::Sender::default(), metrics };
         parts.change(|_| {});
         parts
     }
 
     pub(super) fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
+    }
+
+    /// What is waited for while nothing is served yet, and what keeps it away; empty after that.
+    pub(super) fn waits(&self) -> watch::Receiver<String> {
+        self.waits.subscribe()
     }
 
     /// A part that is to be heard from now on, before anything is served if nothing has been served so far.
@@ -130,11 +137,9 @@ impl Parts {
             if state.problem.as_ref() == Some(&problem) {
                 tracing::debug!(part = part.label(), problem, "Consul still does not tell");
             } else {
-                tracing::warn!(
-                    part = part.label(),
-                    problem,
-                    "Consul does not tell; the last good value is served"
-                );
+                let served =
+                    if state.heard { "the last good value is served" } else { "nothing of it is known yet" };
+                tracing::warn!(part = part.label(), problem, "Consul does not tell; {served}");
             }
             state.heard |= answered;
             state.problem = Some(problem.clone());
@@ -146,6 +151,12 @@ impl Parts {
         change(&mut states);
         // Published under the lock, lest an older one come last.
         let health = health(&states, *self.health.borrow() == Health::Starting);
+        let waits = if health == Health::Starting { waits_for(&states) } else { String::new() };
+        self.waits.send_if_modified(|current| {
+            let changed = *current != waits;
+            *current = waits;
+            changed
+        });
         self.health.send_if_modified(|current| {
             let changed = *current != health;
             *current = health;
@@ -159,24 +170,42 @@ impl Parts {
     }
 }
 
+/// Whether nothing is served before it was heard.
+fn holds_back((part, state): (&Part, &State)) -> bool {
+    !state.heard && !matches!(part, Part::Catalog { local: false, .. } | Part::Datacenters)
+}
+
+/// The parts that hold the start back, and of the first that has a problem, which.
+fn waits_for(states: &BTreeMap<Part, State>) -> String {
+    let waiting: Vec<_> = states.iter().filter(|state| holds_back(*state)).collect();
+    let troubled = waiting.iter().find_map(|(part, state)| Some((*part, state.problem.as_ref()?)));
+    match (troubled, waiting.len().saturating_sub(1)) {
+        (Some((part, problem)), 0) => format!("{}: {problem}; retrying", part.label()),
+        (Some((part, problem)), more) => {
+            format!("{}: {problem} (and {more} more parts are waited for); retrying", part.label())
+        }
+        (None, _) => {
+            let parts: Vec<_> = waiting.iter().map(|(part, _)| part.label()).collect();
+            format!("waiting for {}", parts.join(", "))
+        }
+    }
+}
+
 /// `starting`: nothing has been served so far.
 fn health(states: &BTreeMap<Part, State>, starting: bool) -> Health {
-    let waits = |(part, state): (&Part, &State)| {
-        !state.heard && !matches!(part, Part::Catalog { local: false, .. } | Part::Datacenters)
-    };
-    if starting && states.iter().any(waits) {
+    if starting && states.iter().any(holds_back) {
         return Health::Starting;
     }
-    let mut problems = states.iter().filter_map(|(part, state)| Some((part, state.problem.as_ref()?)));
-    let Some((part, problem)) = problems.next() else {
+    let mut problems =
+        states.iter().filter_map(|(part, state)| Some((part, state.problem.as_ref()?, state.heard)));
+    let Some((part, problem, heard)) = problems.next() else {
         // Known from an earlier run, and not yet heard in this one.
         return Health::Ok;
     };
     let more = problems.count();
     let also = if more > 0 { format!(" (and {more} more parts)") } else { String::new() };
-    Health::Degraded {
-        reason: format!("{}: {problem}{also}; the last good value is served, retrying", part.label()),
-    }
+    let served = if heard { "the last good value is served" } else { "nothing of it is known yet" };
+    Health::Degraded { reason: format!("{}: {problem}{also}; {served}, retrying", part.label()) }
 }
 
 #[cfg(test)]
@@ -203,14 +232,18 @@ mod tests {
         parts.lost(&catalog("aws", true), &gone());
         parts.ok(&Part::Intentions);
         assert_eq!(*health.borrow(), Health::Starting);
+        let waits = parts.waits();
+        assert!(waits.borrow().starts_with("catalog aws: ") && waits.borrow().contains("connection refused"));
         parts.expect(Part::Leaf("edge".to_owned()));
         parts.lost(&catalog("azure", false), &gone());
         parts.ok(&catalog("aws", true));
         assert_eq!(*health.borrow(), Health::Starting, "the leaf");
+        assert_eq!(*waits.borrow(), "waiting for leaf edge");
         let denied = ConsulError::Denied { path: "/leaf".to_owned(), text: "no".to_owned() };
         parts.partly(&Part::Leaf("edge".to_owned()), &denied);
         assert!(matches!(&*health.borrow(), Health::Degraded { reason } if reason.contains("azure")
             && reason.contains("1 more")));
+        assert_eq!(*waits.borrow(), "");
         // What is wanted later holds back nothing that is served already.
         parts.expect(Part::Leaf("other".to_owned()));
         parts.ok(&catalog("azure", false));

@@ -56,7 +56,7 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Makes the directory if it is missing.
     pub(super) fn new(data_dir: &Path, address: &str) -> io::Result<Self> {
-        fs::create_dir_all(data_dir)?;
+        saved::prepare(data_dir)?;
         Ok(Self { directory: data_dir.to_owned(), address: address.to_owned() })
     }
 

@@ -65,6 +65,7 @@ pub struct ConsulSource {
     intentions: watch::Receiver<Arc<Intentions>>,
     identities: watch::Receiver<Arc<Identities>>,
     health: watch::Receiver<Health>,
+    waits: watch::Receiver<String>,
     _tasks: JoinSet<()>,
 }
 
@@ -100,6 +101,7 @@ impl ConsulSource {
             intentions: intentions_receiver,
             identities: identities_receiver,
             health: parts.health(),
+            waits: parts.waits(),
             _tasks: JoinSet::new(),
         };
         let mut tasks = JoinSet::new();
@@ -143,6 +145,12 @@ impl ConsulSource {
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
+    }
+
+    /// Why it is still `Starting`: what has not been heard, and what keeps it away. Empty after that.
+    #[must_use]
+    pub fn waits(&self) -> watch::Receiver<String> {
+        self.waits.clone()
     }
 }
 

@@ -22,6 +22,9 @@ const MAX_SERVICE_NAME: usize = 200;
 /// Most endpoints of one rule; a rule is one cluster, and no game service comes near it.
 const MAX_ENDPOINTS: usize = 10_000;
 
+/// Longest `host:port`: a name of 253 bytes with its port, and then some.
+pub(super) const MAX_ENDPOINT: usize = 300;
+
 /// Bytes of a foreign value that a message repeats.
 const MAX_QUOTE: usize = 80;
 
@@ -72,6 +75,16 @@ impl Flaw {
 /// that it cannot be taken for another rule's.
 pub(super) fn clip_key(key: &str) -> String {
     clip(key, MAX_KEY)
+}
+
+/// What another program says, as a message repeats it.
+pub(super) fn clip_message(text: &str) -> String {
+    clip(text, MAX_DETAIL)
+}
+
+/// The flaw of a realm whose value is so long that it was not fetched.
+pub(super) fn address_too_long(length: usize) -> Flaw {
+    Flaw::new(Reason::BadEndpoint, format!("address: {length} bytes, more than {MAX_ENDPOINT}"))
 }
 
 /// Reads a value of the rules object.
@@ -236,8 +249,8 @@ fn string(name: &str, json: &RawValue) -> Result<String, Flaw> {
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, String> {
-    // The longest is a name of 253 bytes with its port; the parser's own words repeat all that it is given.
-    if text.len() > 300 {
+    // The parser's own words repeat all that it is given.
+    if text.len() > MAX_ENDPOINT {
         return Err(format!("{} is too long for host:port", quote(text)));
     }
     text.parse()

@@ -16,6 +16,7 @@ pub(super) struct Metrics {
     refresh_success: IntCounterVec,
     refresh_errors: IntCounterVec,
     connected: IntGauge,
+    subscribed: IntGauge,
 }
 
 impl Metrics {
@@ -44,9 +45,10 @@ impl Metrics {
                 "Attempts to read a Redis key that left its last good rules in place.",
                 "config_type",
             )?,
-            connected: gauge(
-                "realmgate_redis_connected",
-                "Whether Redis is connected and subscribed, 0 or 1.",
+            connected: gauge("realmgate_redis_connected", "Whether Redis is connected, 0 or 1.")?,
+            subscribed: gauge(
+                "realmgate_redis_subscribed",
+                "Whether Redis notifies of changes, 0 or 1; without, they are seen at the next refresh.",
             )?,
         };
         registry.register(Box::new(metrics.rules.clone()))?;
@@ -55,6 +57,7 @@ impl Metrics {
         registry.register(Box::new(metrics.refresh_success.clone()))?;
         registry.register(Box::new(metrics.refresh_errors.clone()))?;
         registry.register(Box::new(metrics.connected.clone()))?;
+        registry.register(Box::new(metrics.subscribed.clone()))?;
         for origin in ORIGINS {
             add(&metrics.refresh_success, origin.label(), 0);
             add(&metrics.refresh_errors, origin.label(), 0);
@@ -89,14 +92,16 @@ impl Metrics {
         }
     }
 
-    /// Redis is connected and subscribed.
-    pub(super) fn connected(&self) {
+    /// Redis is connected, and subscribed or not.
+    pub(super) fn connected(&self, subscribed: bool) {
         self.connected.set(1);
+        self.subscribed.set(subscribed.into());
     }
 
     /// The connection is lost or was not made, so nothing was read.
     pub(super) fn lost(&self) {
         self.connected.set(0);
+        self.subscribed.set(0);
         for origin in ORIGINS {
             add(&self.refresh_errors, origin.label(), 1);
         }

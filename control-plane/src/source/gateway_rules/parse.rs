@@ -23,7 +23,16 @@ pub(super) struct Reading {
     /// `routing:rules`, a JSON object; its first [`MAX_DOCUMENT`] + 1 bytes suffice.
     pub(super) rules: Stored<Vec<u8>>,
     /// `realm:mapping`, realm id to `host:port`.
-    pub(super) mapping: Stored<BTreeMap<Vec<u8>, Vec<u8>>>,
+    pub(super) mapping: Stored<BTreeMap<Vec<u8>, Mapped>>,
+}
+
+/// What stands in a field of the realm mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Mapped {
+    /// The value.
+    Address(Vec<u8>),
+    /// So many bytes, which are no address and were not fetched.
+    TooLong(usize),
 }
 
 /// What stands at a Redis key.
@@ -88,8 +97,7 @@ enum Said {
 
 fn read_rules(document: &[u8]) -> Result<Vec<Candidate>, Flaw> {
     if document.len() > MAX_DOCUMENT {
-        let detail = format!("the document: more than {MAX_DOCUMENT} bytes");
-        return Err(Flaw::new(Reason::OutOfRange, detail));
+        return Err(document_too_large(None));
     }
     let Object { entries, too_many } = serde_json::from_slice(document).map_err(|error| {
         let reason = if error.is_data() { Reason::WrongType } else { Reason::BadJson };
@@ -101,12 +109,16 @@ fn read_rules(document: &[u8]) -> Result<Vec<Candidate>, Flaw> {
     Ok(entries.into_iter().map(|(key, json)| (entry::clip_key(&key), entry::rule(&key, json))).collect())
 }
 
-fn read_mapping(hash: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<Candidate>, Flaw> {
+fn read_mapping(hash: &BTreeMap<Vec<u8>, Mapped>) -> Result<Vec<Candidate>, Flaw> {
     if hash.len() > MAX_RULES {
         return Err(too_many_rules());
     }
-    let read = |(field, address): (&Vec<u8>, &Vec<u8>)| {
-        (entry::clip_key(&String::from_utf8_lossy(field)), entry::realm(field, address))
+    let read = |(field, value): (&Vec<u8>, &Mapped)| {
+        let rule = match value {
+            Mapped::Address(address) => entry::realm(field, address),
+            Mapped::TooLong(length) => Err(entry::address_too_long(*length)),
+        };
+        (entry::clip_key(&String::from_utf8_lossy(field)), rule)
     };
     Ok(hash.iter().map(read).collect())
 }
@@ -114,6 +126,12 @@ fn read_mapping(hash: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<Candidate>, Fla
 /// The flaw of a document that holds more than [`MAX_RULES`] entries.
 pub(super) fn too_many_rules() -> Flaw {
     Flaw::new(Reason::OutOfRange, format!("the document: more than {MAX_RULES} rules"))
+}
+
+/// The flaw of a rules document that is longer than [`MAX_DOCUMENT`], of a length that Redis told or not.
+pub(super) fn document_too_large(length: Option<usize>) -> Flaw {
+    let length = length.map_or_else(String::new, |length| format!("{length} bytes, "));
+    Flaw::new(Reason::OutOfRange, format!("the document: {length}more than {MAX_DOCUMENT} bytes"))
 }
 
 /// Adds what `origin` serves and refuses to `settled`; the error says why its last good rules are served.
@@ -141,8 +159,11 @@ fn settle(
         }
         Said::Unusable(flaw) => {
             settled.rules.extend(last_good().cloned());
-            let why =
-                format!("`{name}` cannot be used ({}); its last {known} good rules are served", flaw.detail);
+            let kept = match known {
+                0 => "no good rules of it are known".to_owned(),
+                known => format!("its last {known} good rules are served"),
+            };
+            let why = format!("`{name}` cannot be used ({}); {kept}", flaw.detail);
             settled.refused.push(refusal(origin, String::new(), flaw, known > 0));
             Err(why)
         }

@@ -9,18 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
-use redis::Client;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
-use super::connection::{Connection, Keys, Lost};
+use super::connection::{Connection, Keys};
+use super::lost::Lost;
 use super::metrics::Metrics;
 use super::parse::{self, Outcome, Reading};
 use super::snapshot::Snapshot;
 use super::{GatewayRules, Refusal};
 use crate::source::Health;
 use crate::source::backoff::Backoff;
+use crate::source::redis_link::{RedisTlsFiles, Target};
 
 /// Below this the source would do little but read.
 const SHORTEST_REFRESH: Duration = Duration::from_millis(50);
@@ -31,8 +33,10 @@ const MAX_LOGGED: usize = 20;
 /// Where the rules are and how often they are read.
 #[derive(Clone)]
 pub struct GatewayRulesConfig {
-    /// `redis://[user:password@]host:port[/db]` or `unix:///path`.
-    pub url: String,
+    /// `redis://[user:password@]host:port[/db]`, `rediss://` for TLS, or `unix:///path`.
+    pub url: Zeroizing<String>,
+    /// For `rediss`.
+    pub tls: RedisTlsFiles,
     /// What the names of keys and channels start with, for instance `game-gateway:`.
     pub key_prefix: String,
     /// Longest time between two readings, and until a silently cut connection is noticed; at least 50 ms.
@@ -55,7 +59,7 @@ impl fmt::Debug for GatewayRulesConfig {
 /// Why the source cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The URL is none of Redis, or wants TLS. The text does not repeat it.
+    /// The URL is none of Redis. The text does not repeat it.
     #[error("the Redis URL cannot be used: {0}")]
     Url(#[source] redis::RedisError),
     /// The data directory cannot be made.
@@ -86,8 +90,8 @@ pub struct GatewayRulesSource {
 impl GatewayRulesSource {
     /// Loads the snapshot and starts the task; call it inside a tokio runtime. Reads one file and does not
     /// wait for Redis.
-    pub fn start(config: GatewayRulesConfig, registry: &Registry) -> Result<Self, StartError> {
-        let client = Client::open(config.url).map_err(StartError::Url)?;
+    pub fn start(config: &GatewayRulesConfig, registry: &Registry) -> Result<Self, StartError> {
+        let target = Target::new(&config.url, &config.tls).map_err(StartError::Url)?;
         let snapshot = Snapshot::new(&config.data_dir, &config.key_prefix)
             .map_err(|error| StartError::DataDir { path: config.data_dir.clone(), error })?;
         let metrics = Metrics::register(registry)?;
@@ -105,8 +109,7 @@ impl GatewayRulesSource {
         let (health, health_receiver) = watch::channel(Health::Starting);
         let (trouble, trouble_receiver) = watch::channel(String::new());
         let (stop, stopped) = oneshot::channel();
-        let (address, keys) =
-            (client.get_connection_info().addr().to_string(), Keys::new(&config.key_prefix));
+        let (address, keys) = (target.address(), Keys::new(&config.key_prefix));
         let never_there = format!(
             "the game-gateway rules were never there: Redis at {address} never had the key {}. If it was written before, check \
              redis.url and game_gateway.key_prefix; else write it (`{{}}` says that there are no rules)",
@@ -114,7 +117,7 @@ impl GatewayRulesSource {
         );
         let follower = Follower {
             address,
-            client,
+            target,
             keys,
             refresh: config.refresh_interval.max(SHORTEST_REFRESH),
             rules,
@@ -177,7 +180,7 @@ impl GatewayRulesSource {
 }
 
 struct Follower {
-    client: Client,
+    target: Target,
     /// Host and port without credentials, for messages.
     address: String,
     keys: Keys,
@@ -239,9 +242,9 @@ impl Follower {
         backoff: &mut Backoff,
         known: &mut String,
     ) -> Result<Infallible, Lost> {
-        let mut connection = Connection::open(&self.client, &self.keys).await?;
-        self.metrics.connected();
+        let mut connection = Connection::open(&self.target, &self.keys).await?;
         loop {
+            self.metrics.connected(connection.unsubscribed().is_none());
             let reading = connection.read(&self.keys).await?;
             // Only now: a Redis that is loading its data, or that denies us, accepts connections too.
             backoff.reset();
@@ -249,12 +252,12 @@ impl Follower {
                 tracing::info!(redis = self.address, "Redis is back");
                 known.clear();
             }
-            self.take(reading).await?;
-            connection.changed(self.refresh).await?;
+            self.take(reading, connection.unsubscribed()).await?;
+            connection.changed(&self.keys, self.refresh).await?;
         }
     }
 
-    async fn take(&mut self, reading: Reading) -> Result<(), Lost> {
+    async fn take(&mut self, reading: Reading, unsubscribed: Option<&str>) -> Result<(), Lost> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != reading) {
             let previous = Arc::clone(&self.rules.borrow());
             // A document of 16 MiB would keep a thread of the runtime from everything else.
@@ -265,14 +268,16 @@ impl Follower {
         }
         if let Some((_, outcome)) = &self.last {
             self.metrics.read(outcome);
-            let problems: Vec<_> = [&outcome.routing_rules, &outcome.realm_mapping]
-                .into_iter()
-                .filter_map(|r| r.as_ref().err())
-                .collect();
+            let unnotified = unsubscribed.map(|why| {
+                let every = self.refresh.as_secs_f64();
+                format!("changes are seen every {every} s alone, since Redis refuses the subscription: {why}")
+            });
+            let unread =
+                [&outcome.routing_rules, &outcome.realm_mapping].into_iter().filter_map(|r| r.clone().err());
+            let problems: Vec<_> = unread.chain(unnotified).collect();
             let health = match problems.as_slice() {
                 [] => Health::Ok,
-                [one] => Health::Degraded { reason: (*one).clone() },
-                [one, other, ..] => Health::Degraded { reason: format!("{one}; {other}") },
+                problems => Health::Degraded { reason: problems.join("; ") },
             };
             if let Health::Degraded { reason } = &health
                 && *self.health.borrow() != health
@@ -332,8 +337,11 @@ impl Follower {
         let (rules, address) = (self.rules.borrow().rules.len(), &self.address);
         // Without snapshot and before the first reading nothing is known: that is still the start.
         if self.knows_rules() {
-            let reason =
-                format!("Redis at {address}: {problem}; the last {rules} good rules are served, retrying");
+            let served = match rules {
+                0 => "there were no rules before".to_owned(),
+                rules => format!("the last {rules} good rules are served"),
+            };
+            let reason = format!("Redis at {address}: {problem}; {served}, retrying");
             set(&self.health, Health::Degraded { reason });
         } else {
             set(&self.trouble, format!("Redis at {address}: {problem}; retrying"));

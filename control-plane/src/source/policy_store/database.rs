@@ -1,7 +1,7 @@
 //! The policy store's file: a redb database of texts and what is known of them. Blocks on the disk.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use super::{
     Guard, Held, KEPT_VERSIONS, NewPolicy, PolicyInfo, Precondition, PutError, StoreError, StoredPolicy,
     Trouble, Unconfirmed, etag, unix_seconds,
 };
+use crate::source::saved;
 
 /// Name of the file in `data_dir`.
 const FILE: &str = "policy.redb";
@@ -60,9 +61,13 @@ impl Store {
         let data_dir = std::path::absolute(data_dir).map_err(io)?;
         let path = data_dir.join(FILE);
         let io = |error| StoreError::Io { path: data_dir.clone(), error };
-        fs::create_dir_all(&data_dir).map_err(io)?;
+        saved::prepare(&data_dir).map_err(io)?;
         let file = path.clone();
-        let opener = move || Builder::new().set_cache_size(CACHE_BYTES).create(&file);
+        let opener = move || {
+            // The database would make its file for everybody to read.
+            saved::reserve(&file)?;
+            Builder::new().set_cache_size(CACHE_BYTES).create(&file)
+        };
         let store = Self::with_opener(path, Box::new(opener))?;
         // A new file is durable only when its directory is.
         File::open(&data_dir).and_then(|directory| directory.sync_all()).map_err(io)?;

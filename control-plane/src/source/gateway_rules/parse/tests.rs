@@ -9,9 +9,11 @@ fn document(json: &str) -> Reading {
     Reading { rules: Stored::Present(json.as_bytes().to_vec()), mapping: Stored::Missing }
 }
 
-fn mapping(pairs: &[(&str, &str)]) -> Stored<BTreeMap<Vec<u8>, Vec<u8>>> {
+fn mapping(pairs: &[(&str, &str)]) -> Stored<BTreeMap<Vec<u8>, Mapped>> {
     let bytes = |text: &str| text.as_bytes().to_vec();
-    Stored::Present(pairs.iter().map(|(field, address)| (bytes(field), bytes(address))).collect())
+    Stored::Present(
+        pairs.iter().map(|(field, address)| (bytes(field), Mapped::Address(bytes(address)))).collect(),
+    )
 }
 
 fn rule(server_type: u8, world: u16, host: &str) -> String {
@@ -179,7 +181,7 @@ proptest! {
         address in vec(any::<u8>(), 0..80),
     ) {
         let before = apply(&document(&object(&[("1", &rule(1, 0, "a"))])), &GatewayRules::default());
-        let mapping = Stored::Present(BTreeMap::from([(field, address)]));
+        let mapping = Stored::Present(BTreeMap::from([(field, Mapped::Address(address))]));
         for document in [bytes, json.into_bytes()] {
             let reading = Reading { rules: Stored::Present(document), mapping: mapping.clone() };
             apply(&reading, &before.rules);

@@ -54,7 +54,7 @@ pub(super) struct GoodCopy {
 impl GoodCopy {
     /// Makes the directory if it is missing.
     pub(super) fn new(config: &ConsulConfig, prefix: &str) -> io::Result<Self> {
-        fs::create_dir_all(&config.data_dir)?;
+        saved::prepare(&config.data_dir)?;
         Ok(Self {
             directory: config.data_dir.clone(),
             address: config.address.clone(),
