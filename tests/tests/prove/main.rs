@@ -16,5 +16,6 @@ mod prove {
     mod cuts;
     mod endings;
     mod readiness;
+    mod supply;
     mod upgrade;
 }
