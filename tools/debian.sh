@@ -1,5 +1,6 @@
 # Debian's packages without configuring or changing the machine: a private apt state, downloads, and plain unpacking.
-# Nothing here needs root, adds a source, installs a package or starts a service.
+# Nothing here needs root, adds a source, installs a package or starts a service. What comes is what the archive's signed index
+# names by its hash. Hashes of our own would name the packages of one release of Debian, on one day: each repair changes them.
 # shellcheck shell=bash  # sourced after steps.sh
 
 APT=$SCRATCH/apt
@@ -32,14 +33,16 @@ private_apt() {
   local program=$1
   shift
   # DEP-11 and Contents indices are ten times the size of what is asked for. The sandbox user _apt may be unable to
-  # enter .tools; signatures are checked all the same.
+  # enter .tools; signatures are checked all the same, whatever the machine's own apt lets pass.
   "$program" -q \
     -o Dir::Etc::SourceList="$APT/sources.list" -o Dir::Etc::SourceParts=/dev/null \
     -o Dir::Etc::PreferencesParts=/dev/null -o Dir::Etc::Preferences=/dev/null \
     -o Dir::State::Lists="$APT/lists" -o Dir::Cache="$APT/cache" \
     -o Debug::NoLocking=1 -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none \
     -o Acquire::Retries=3 -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false \
-    -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false "$@"
+    -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false \
+    -o APT::Get::AllowUnauthenticated=false -o Acquire::AllowInsecureRepositories=false \
+    -o Acquire::AllowWeakRepositories=false -o Acquire::AllowDowngradeToInsecureRepositories=false "$@"
 }
 
 # `debian_unpack FOLDER PACKAGE` unpacks the package, and those of its dependencies that the machine lacks, into FOLDER.

@@ -76,3 +76,12 @@ on_machine() {
   done < <(type -aP "$1")
   return 1
 }
+
+# True if FILE has one of these SHA-256, a line each.
+pinned() {
+  local found
+  found=$(sha256sum "$1" | cut -d' ' -f1)
+  grep -qx "$found" <<<"$2" && return
+  say "${1##*/} has SHA-256 $found, which tools/versions.sh does not name"
+  return 1
+}

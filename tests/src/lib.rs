@@ -44,6 +44,7 @@ pub mod mesh_demo;
 pub mod modules;
 pub mod netns;
 pub mod parts;
+pub mod places;
 pub mod process;
 pub mod prometheus;
 pub mod readiness;

@@ -111,11 +111,21 @@ pub fn envoy_version(version: &str) -> Result<PathBuf, Failure> {
     if path.is_file() { Ok(path) } else { Err(missing()) }
 }
 
-/// The root of the workspace this was built from.
+/// The root of the workspace. Found when it is asked for, so that no program names the folder that it was built in: above the
+/// program, where cargo says that the tests are (its target folder may be elsewhere), or above where we stand.
 #[must_use]
 pub fn workspace() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).to_owned()
+    let places = [
+        env::current_exe().ok(),
+        env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from),
+        env::current_dir().ok(),
+    ];
+    let roots = places.iter().flatten().flat_map(|place| place.ancestors());
+    roots
+        .into_iter()
+        .find(|folder| folder.join("tests/scenarios").is_dir())
+        .unwrap_or(Path::new("."))
+        .to_owned()
 }
 
 /// Cargo's target folder.

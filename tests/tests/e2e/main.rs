@@ -47,6 +47,7 @@ mod redis_rules;
 mod resilience;
 mod routing;
 mod scenarios;
+mod security_doc;
 mod serve;
 mod slots;
 mod strategies;

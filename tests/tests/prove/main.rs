@@ -17,5 +17,6 @@ mod prove {
     mod endings;
     mod readiness;
     mod redis_memory;
+    mod supply;
     mod upgrade;
 }

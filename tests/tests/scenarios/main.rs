@@ -6,6 +6,7 @@
 )]
 
 mod limits;
+mod module;
 mod orders;
 mod wasm_host;
 
