@@ -374,7 +374,7 @@ fn consuls_certificates_are_their_services_and_the_same_names_of_another_trust_d
     let ports = ["--inbound", "127.0.0.1:20500", "--app", "127.0.0.1:7777"];
     let _edge = proxy("edge", 1, &leaf("realmgate-edge", "edge"), &["--datacenter", "aws"]);
     let _shop =
-        proxy("sidecar", 2, &leaf("my%20shop", "shop"), &[&["--service", "my shop"], &ports[..]].concat());
+        proxy("sidecar", 2, &leaf("shop%21", "shop"), &[&["--service", "shop!"], &ports[..]].concat());
     let _foreign = proxy("edge", 3, &foreign.issue_to(net.dir(), "evil", "realmgate-edge"), &[]);
     for name in ["proxy-1", "proxy-2"] {
         wait_until(&format!("{name} is connected"), LIMIT, || stream_of(&control_plane, name).is_some());
