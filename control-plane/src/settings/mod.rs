@@ -3,6 +3,7 @@
 
 mod check;
 pub(crate) mod cleartext;
+mod edge;
 mod endpoints;
 mod hosts;
 mod layers;
@@ -15,6 +16,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod text;
+mod xds;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -25,8 +27,8 @@ use serde::{Deserialize, Serialize};
 use realmgate_filter::config::Framing;
 
 use crate::model::{ClusterDelivery, Duration, Endpoint, Limits};
-use crate::xds::ListenerConfig;
 
+pub use edge::Edge;
 pub use endpoints::{EndpointPreset, EndpointRanges, Endpoints};
 pub use hosts::HostNames;
 pub use lists::{Ports, Ranges};
@@ -35,6 +37,7 @@ pub use redis_url::RedisUrl;
 pub use reference::markdown;
 pub use sources::{ConfigFile, Sources};
 pub use table::{ENV_PREFIX, Setting, table};
+pub use xds::{Tls, Xds};
 
 /// Everything that `realmgate serve` can be told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -68,64 +71,6 @@ pub struct Settings {
     pub filter: Filter,
     /// What is logged, to the standard error output.
     pub log: Log,
-}
-
-/// The xDS listener.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Xds {
-    /// `address:port` of the xDS server.
-    #[serde(with = "text::address")]
-    #[schemars(with = "String")]
-    pub listen: SocketAddr,
-    /// Allows `xds.listen` to be other than loopback although nobody has to authenticate, or tokens cross the
-    /// network in the clear.
-    pub insecure: bool,
-    /// Most connections at a time; further ones are closed and counted.
-    pub max_connections: u32,
-    /// Least time between two pushes, at most 10s. A change after a quiet time goes out at once; those that come
-    /// within this time after it go out together. Proxies that are slower are sent less often by themselves.
-    pub debounce: Duration,
-    /// Longest time over which connected proxies are moved on when the process is asked to end: each is told at
-    /// a random moment within it, so that they do not all come back at once. 1 ms a proxy is enough, and used.
-    pub drain: Duration,
-    /// File of tokens, of which a proxy has to show one (`realmgate envoy-bootstrap --token-file`); empty = none. One a line,
-    /// or its hash, and behind it what it is good for: `sha256:... role=sidecar service=game` (`realmgate token new` makes
-    /// such a line). It is read again when it changes; who shows a token that was taken out is let go within seconds.
-    #[serde(with = "text::optional")]
-    #[schemars(with = "String")]
-    pub token_file: Option<PathBuf>,
-    /// TLS of the listener. The files are read again when they change; connections that are open go on, except those
-    /// of certificates that are good no more.
-    pub tls: Tls,
-}
-
-/// TLS of the xDS listener.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tls {
-    /// Certificate, followed by those between it and its authority; empty = no TLS.
-    #[serde(with = "text::optional")]
-    #[schemars(with = "String")]
-    pub cert_file: Option<PathBuf>,
-    /// Key of the certificate.
-    #[serde(with = "text::optional")]
-    #[schemars(with = "String")]
-    pub key_file: Option<PathBuf>,
-    /// Authorities of client certificates. With it a proxy has to show a certificate (or a token, where
-    /// `xds.token_file` is set) whose SPIFFE id, `spiffe://<trust domain>/ns/default/dc/aws/svc/chat`, is what its node
-    /// claims to be; empty = no client certificates.
-    #[serde(with = "text::optional")]
-    #[schemars(with = "String")]
-    pub client_ca_file: Option<PathBuf>,
-    /// Trust domains of client certificates, with commas between; empty = that of the mesh (`mesh.ca`) alone. Needed with
-    /// `xds.tls.client_ca_file` where there is no mesh.
-    pub trust_domains: String,
-    /// File that says of client certificates what they are good for beside what their id says, one a line:
-    /// `spiffe://... cell=blue`, or `role=operator`; empty = none.
-    #[serde(with = "text::optional")]
-    #[schemars(with = "String")]
-    pub rules_file: Option<PathBuf>,
 }
 
 /// The API listener.
@@ -275,38 +220,6 @@ pub struct Consul {
     pub datacenter: String,
 }
 
-/// Edges in general.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Edge {
-    /// `address:port` where every edge answers `/health`, `/ready` and `/metrics`; empty = none.
-    #[serde(with = "text::optional")]
-    #[schemars(with = "String")]
-    pub health_listen: Option<SocketAddr>,
-    /// CIDR ranges from which `/metrics` may be read there, with commas between them; others get 403. Private networks unless
-    /// given; empty = nobody, `0.0.0.0/0, ::/0` = everybody.
-    #[schemars(with = "String")]
-    pub metrics_clients: Ranges,
-    /// Ports of edges' admin interfaces, where their bootstraps give them one (`envoy-bootstrap --admin-port`), with commas
-    /// between them: no endpoint on loopback may have such a port. Empty = none has one.
-    pub admin_ports: Ports,
-    /// File on each edge's machine for its access log, a JSON object a line and connection; `/dev/stdout` = its
-    /// standard output, empty = none. A change replaces the game listeners: their live connections drain.
-    #[serde(with = "text::optional")]
-    #[schemars(with = "String")]
-    pub access_log: Option<PathBuf>,
-    /// File of the secret, 32 bytes or more, by which edges hash client addresses where the policy's `privacy` wants that.
-    /// Replicas share it; empty = one is made and kept in `data_dir`.
-    #[serde(with = "text::optional")]
-    #[schemars(with = "String")]
-    pub address_key_file: Option<PathBuf>,
-    /// How long one key of that hash is used, at least 1m: an address is the same in the log for so long, and another after.
-    pub address_key_lifetime: Duration,
-    /// The service that an edge is whose node claims none: in the certificate that it shows to the xDS listener, in
-    /// the one that it shows to services of `tls: mesh`, and in intentions.
-    pub service: String,
-}
-
 /// The certificates by which proxies know each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -392,13 +305,6 @@ pub enum LogFormat {
     Json,
 }
 
-impl Tls {
-    /// The trust domains that are listed.
-    pub fn trust_domains(&self) -> impl Iterator<Item = &str> {
-        self.trust_domains.split(',').map(str::trim).filter(|name| !name.is_empty())
-    }
-}
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -414,21 +320,6 @@ impl Default for Settings {
             mesh: Mesh::default(),
             filter: Filter::default(),
             log: Log::default(),
-        }
-    }
-}
-
-impl Default for Xds {
-    fn default() -> Self {
-        Self {
-            listen: (Ipv4Addr::LOCALHOST, 18_000).into(),
-            insecure: false,
-            max_connections: ListenerConfig::default().max_connections,
-            // A tenth of what Envoy needs for a hundred clusters.
-            debounce: Duration::from_millis(10),
-            drain: Duration::from_secs(2),
-            token_file: None,
-            tls: Tls::default(),
         }
     }
 }
@@ -469,21 +360,6 @@ impl Default for GameGateway {
             refresh_interval: Duration::from_secs(10),
             limits: Limits::default(),
             clusters: ClusterDelivery::default(),
-        }
-    }
-}
-
-impl Default for Edge {
-    fn default() -> Self {
-        Self {
-            health_listen: Some((Ipv4Addr::UNSPECIFIED, 9090).into()),
-            metrics_clients: Ranges::private(),
-            // What bootstraps had before there was a socket.
-            admin_ports: Ports(vec![9901]),
-            access_log: Some("/dev/stdout".into()),
-            address_key_file: None,
-            address_key_lifetime: Duration::from_secs(24 * 3600),
-            service: ListenerConfig::default().edge_service,
         }
     }
 }
