@@ -123,17 +123,17 @@ mod tests {
             MatchType::AndMatcher(list) => list.predicate.iter().all(|one| holds(one, uri)),
             MatchType::OrMatcher(list) => list.predicate.iter().any(|one| holds(one, uri)),
             MatchType::NotMatcher(one) => !holds(one, uri),
-            MatchType::SinglePredicate(SinglePredicate {
-                matcher: Some(Value::ValueMatch(value)), ..
-            }) => match value.match_pattern.as_ref().unwrap() {
-                MatchPattern::Prefix(prefix) => uri.starts_with(prefix),
-                MatchPattern::Suffix(suffix) => uri.ends_with(suffix),
-                MatchPattern::SafeRegex(regex) => {
-                    Regex::new(&format!("^(?:{})$", regex.regex)).unwrap().is_match(uri)
+            MatchType::SinglePredicate(one) => {
+                let Some(Value::ValueMatch(value)) = &one.matcher else { panic!("{one:?}") };
+                match value.match_pattern.as_ref().unwrap() {
+                    MatchPattern::Prefix(prefix) => uri.starts_with(prefix),
+                    MatchPattern::Suffix(suffix) => uri.ends_with(suffix),
+                    MatchPattern::SafeRegex(regex) => {
+                        Regex::new(&format!("^(?:{})$", regex.regex)).unwrap().is_match(uri)
+                    }
+                    other => panic!("{other:?}"),
                 }
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use super::{Listener, Problem};
 #[serde(deny_unknown_fields, default)]
 pub struct Sidecars {
     /// Open connections of one sidecar, in all, of peers that have proven who they are and of those that have not; 0 = no
-    /// limit. A change spares live connections, and counts from 0.
+    /// limit but that of the whole Envoy. A change spares live connections, and counts from 0.
     pub connections: u32,
     /// Time without a byte in either direction, also from the beginning: a peer that is denied and says nothing is closed
     /// then. Not shorter than that of any listener. A change replaces the listeners of sidecars, which drains their
@@ -22,8 +22,9 @@ pub struct Sidecars {
 
 impl Default for Sidecars {
     fn default() -> Self {
-        // As many as an edge takes. Edges end idle sessions long before a day; that is for what an edge forgot.
-        Self { connections: 10_000, idle_timeout: Duration::from_secs(24 * 60 * 60) }
+        // No number fits all: health checks that only connect leave connections that count until they have been idle for
+        // too long. Edges end idle sessions long before a day; that is for what an edge forgot.
+        Self { connections: 0, idle_timeout: Duration::from_secs(24 * 60 * 60) }
     }
 }
 

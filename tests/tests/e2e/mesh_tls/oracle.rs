@@ -47,7 +47,8 @@ impl Dice {
         consul.delete_intentions();
         let mut intentions = Vec::new();
         for (source, destinations) in SOURCES.iter().flat_map(|source| DESTINATIONS.map(|to| (*source, to))) {
-            let destination = destinations[self.throw(destinations.len() as u32) as usize];
+            let sides = u32::try_from(destinations.len()).unwrap();
+            let destination = destinations[self.throw(sides) as usize];
             if let action @ (0 | 1) = self.throw(5) {
                 let action = ["allow", "deny"][action as usize];
                 consul.add_intention(source, destination, action);
