@@ -73,28 +73,32 @@ impl Session {
     async fn frame(&mut self) -> Option<Frame<Bytes>> {
         self.writing(false);
         while !self.ended {
-            // Each piece is asked for anew: what is under way, too, is kept from a proxy that may not have it any more.
-            let end = match self.from.credential.check() {
-                Err(refusal) => Fault::Revoked(refusal).into(),
-                Ok(()) => {
-                    if let Some(piece) = self.outgoing.piece() {
-                        self.writing(true);
-                        return Some(Frame::data(piece));
-                    }
-                    match self.advance().await {
-                        Ok(responses) => {
-                            self.outgoing.push(responses);
-                            continue;
-                        }
-                        Err(end) => end,
-                    }
+            match self.step().await {
+                Ok(Some(piece)) => {
+                    self.writing(true);
+                    return Some(Frame::data(piece));
                 }
-            };
-            self.ended = true;
-            self.note(&end);
-            return Some(end.trailers());
+                Ok(None) => {}
+                Err(end) => {
+                    self.ended = true;
+                    self.note(&end);
+                    return Some(end.trailers());
+                }
+            }
         }
         None
+    }
+
+    /// The next piece of what there is to send, or what is there to send next. The credential is asked for each piece: what is under
+    /// way, too, is kept from a proxy that may not have it any more.
+    async fn step(&mut self) -> Result<Option<Bytes>, End> {
+        self.from.credential.check().map_err(Fault::Revoked)?;
+        if let Some(piece) = self.outgoing.piece() {
+            return Ok(Some(piece));
+        }
+        let responses = self.advance().await?;
+        self.outgoing.push(responses);
+        Ok(None)
     }
 
     fn writing(&self, writing: bool) {

@@ -252,16 +252,16 @@ fn a_proxy_whose_certificate_ends_comes_back_with_the_next_one() {
     let edge = edge(&net, &control_plane, 1, &more).start().unwrap();
     let stream = stream_of(&control_plane, "edge-1").expect("it is connected");
     // Envoy has the next one long before, and shows it on no connection that is open.
-    let next = net.dir().join("next");
-    fs::create_dir(&next).unwrap();
-    let (next_cert, next_key) = authority.issue_to(&next, "edge", "realmgate-edge");
-    fs::rename(next_key, &key).unwrap();
-    fs::rename(next_cert, &cert).unwrap();
+    let later = net.dir().join("later");
+    fs::create_dir(&later).unwrap();
+    let (later_cert, later_key) = authority.issue_to(&later, "edge", "realmgate-edge");
+    fs::rename(later_key, &key).unwrap();
+    fs::rename(later_cert, &cert).unwrap();
     wait_until("its stream is another one", life + LIMIT, || {
         stream_of(&control_plane, "edge-1").is_some_and(|now| now != stream)
     });
     assert!(
-        begin.elapsed() > life - Duration::from_secs(1),
+        begin.elapsed() + Duration::from_secs(1) > life,
         "its certificate was good: {:?}",
         begin.elapsed()
     );

@@ -69,32 +69,33 @@ impl StatusSession {
 
     async fn frame(&mut self) -> Option<Frame<Bytes>> {
         while !self.ended {
-            let end = match self.asking() {
-                Err(fault) => fault.into(),
-                Ok(()) => {
-                    if let Some(piece) = self.delivery.as_mut().and_then(Delivery::piece) {
-                        return Some(Frame::data(piece));
+            match self.step().await {
+                Ok(Some(piece)) => return Some(Frame::data(piece)),
+                Ok(None) => {}
+                Err(end) => {
+                    self.ended = true;
+                    self.delivery = None;
+                    if let End::Fault(fault) = &end {
+                        self.shared.note(fault, self.from.address);
                     }
-                    match self.advance().await {
-                        Ok(delivery) => {
-                            self.delivery = Some(delivery);
-                            continue;
-                        }
-                        Err(end) => end,
+                    if let End::Fault(Fault::Credential(_) | Fault::Revoked(_)) = &end {
+                        self.from.let_go();
                     }
+                    return Some(end.trailers());
                 }
-            };
-            self.ended = true;
-            self.delivery = None;
-            if let End::Fault(fault) = &end {
-                self.shared.note(fault, self.from.address);
             }
-            if let End::Fault(Fault::Credential(_) | Fault::Revoked(_)) = &end {
-                self.from.let_go();
-            }
-            return Some(end.trailers());
         }
         None
+    }
+
+    /// The next piece of the answer, or the next answer.
+    async fn step(&mut self) -> Result<Option<Bytes>, End> {
+        self.asking()?;
+        let piece = self.delivery.as_mut().and_then(Delivery::piece);
+        if piece.is_none() {
+            self.delivery = Some(self.advance().await?);
+        }
+        Ok(piece)
     }
 
     /// Whether the client may ask, or may still: what is a proxy sees no other.

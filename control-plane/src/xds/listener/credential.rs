@@ -9,7 +9,7 @@ use super::access::{Access, Proof, Refusal};
 use crate::xds::Scope;
 
 /// The longest sleep until a certificate ends: a clock that was set meanwhile is noticed after that.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 /// Nobody is to be asked without a pause, whatever a certificate says.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
 
