@@ -24,31 +24,33 @@ const MAX_PATH: usize = 107;
 pub(super) struct AdminInterface {
     /// Unix socket of its admin interface; whoever may open it can stop the proxy, so its folder has to be one that only the
     /// proxy's user can enter [default: /tmp/realmgate-ID/admin.sock, whose folder is made here]
-    #[arg(long, value_name = "PATH", value_parser = socket, conflicts_with_all = ["admin_port", "admin_address"])]
-    admin_socket: Option<PathBuf>,
+    #[arg(id = "admin_socket", long = "admin-socket", value_name = "PATH", value_parser = socket)]
+    #[arg(conflicts_with_all = ["admin_port", "admin_address"])]
+    socket: Option<PathBuf>,
     /// Port of its admin interface, instead of the socket; whoever reaches it can stop the proxy.
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    admin_port: Option<u16>,
+    #[arg(id = "admin_port", long = "admin-port", value_name = "PORT")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
     /// Address of that port [default: 127.0.0.1]
-    #[arg(long, value_name = "ADDRESS")]
-    admin_address: Option<IpAddr>,
+    #[arg(id = "admin_address", long = "admin-address", value_name = "ADDRESS")]
+    address: Option<IpAddr>,
 }
 
 impl AdminInterface {
     /// Where the admin interface of the Envoy with this id is; makes the folder of a default socket.
     pub(super) fn chosen(&self, id: &str) -> Result<Admin, Failure> {
-        if let Some(path) = &self.admin_socket {
+        if let Some(path) = &self.socket {
             return Ok(Admin::Socket(path.clone()));
         }
-        if self.admin_port.is_none() && self.admin_address.is_none() {
+        if self.port.is_none() && self.address.is_none() {
             let path = default_socket(id)?;
             if let Some(folder) = path.parent() {
                 make_private(folder)?;
             }
             return Ok(Admin::Socket(path));
         }
-        let address = self.admin_address.unwrap_or(Ipv4Addr::LOCALHOST.into());
-        let port = self.admin_port.unwrap_or(DEFAULT_PORT);
+        let address = self.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let port = self.port.unwrap_or(DEFAULT_PORT);
         if port != DEFAULT_PORT || !address.is_loopback() {
             let deny = if address.is_loopback() { "" } else { "; its address is for `endpoints.*.deny`" };
             output::remark(&format!(

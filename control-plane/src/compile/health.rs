@@ -128,8 +128,8 @@ fn manager(readiness: Readiness, metrics_clients: &[IpNet]) -> HttpConnectionMan
         }
         Readiness::Not(word) => routes.push(respond("/ready", 503, &format!("{word}\n"))),
     }
-    let router = Router { suppress_envoy_headers: true, ..Router::default() };
-    http_filters.push(http_filter("envoy.filters.http.router", &router));
+    let last = Router { suppress_envoy_headers: true, ..Router::default() };
+    http_filters.push(http_filter("envoy.filters.http.router", &last));
     HttpConnectionManager {
         stat_prefix: "realmgate_health".to_owned(),
         // Over HTTP/2 one connection would carry many requests at once.

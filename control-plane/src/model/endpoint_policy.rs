@@ -252,14 +252,13 @@ impl EndpointPolicy {
 /// (NAT64, `64:ff9b::/96` and `64:ff9b:1::/48`) or of 6to4 (`2002::/16`).
 fn meanings(ip: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = ip else { return vec![ip] };
-    let [a, b, c, d, e, f, g, h] = v6.segments();
-    let embedded = match (a, b, c) {
+    let embedded = match v6.segments() {
         _ if v6.is_unspecified() || v6.is_loopback() => None,
-        (0, 0, 0) if d == 0 && e == 0 && (f == 0 || f == 0xffff) => Some((g, h)),
-        // Some stacks write mapped addresses like this.
-        (0, 0, 0) if d == 0 && e == 0xffff && f == 0 => Some((g, h)),
-        (0x64, 0xff9b, 0 | 1) => Some((g, h)),
-        (0x2002, high, low) => Some((high, low)),
+        // Some stacks write mapped addresses with a zero behind the ones.
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0 | 1, _, _, _, high, low]
+        | [0x2002, high, low, ..] => Some((high, low)),
         _ => None,
     };
     let v4 = embedded.map(|(high, low)| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
@@ -387,13 +386,13 @@ mod tests {
 
     #[test]
     fn settings_allow_and_deny_by_source() {
+        use EndpointSource::{Consul, GameGateway, Policy};
         let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
         let policy = EndpointPolicy {
             game_gateway: AddressRanges { allow: nets(&["10.0.0.0/8"]), deny: nets(&["10.1.0.0/16"]) },
             consul: AddressRanges { deny: nets(&["fc00::/7"]), ..AddressRanges::default() },
             ..EndpointPolicy::default()
         };
-        use EndpointSource::{Consul, GameGateway, Policy};
         for (source, text, refused) in [
             (GameGateway, "10.0.0.1:1", false),
             (GameGateway, "[::ffff:10.0.0.1]:1", false),
@@ -446,7 +445,8 @@ mod tests {
                 let checked = policy.check_address(EndpointSource::Consul, ip, port, &[]);
                 checked.err().map(|refused| refused.reason)
             };
-            let [high, low] = [(bits >> 16) as u16, bits as u16];
+            let [a, b, c, d] = v4.octets();
+            let [high, low] = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
             for form in [
                 v4.to_ipv6_mapped(),
                 Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),

@@ -62,6 +62,9 @@ async fn lost_data_dir(version: Option<&str>, api_type: &str) {
     let (stop, stopped) = watch::channel(false);
     let session = tokio::spawn(play(edge, 1, stopped));
     wait_until("the session is live", LIMIT, || servers[0].live() > 0);
+    // It is told so last.
+    let health = realmgate_tests::http::Http::new(stage.net.at(port::HEALTH));
+    wait_until("the edge is ready", LIMIT, || health.get("/ready").is_ok_and(|(status, _)| status == 200));
     let before = listener_updates(&stage);
 
     stage.control_plane.kill9();
@@ -88,7 +91,7 @@ async fn lost_data_dir(version: Option<&str>, api_type: &str) {
         let server = if world == 7 { "game-2" } else { "game-1" };
         assert_eq!(lands(edge, game(world, 1)).await.unwrap(), server, "a new player of world {world}");
     }
-    assert_eq!(realmgate_tests::http::Http::new(stage.net.at(port::HEALTH)).get("/ready").unwrap().0, 200);
+    assert_eq!(health.get("/ready").unwrap().0, 200);
     assert_eq!(listener_updates(&stage), before, "no listener was touched");
 
     stage.control_plane.put_policy(&policy("game-3"));
