@@ -7,7 +7,7 @@ use realmgate_tests::stage::port;
 use realmgate_tests::{Redis, Stage, TestNet, wait_until};
 use serde_json::json;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 const LARGE: usize = 200 << 20;
 const FLOOD: Duration = Duration::from_secs(20);
 
