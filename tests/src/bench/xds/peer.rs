@@ -28,7 +28,8 @@ pub(super) struct Peer {
 pub(super) fn build() -> Result<PathBuf, Failure> {
     let binary = parts::target().join("release/go-control-plane-peer");
     let mut command = Command::new("go");
-    command.args(["build", "-o"]).arg(&binary).arg(".");
+    // By go.sum alone, whatever GOFLAGS says.
+    command.args(["build", "-mod=readonly", "-o"]).arg(&binary).arg(".");
     command.current_dir(parts::workspace().join("tests/peers/go-control-plane"));
     let output = command.output().map_err(Failure::because("cannot run `go`"))?;
     if output.status.success() {
