@@ -16,6 +16,7 @@ mod policy;
 mod problem;
 mod removal;
 mod resilience;
+mod shape;
 mod validate;
 
 pub use diff::diff;

@@ -7,7 +7,7 @@ use super::document::{Document, MAX_BYTES};
 
 pub use super::document::EMPTY;
 use super::validate::validate;
-use super::{Policy, Problem};
+use super::{Intention, Listener, Policy, Problem, Route, Service, shape};
 
 /// Reads a policy document, YAML or JSON.
 ///
@@ -18,12 +18,12 @@ pub fn parse(text: &str) -> Result<Policy, Vec<Problem>> {
         return Ok(policy);
     }
     let document = Document::load(text).map_err(|problem| vec![problem])?;
-    let problems = match document.to_json().and_then(typed) {
+    let problems = match document.to_json().map_err(|problem| vec![problem]).and_then(|json| shaped(&json)) {
         Ok(policy) => match validate(&policy) {
             problems if problems.is_empty() => return Ok(policy),
             problems => problems,
         },
-        Err(problem) => vec![problem],
+        Err(problems) => problems,
     };
     Err(located(&document, problems))
 }
@@ -39,11 +39,51 @@ fn good_json(text: &str) -> Option<Policy> {
     // A list would be taken field by field.
     let is_good = text.len() <= MAX_BYTES && text.trim_start().starts_with('{');
     let policy = serde_json::from_str(text).ok().filter(|_| is_good)?;
-    validate(&policy).is_empty().then_some(policy)
+    let json = serde_json::from_str(text).ok()?;
+    (shape::lists_for_mappings(&json).is_empty() && validate(&policy).is_empty()).then_some(policy)
 }
 
+/// A document's values as a policy.
+///
+/// # Errors
+/// All that its shape tells, and the first fault of each entry of the right shape.
+fn shaped(json: &Value) -> Result<Policy, Vec<Problem>> {
+    let first = match typed(json) {
+        Ok(policy) => {
+            // Read field by field, as nobody meant them.
+            let lists = shape::lists_for_mappings(json);
+            return if lists.is_empty() { Ok(policy) } else { Err(lists) };
+        }
+        Err(first) => first,
+    };
+    let mut problems = shape::faults(json);
+    for (section, of) in SECTIONS {
+        for (number, entry) in json.get(section).and_then(Value::as_array).into_iter().flatten().enumerate() {
+            let path = format!("{section}[{number}]");
+            if !problems.iter().any(|problem| problem.place.path.starts_with(&path))
+                && let Err(problem) = of(entry)
+            {
+                let below = &problem.place.path;
+                let path = if below.is_empty() { path } else { format!("{path}.{below}") };
+                problems.push(Problem::at(path, problem.message));
+            }
+        }
+    }
+    Err(if problems.is_empty() { vec![first] } else { problems })
+}
+
+/// How an entry of each list is read.
+type Read = fn(&Value) -> Result<(), Problem>;
+
+const SECTIONS: [(&str, Read); 4] = [
+    ("listeners", |entry| typed::<Listener>(entry).map(drop)),
+    ("services", |entry| typed::<Service>(entry).map(drop)),
+    ("routes", |entry| typed::<Route>(entry).map(drop)),
+    ("intentions", |entry| typed::<Intention>(entry).map(drop)),
+];
+
 /// A document's values as a type; the problem names the field.
-pub(super) fn typed<T: DeserializeOwned>(json: Value) -> Result<T, Problem> {
+pub(super) fn typed<T: DeserializeOwned>(json: &Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(json).map_err(|error| {
         let path = error.path().to_string();
         Problem::at(if path == "." { "" } else { &path }, error.inner().to_string())
@@ -54,10 +94,11 @@ pub(super) fn typed<T: DeserializeOwned>(json: Value) -> Result<T, Problem> {
 pub(super) fn located(document: &Document<'_>, mut problems: Vec<Problem>) -> Vec<Problem> {
     for problem in &mut problems {
         if problem.place.line.is_none() {
-            document.locate(&mut problem.place);
+            let at_key = problem.message.starts_with(shape::UNKNOWN);
+            document.locate(&mut problem.place, at_key);
         }
         if let Some(other) = &mut problem.other {
-            document.locate(other);
+            document.locate(other, false);
         }
     }
     problems.sort_by_key(|problem| (problem.place.line, problem.place.column));

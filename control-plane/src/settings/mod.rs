@@ -168,7 +168,7 @@ pub struct Redis {
     /// file or the environment, since other users of the machine can read flags.
     #[schemars(with = "String")]
     pub url: RedisUrl,
-    /// Put before every key of our own.
+    /// Put before every key of our own, of which there are none yet: the policy is not kept in Redis.
     pub key_prefix: String,
 }
 
