@@ -111,17 +111,6 @@ pub enum LengthError {
     TooLarge(i32),
 }
 
-impl LengthError {
-    /// Short stable name, for metrics and logs.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::TooShort(_) => "too_short",
-            Self::TooLarge(_) => "too_large",
-        }
-    }
-}
-
 impl core::fmt::Display for LengthError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {

@@ -62,23 +62,24 @@ impl<'a> Document<'a> {
         to_json(&self.root)
     }
 
-    /// Fills in where the value of `place.path` stands: the value itself, or its nearest ancestor that is
-    /// written.
-    pub(super) fn locate(&self, place: &mut Place) {
-        let mut node = &self.root;
+    /// Fills in where the value of `place.path` stands: the value itself (or, `at_key`, its key), or its nearest ancestor that
+    /// is written.
+    pub(super) fn locate(&self, place: &mut Place, at_key: bool) {
+        let (mut node, mut key_of) = (&self.root, None);
         for step in place.path.split(['.', '[']).filter(|step| !step.is_empty()) {
             let child = match (&node.data, step.strip_suffix(']')) {
                 (YamlData::Sequence(items), Some(index)) => {
-                    index.parse().ok().and_then(|i: usize| items.get(i))
+                    index.parse().ok().and_then(|i: usize| items.get(i)).map(|item| (None, item))
                 }
-                (YamlData::Mapping(fields), None) => fields
-                    .iter()
-                    .find_map(|(key, value)| (scalar_text(key).as_deref() == Some(step)).then_some(value)),
+                (YamlData::Mapping(fields), None) => fields.iter().find_map(|(key, value)| {
+                    (scalar_text(key).as_deref() == Some(step)).then_some((Some(key), value))
+                }),
                 _ => None,
             };
             let Some(child) = child else { break };
-            node = child;
+            (key_of, node) = child;
         }
+        let node = key_of.filter(|_| at_key).unwrap_or(node);
         (place.line, place.column) = (Some(node.span.start.line()), Some(node.span.start.col() + 1));
     }
 }

@@ -322,7 +322,10 @@ mod tests {
                 format!("{OWN}, failover: {{{there}}}, health_check: {{healthy_threshold: 2}}"),
                 "failover.fail_back: `fail_back.after` says",
             ),
-            (format!("{OWN}, failover: {{{there}, order: random}}"), "unknown variant `random`"),
+            (
+                format!("{OWN}, failover: {{{there}, order: random}}"),
+                "`random` is none of `listed`, `lowest_latency`",
+            ),
         ] {
             let problems = parse(&service(&text)).expect_err(&text);
             let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");

@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn names_what_is_wrong_with_a_check() {
         for (check, why) in [
-            ("{check: udp}", "unknown variant `udp`"),
+            ("{check: udp}", "`udp` is none of `tcp`, `ping`, `bytes`"),
             ("{check: {ping: {}}}", "missing field `message_id`"),
             ("{check: {ping: {message_id: 70000}}}", "check.ping.message_id"),
             ("{check: {ping: {message_id: 7, body: \"0f0\"}}}", "`0f0` is not bytes in hex"),

@@ -89,7 +89,7 @@ mod tests {
                 "[{source: web, destination: '', action: allow}]",
                 "intentions[0].destination: `` is not 1 to 128",
             ),
-            ("[{source: web, destination: api, action: permit}]", "unknown variant `permit`"),
+            ("[{source: web, destination: api, action: permit}]", "`permit` is none of `allow`, `deny`"),
             ("[{source: web, destination: api}]", "missing field `action`"),
             (
                 "[{source: a, destination: b, action: allow}, {source: a, destination: b, action: deny}]",

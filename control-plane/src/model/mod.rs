@@ -22,6 +22,7 @@ mod privacy;
 mod problem;
 mod removal;
 mod resilience;
+mod shape;
 mod sidecars;
 mod validate;
 mod warnings;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::document::Document;
 use super::parse::{located, typed};
 use super::validate::validate;
-use super::{Effort, Listener, Policy, Problem, Route, Service, Unread};
+use super::{Effort, Listener, Policy, Problem, Route, Service, Unread, shape};
 
 /// A document that changes a policy, entry by entry. An entry replaces the whole one of the same name, or is added
 /// behind the others; `null` removes one, if it is there.
@@ -38,9 +38,23 @@ pub fn parse_overlay(text: &str) -> Result<Overlay, Vec<Problem>> {
                 named_by_key(section, entries)?;
             }
         }
-        typed(json)
+        Ok(match typed::<Overlay>(&json) {
+            Ok(overlay) => match shape::lists_in_overlay(&json) {
+                lists if lists.is_empty() => return Ok(Ok(overlay)),
+                lists => Err(lists),
+            },
+            Err(first) => Err(match shape::faults_of_overlay(&json) {
+                faults if faults.is_empty() => vec![first],
+                faults => faults,
+            }),
+        })
     });
-    read.map_err(|problem| located(&document, vec![problem]))
+    let told = match read {
+        Ok(Ok(overlay)) => return Ok(overlay),
+        Ok(Err(problems)) => problems,
+        Err(problem) => vec![problem],
+    };
+    Err(located(&document, told))
 }
 
 /// Entries are what they are in a policy, whose `name` is the key here.
@@ -168,7 +182,7 @@ default_intention: deny
                 "line 2, services.blue.name: \"red\" stands below the key `blue`",
             ),
             ("intentions: []", "unknown field `intentions`"),
-            ("services: {blue: 5}", "line 1, services.blue: invalid type: integer"),
+            ("services: {blue: 5}", "line 1, services.blue: 5 is no mapping"),
             ("a: [", "line 2"),
         ] {
             let problems = over(text).unwrap_err();

@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::document::{Document, MAX_BYTES};
 
 pub use super::document::EMPTY;
-use super::validate::validate;
-use super::{Effort, Policy, Problem, Stopped, Unread};
+use super::validate::{MOST_PROBLEMS, validate};
+use super::{Effort, Intention, Listener, Policy, Problem, Route, Service, Stopped, Unread, shape};
 
 /// Reads a policy document, YAML or JSON.
 ///
@@ -27,12 +27,12 @@ pub fn parse_within(text: &str, effort: &Effort<'_>) -> Result<Policy, Unread> {
     }
     let document = Document::load(text, effort)?;
     effort.check()?;
-    let problems = match document.to_json().and_then(typed) {
+    let problems = match document.to_json().map_err(|problem| vec![problem]).and_then(|json| shaped(&json)) {
         Ok(policy) => match validate(&policy, effort)? {
             problems if problems.is_empty() => return Ok(policy),
             problems => problems,
         },
-        Err(problem) => vec![problem],
+        Err(problems) => problems,
     };
     Err(Unread::Invalid(located(&document, problems)))
 }
@@ -49,12 +49,61 @@ fn good_json(text: &str, effort: &Effort<'_>) -> Result<Option<Policy>, Stopped>
     if text.len() > MAX_BYTES || !text.trim_start().starts_with('{') {
         return Ok(None);
     }
-    let Ok(policy) = serde_json::from_str(text) else { return Ok(None) };
+    let (Ok(policy), Ok(json)) = (serde_json::from_str(text), serde_json::from_str(text)) else {
+        return Ok(None);
+    };
+    if !shape::lists_for_mappings(&json).is_empty() {
+        return Ok(None);
+    }
     Ok(validate(&policy, effort)?.is_empty().then_some(policy))
 }
 
+/// A document's values as a policy.
+///
+/// # Errors
+/// All that its shape tells, and the first fault of each entry of the right shape.
+fn shaped(json: &Value) -> Result<Policy, Vec<Problem>> {
+    let first = match typed(json) {
+        Ok(policy) => {
+            // Read field by field, as nobody meant them.
+            let lists = shape::lists_for_mappings(json);
+            return if lists.is_empty() { Ok(policy) } else { Err(lists) };
+        }
+        Err(first) => first,
+    };
+    let mut problems = shape::faults(json);
+    let of_shape = problems.len();
+    for (section, of) in SECTIONS {
+        for (number, entry) in json.get(section).and_then(Value::as_array).into_iter().flatten().enumerate() {
+            if problems.len() >= MOST_PROBLEMS {
+                break;
+            }
+            let path = format!("{section}[{number}]");
+            let mut told = problems.iter().take(of_shape);
+            if !told.any(|problem| problem.place.path.starts_with(&path))
+                && let Err(problem) = of(entry)
+            {
+                let below = &problem.place.path;
+                let path = if below.is_empty() { path } else { format!("{path}.{below}") };
+                problems.push(Problem::at(path, problem.message));
+            }
+        }
+    }
+    Err(if problems.is_empty() { vec![first] } else { problems })
+}
+
+/// How an entry of each list is read.
+type Read = fn(&Value) -> Result<(), Problem>;
+
+const SECTIONS: [(&str, Read); 4] = [
+    ("listeners", |entry| typed::<Listener>(entry).map(drop)),
+    ("services", |entry| typed::<Service>(entry).map(drop)),
+    ("routes", |entry| typed::<Route>(entry).map(drop)),
+    ("intentions", |entry| typed::<Intention>(entry).map(drop)),
+];
+
 /// A document's values as a type; the problem names the field.
-pub(super) fn typed<T: DeserializeOwned>(json: Value) -> Result<T, Problem> {
+pub(super) fn typed<T: DeserializeOwned>(json: &Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(json).map_err(|error| {
         let path = error.path().to_string();
         Problem::at(if path == "." { "" } else { &path }, error.inner().to_string())
@@ -65,10 +114,11 @@ pub(super) fn typed<T: DeserializeOwned>(json: Value) -> Result<T, Problem> {
 pub(super) fn located(document: &Document<'_>, mut problems: Vec<Problem>) -> Vec<Problem> {
     for problem in &mut problems {
         if problem.place.line.is_none() {
-            document.locate(&mut problem.place);
+            let at_key = problem.message.starts_with(shape::UNKNOWN);
+            document.locate(&mut problem.place, at_key);
         }
         if let Some(other) = &mut problem.other {
-            document.locate(other);
+            document.locate(other, false);
         }
     }
     problems.sort_by_key(|problem| (problem.place.line, problem.place.column));

@@ -145,7 +145,7 @@ pub struct Redis {
     pub url: RedisUrl,
     /// TLS towards Redis, for a `redis.url` that begins with `rediss://`. The files are PEM and read at each connection.
     pub tls: RedisTls,
-    /// Put before every key of our own.
+    /// Put before every key of our own, of which there are none yet: the policy is not kept in Redis.
     pub key_prefix: String,
 }
 

@@ -252,6 +252,21 @@ async fn what_cannot_be_read_is_refused_and_counted_once() {
 }
 
 #[tokio::test]
+async fn the_documented_rules_are_served() {
+    let document = include_str!("../../../docs/game-gateway.md");
+    let (_, example) = document.split_once("```json\n").unwrap();
+    let mut scene = Scene::new();
+    scene.write(example.split_once("```").unwrap().0).await;
+    let source = scene.start(OFTEN);
+    until_ok(&source).await;
+    let rules = source.rules().borrow().clone();
+    assert_eq!(rules.refused, []);
+    let read: Vec<_> =
+        rules.rules.iter().map(|rule| (rule.server_type, rule.world, &*rule.service)).collect();
+    assert_eq!(read, [(10, None, "account"), (200, Some(7), "game")]);
+}
+
+#[tokio::test]
 async fn a_killed_redis_is_outlived() {
     let mut scene = Scene::new();
     scene.write(&rules(&[(10, "a")])).await;

@@ -10,13 +10,28 @@ use crate::model::{self, EndpointPolicy, Policy, Problem};
 
 /// Reads a document from a file, or from the standard input when the name is `-`.
 pub(in crate::cli) fn read(file: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let read = if file == Path::new("-") {
-        io::stdin().read_to_string(&mut text).map(|_| text)
+        io::stdin().read_to_end(&mut bytes).map(|_| bytes)
     } else {
-        fs::read_to_string(file)
+        fs::read(file)
     };
-    read.map_err(|e| Failure::failed(format!("cannot read {}: {e}", name(file))))
+    let bytes = read.map_err(|e| Failure::failed(format!("cannot read {}: {e}", name(file))))?;
+    decoded(bytes).map_err(|(line, why)| {
+        Failure::invalid(format!("invalid policy:\n{}:{line}: {why}; save it as UTF-8", name(file)))
+    })
+}
+
+/// The text, or the line from which on it is none and why.
+fn decoded(bytes: Vec<u8>) -> Result<String, (usize, String)> {
+    if [&[0xff, 0xfe], &[0xfe, 0xff]].iter().any(|mark| bytes.starts_with(*mark)) {
+        return Err((1, "the document is UTF-16".to_owned()));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let (valid, rest) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+        (line, format!("the byte {:#04x} is not UTF-8", rest.first().copied().unwrap_or_default()))
+    })
 }
 
 /// Checks a document without anybody's help.
@@ -59,7 +74,17 @@ pub(super) fn name(file: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Problem, line_in};
+    use super::{Problem, decoded, line_in};
+
+    #[test]
+    fn what_is_not_utf_8_is_told_with_its_line() {
+        assert_eq!(decoded(b"a: b\n".to_vec()).unwrap(), "a: b\n");
+        let utf_16 = decoded(vec![0xff, 0xfe, b'a', 0]).unwrap_err();
+        assert_eq!(utf_16, (1, "the document is UTF-16".to_owned()));
+        // As Latin-1 has it.
+        let latin = decoded(b"a: b\nc: \xe4\n".to_vec()).unwrap_err();
+        assert_eq!(latin, (2, "the byte 0xe4 is not UTF-8".to_owned()));
+    }
 
     #[test]
     fn a_problem_says_as_much_as_is_known() {
