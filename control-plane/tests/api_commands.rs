@@ -84,7 +84,7 @@ fn apply_sends_the_document_as_it_is() {
 fn apply_waits_for_the_proxies_and_fails_when_one_refuses() {
     let run = |status, applied: &str| {
         let answer = format!(r#"{{"version":4,"etag":"ab12","changed":true,"applied":{applied}}}"#);
-        let arguments = ["policy", "apply", "p.yaml", "--wait", "--timeout", "3s"];
+        let arguments = ["policy", "apply", "--wait=3s", "p.yaml"];
         FakeApi::answering(status, &answer).run(&directory_with_policy(), &arguments)
     };
     let (outcome, request) = run(200, r#"{"complete":true}"#);

@@ -14,7 +14,7 @@ use crate::{Failure, parts};
 
 /// Envoy waits this long for a control plane's first answer before it serves without (15 s), and compiles
 /// the filter on a busy machine.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 
 /// A running Envoy.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use ureq::http::Request;
 use crate::Failure;
 
 /// Longer than the longest wait we ask a server for.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]

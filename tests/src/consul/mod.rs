@@ -25,7 +25,7 @@ use crate::wait::poll;
 use crate::{Failure, netns, parts};
 
 /// Electing itself takes two seconds, twice that where the machine is busy.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 
 const HTTP_PORT: u16 = 8500;
 

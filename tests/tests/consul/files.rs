@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::stage::{Following, lookups};
 
 /// As the harness waits for a server: electing itself takes two seconds, many times that where the disk is busy.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// All files of this kind in a folder below `consul/`, by name.
 fn files(folder: &str, extension: &str) -> Vec<PathBuf> {

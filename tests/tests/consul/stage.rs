@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 /// Most things take milliseconds. A token that went is noticed when the small question of a datacenter, which waits for
 /// 10 s, is asked again.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 
 /// Two datacenters without ACLs. The tests that use them name their services differently.
 pub(crate) struct Shared {

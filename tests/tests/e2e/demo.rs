@@ -54,7 +54,7 @@ fn a_player_of_a_datacenter_that_dies_is_served_by_the_other() {
     demo.args(["--aws", &net.ip().to_string(), "--azure", &azure.ip().to_string(), "--dir"]).arg(net.dir());
     let watch = Stopwatch::start();
     let output = demo.args(["--rounds", "1", "--every-ms", "300"]).stdin(Stdio::null()).output().unwrap();
-    let disturbed = watch.elapsed() - watch.undisturbed();
+    let disturbed = watch.elapsed().saturating_sub(watch.undisturbed());
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     let (_, rest) = text.split_once("served again after ").expect(&text);

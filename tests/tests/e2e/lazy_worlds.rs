@@ -242,9 +242,9 @@ async fn idle_edges_pay_nothing_for_thirty_thousand_worlds() {
 
     let watch = Stopwatch::start();
     assert_eq!(lands(players, game(world.into(), 1)).await.unwrap(), server.name());
-    let served = watch.undisturbed();
-    println!("the first player of a world whose name has to be resolved is served after {served:?}");
-    assert!(served < FIRST_PLAYER, "{served:?}");
+    let waited = watch.undisturbed();
+    println!("the first player of a world whose name has to be resolved is served after {waited:?}");
+    assert!(waited < FIRST_PLAYER, "{waited:?}");
     assert_eq!(clusters(&stage, "own/").collect::<Vec<_>>(), [u16::from(world)]);
 }
 

@@ -29,7 +29,7 @@ fn decoded(bytes: Vec<u8>) -> Result<String, (usize, String)> {
     }
     String::from_utf8(bytes).map_err(|error| {
         let (valid, rest) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
-        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+        let line = valid.split(|byte| *byte == b'\n').count();
         (line, format!("the byte {:#04x} is not UTF-8", rest.first().copied().unwrap_or_default()))
     })
 }

@@ -49,12 +49,11 @@ pub(super) struct Apply {
     /// Why, for the history.
     #[arg(long, short)]
     message: Option<String>,
-    /// Wait until every connected proxy has it, and fail if one refuses it or time is over. It is in force all the same.
-    #[arg(long, conflicts_with = "dry_run")]
-    wait: bool,
-    /// How long to wait at most, up to 60s.
-    #[arg(long, value_name = "TIME", default_value = "10s", requires = "wait")]
-    timeout: model::Duration,
+    /// Wait until every connected proxy has it, up to 60s, and fail if one refuses it or time is over; 10s unless given. It is in
+    /// force all the same.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10s")]
+    #[arg(conflicts_with = "dry_run")]
+    wait: Option<model::Duration>,
     #[command(flatten)]
     api: Api,
 }
@@ -98,7 +97,7 @@ fn validate(file: &Path) -> Result<(), Failure> {
 }
 
 fn apply(arguments: &Apply) -> Result<(), Failure> {
-    let Apply { file, empty: _, force, dry_run, if_match, message, wait, timeout, api } = arguments;
+    let Apply { file, empty: _, force, dry_run, if_match, message, wait, api } = arguments;
     // Without a file it is the empty policy that is meant.
     let (file, body) = match file {
         Some(file) => (file.as_path(), document::read(file)?),
@@ -113,9 +112,9 @@ fn apply(arguments: &Apply) -> Result<(), Failure> {
     if let Some(message) = message {
         query.push(("message", message));
     }
-    let timeout = timeout.to_string();
-    if *wait {
-        query.extend([("wait", "applied"), ("timeout", &timeout)]);
+    let timeout = wait.map(|time| time.to_string());
+    if let Some(timeout) = &timeout {
+        query.extend([("wait", "applied"), ("timeout", timeout)]);
     }
     let outcome = api.put("/v1/policy", &query, if_match.as_deref(), &body);
     let outcome = outcome.map_err(|refusal| match refusal {
@@ -130,7 +129,7 @@ fn apply(arguments: &Apply) -> Result<(), Failure> {
         other => other.into(),
     })?;
     api.output.print(&outcome, summary)?;
-    if *wait { applied(&outcome) } else { Ok(()) }
+    if wait.is_some() { applied(&outcome) } else { Ok(()) }
 }
 
 /// Whether all proxies have it.

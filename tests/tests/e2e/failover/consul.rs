@@ -127,11 +127,12 @@ async fn a_target_that_comes_back_gets_its_players_step_by_step_however_they_are
         let third = |from: u32| {
             let slice = first + step * from..first + step * (from + 3);
             let in_it: Vec<_> = landings.iter().filter(|(at, _)| slice.contains(at)).collect();
-            (in_it.iter().filter(|(_, there)| *there).count() as f64, in_it.len() as f64)
+            let there = in_it.iter().filter(|(_, there)| *there).count();
+            [there, in_it.len()].map(|count| f64::from(u32::try_from(count).unwrap()))
         };
         let thirds = [third(0), third(3), third(6)];
         println!("{strategy}: {thirds:?} (back, all) of new players in each third of the way back");
-        for ((there, all), expected) in thirds.into_iter().zip([0.2, 0.5, 0.8]) {
+        for ([there, all], expected) in thirds.into_iter().zip([0.2, 0.5, 0.8]) {
             // Each player is a throw of dice: five standard deviations are missed once in a million. And the steps may be late.
             let chance = 5.0 * (all * expected * (1.0 - expected)).sqrt();
             assert!((there - all * expected).abs() <= chance + 0.15 * all, "{strategy}: {thirds:?}");
