@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::api;
 use crate::compile::Compiler;
+use crate::mesh::catalog::Catalog;
 use crate::mesh::failover::{self, Tracker};
 use crate::mesh::identity::wanted_leaves;
 use crate::mesh::{
@@ -146,7 +147,10 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     };
 
     let listener = match &identities {
-        Some(identities) => listener.in_mesh(follow_mesh(identities.clone(), &mut tasks)),
+        Some(identities) => {
+            let catalog = consul_status.as_ref().map(|consul| consul.catalog.clone());
+            listener.in_mesh(follow_mesh(identities.clone(), catalog, &mut tasks))
+        }
         None => listener,
     };
 
@@ -286,19 +290,34 @@ fn start_ca(
     Ok(identities)
 }
 
-/// The mesh that proxies are in, by what its authority says.
+/// The mesh that proxies are in, by what its authority says; what datacenter is its own, Consul says beside that.
 fn follow_mesh(
     mut identities: watch::Receiver<Arc<Identities>>,
+    catalog: Option<watch::Receiver<Arc<Catalog>>>,
     tasks: &mut JoinSet<()>,
 ) -> watch::Receiver<Option<Arc<MeshDomain>>> {
-    let domain = |identities: &Identities| {
-        let (trust_domain, datacenter) = (identities.trust_domain.clone(), identities.datacenter.clone());
-        identities.is_known().then(|| Arc::new(MeshDomain { trust_domain, datacenter }))
+    let mut catalog = catalog.unwrap_or_else(|| watch::channel(Arc::default()).1);
+    let domain = |identities: &Identities, catalog: &Catalog| {
+        let own = if identities.datacenter.is_empty() { &catalog.local } else { &identities.datacenter };
+        let (trust_domain, datacenter) = (identities.trust_domain.clone(), own.clone());
+        let is_known = identities.is_known() && !datacenter.is_empty();
+        is_known.then(|| Arc::new(MeshDomain { trust_domain, datacenter }))
     };
-    let (mesh, follower) = watch::channel(domain(&identities.borrow_and_update()));
+    let first = domain(&identities.borrow_and_update(), &catalog.borrow_and_update());
+    let (mesh, follower) = watch::channel(first);
     tasks.spawn(async move {
-        while identities.changed().await.is_ok() {
-            mesh.send_replace(domain(&identities.borrow_and_update()));
+        loop {
+            tokio::select! {
+                Ok(()) = identities.changed() => {}
+                Ok(()) = catalog.changed() => {}
+                else => return,
+            }
+            let now = domain(&identities.borrow_and_update(), &catalog.borrow_and_update());
+            mesh.send_if_modified(|mesh| {
+                let is_other = *mesh != now;
+                *mesh = now;
+                is_other
+            });
         }
     });
     follower
