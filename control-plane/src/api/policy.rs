@@ -117,12 +117,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    fn of(
-        stored: Option<&StoredPolicy>,
-        changed: bool,
-        differences: Vec<String>,
-        policy: &Policy,
-    ) -> Self {
+    fn of(stored: Option<&StoredPolicy>, changed: bool, differences: Vec<String>, policy: &Policy) -> Self {
         Self {
             version: stored.map_or(0, |s| s.info.version),
             etag: stored.map_or_else(String::new, |s| s.info.etag.clone()),
