@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::catalog::{Catalog, Instance, Lookup};
 use crate::model::{
-    self, Endpoint, EndpointPolicy, EndpointSource, OwnListener, Policy, RefusedAddress, RefusedReason,
+    self, Endpoint, EndpointPolicy, EndpointSource, OwnListeners, Policy, RefusedAddress, RefusedReason,
 };
 use crate::source::gateway_rules::GatewayRules;
 
@@ -69,9 +69,9 @@ pub struct EndpointScreen {
     gateway: Option<Screened<GatewayRules>>,
     consul: Option<Screened<Catalog>>,
     /// Where players' listeners are, by the policy that was looked at last.
-    listeners: Arc<Vec<OwnListener>>,
+    listeners: Arc<OwnListeners>,
     /// Those whose players are led to services that Consul knows.
-    of_consul: Arc<Vec<OwnListener>>,
+    of_consul: Arc<OwnListeners>,
     refused: watch::Sender<Arc<RefusedEndpoints>>,
     gauge: IntGaugeVec,
 }
@@ -81,7 +81,7 @@ pub struct EndpointScreen {
 struct Screened<T> {
     from: Arc<T>,
     /// The listeners that it was held against.
-    listeners: Arc<Vec<OwnListener>>,
+    listeners: Arc<OwnListeners>,
     left: Arc<T>,
     refused: Vec<RefusedEndpoint>,
 }
@@ -143,7 +143,8 @@ impl EndpointScreen {
         let mut left = None;
         for (nth, rule) in rules.rules.iter().enumerate() {
             let check = |endpoint: &Endpoint| {
-                self.rules.check(EndpointSource::GameGateway, endpoint, &self.listeners)
+                let led = |ip, port| self.listeners.reached(ip, port).next();
+                self.rules.check(EndpointSource::GameGateway, endpoint, &led)
             };
             if rule.endpoints.iter().all(|endpoint| check(endpoint).is_ok()) {
                 continue;
@@ -172,7 +173,8 @@ impl EndpointScreen {
         let mut refused = Vec::new();
         let check = |instance: &Instance| {
             let Instance { address, port, .. } = instance;
-            self.rules.check_address(EndpointSource::Consul, *address, *port, &self.of_consul)
+            let led = |ip, port| self.of_consul.reached(ip, port).next();
+            self.rules.check_address(EndpointSource::Consul, *address, *port, &led)
         };
         let mut changed: BTreeMap<Lookup, Arc<[Instance]>> = BTreeMap::new();
         for (lookup, instances) in &catalog.instances {
@@ -247,18 +249,14 @@ impl EndpointScreen {
 }
 
 /// Equal ones stay the same, so that what was held against them is not looked at again.
-fn replace(known: &mut Arc<Vec<OwnListener>>, now: Vec<OwnListener>) {
+fn replace(known: &mut Arc<OwnListeners>, now: OwnListeners) {
     if **known != now {
         *known = Arc::new(now);
     }
 }
 
 /// What was made of a value before, if it was held against the same.
-fn known<T>(
-    known: Option<&Screened<T>>,
-    value: &Arc<T>,
-    listeners: &Arc<Vec<OwnListener>>,
-) -> Option<Arc<T>> {
+fn known<T>(known: Option<&Screened<T>>, value: &Arc<T>, listeners: &Arc<OwnListeners>) -> Option<Arc<T>> {
     let same =
         |known: &&Screened<T>| Arc::ptr_eq(&known.from, value) && Arc::ptr_eq(&known.listeners, listeners);
     known.filter(same).map(|known| Arc::clone(&known.left))

@@ -1,11 +1,14 @@
 //! The endpoints of a policy held against what may be one.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 
 use super::document::Document;
 use super::endpoint_policy::{EndpointPolicy, EndpointSource, OwnListener, RefusedAddress, RefusedReason};
 use super::parse::located;
-use super::{Effort, Endpoint, GAME_GATEWAY, Listener, Policy, Problem, Service};
+use super::validate::MOST_PROBLEMS;
+use super::{Effort, Endpoint, GAME_GATEWAY, OwnListeners, Policy, Problem, Route, Service};
 
 /// An endpoint of a policy that is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +27,8 @@ pub struct RefusedInPolicy {
 /// are held against the same, but serve with what is left of them.
 #[must_use]
 pub fn endpoint_problems(text: &str, policy: &Policy, rules: &EndpointPolicy) -> Vec<Problem> {
-    let checks = Checks::new(policy, rules);
+    let of_routes = Checks::of_routes(policy);
+    let checks = Checks::new(policy, rules, &of_routes);
     let mut problems = Vec::new();
     for (i, service) in policy.services.iter().enumerate() {
         // Most are: a large policy is not copied for it.
@@ -37,6 +41,7 @@ pub fn endpoint_problems(text: &str, policy: &Policy, rules: &EndpointPolicy) ->
         };
         problems.extend(refused.into_iter().map(problem));
     }
+    problems.truncate(MOST_PROBLEMS);
     if problems.is_empty() {
         return problems;
     }
@@ -49,7 +54,8 @@ pub fn endpoint_problems(text: &str, policy: &Policy, rules: &EndpointPolicy) ->
 /// The policy without endpoints that are none, and those; `None` = all are good.
 #[must_use]
 pub fn without_refused(policy: &Policy, rules: &EndpointPolicy) -> Option<(Policy, Vec<RefusedInPolicy>)> {
-    let checks = Checks::new(policy, rules);
+    let of_routes = Checks::of_routes(policy);
+    let checks = Checks::new(policy, rules, &of_routes);
     if policy.services.iter().all(|service| checks.is_good(service)) {
         return None;
     }
@@ -65,35 +71,35 @@ pub fn without_refused(policy: &Policy, rules: &EndpointPolicy) -> Option<(Polic
 
 /// The listeners of a policy and of the old gateway's rules, as places to which nobody is led back.
 #[must_use]
-pub fn listeners(policy: &Policy, rules: &EndpointPolicy) -> Vec<OwnListener> {
-    let of_policy = policy.listeners.iter().map(player_listener);
-    of_policy.chain(rules.gateway.map(|at| led_back(GAME_GATEWAY, at))).collect()
+pub fn listeners(policy: &Policy, rules: &EndpointPolicy) -> OwnListeners {
+    named(policy, rules).map(|(name, at)| led_back(name, at)).collect()
 }
 
 /// Those of them whose players are led to services that Consul knows. Others may be edges behind edges, which Consul may know.
 #[must_use]
-pub fn listeners_of_consul(policy: &Policy, rules: &EndpointPolicy) -> Vec<OwnListener> {
-    let checks = Checks::new(policy, rules);
+pub fn listeners_of_consul(policy: &Policy, rules: &EndpointPolicy) -> OwnListeners {
     let asks = |service: &&Service| {
         let targets = service.failover.iter().flat_map(|failover| &failover.targets);
         service.consul.is_some() || targets.into_iter().any(|target| target.endpoints.is_empty())
     };
-    let services = policy.services.iter().filter(asks);
-    let mut listeners: Vec<_> = services
-        .filter_map(|service| checks.listeners.get(service.name.as_str()))
-        .flatten()
-        .cloned()
-        .collect();
-    listeners.sort_by_key(|own| own.at);
-    listeners.dedup();
-    listeners
+    let services: HashSet<_> = policy.services.iter().filter(asks).map(|service| &service.name).collect();
+    let leads = |route: &&Route| route.to.iter().any(|target| services.contains(&target.service));
+    let routes: Vec<_> = policy.routes.iter().filter(leads).collect();
+    let all = routes.iter().any(|route| route.listeners.is_empty());
+    let some: HashSet<_> = routes.iter().flat_map(|route| &route.listeners).map(String::as_str).collect();
+    let led = named(policy, rules).filter(|(name, _)| all || some.contains(name));
+    led.map(|(name, at)| led_back(name, at)).collect()
 }
 
-fn player_listener(listener: &Listener) -> OwnListener {
-    led_back(&listener.name, listener.bind)
+fn named<'a>(
+    policy: &'a Policy,
+    rules: &EndpointPolicy,
+) -> impl Iterator<Item = (&'a str, SocketAddr)> + use<'a> {
+    let of_policy = policy.listeners.iter().map(|listener| (listener.name.as_str(), listener.bind));
+    of_policy.chain(rules.gateway.map(|at| (GAME_GATEWAY, at)))
 }
 
-fn led_back(name: &str, at: std::net::SocketAddr) -> OwnListener {
+fn led_back(name: &str, at: SocketAddr) -> OwnListener {
     OwnListener {
         at,
         what: format!("where the listener `{name}` listens, whose players it would lead back there"),
@@ -102,33 +108,71 @@ fn led_back(name: &str, at: std::net::SocketAddr) -> OwnListener {
 
 struct Checks<'a> {
     rules: &'a EndpointPolicy,
-    /// By service, the listeners whose routes lead there.
-    listeners: HashMap<&'a str, Vec<OwnListener>>,
+    listeners: OwnListeners,
+    names: HashMap<SocketAddr, &'a str>,
+    /// By service, the routes that lead there.
+    routes: HashMap<&'a str, Vec<&'a RouteListeners<'a>>>,
+    /// Which listeners those are, of services that have an endpoint where one is.
+    led: RefCell<HashMap<String, Leading<'a>>>,
 }
 
+/// Which listeners lead to a service.
+enum Leading<'a> {
+    All,
+    These(HashSet<&'a str>),
+    /// Those of its routes, route by route: there are few, which name many.
+    ByRoute,
+}
+
+/// The listeners that a route names; none = all.
+type RouteListeners<'a> = HashSet<&'a str>;
+
 impl<'a> Checks<'a> {
-    fn new(policy: &'a Policy, rules: &'a EndpointPolicy) -> Self {
-        let all = listeners(policy, rules);
-        let names: Vec<_> =
-            policy.listeners.iter().map(|listener| listener.name.as_str()).chain([GAME_GATEWAY]).collect();
-        let mut led = HashSet::new();
-        let mut listeners: HashMap<_, Vec<_>> = HashMap::new();
-        for route in &policy.routes {
+    fn new(policy: &'a Policy, rules: &'a EndpointPolicy, of_routes: &'a [RouteListeners<'a>]) -> Self {
+        let mut routes: HashMap<&str, Vec<_>> = HashMap::new();
+        for (route, listeners) in policy.routes.iter().zip(of_routes) {
             for target in &route.to {
-                for (name, own) in names.iter().zip(&all) {
-                    let leads = route.listeners.is_empty() || route.listeners.iter().any(|l| l == name);
-                    if leads && led.insert((target.service.as_str(), *name)) {
-                        listeners.entry(target.service.as_str()).or_default().push(own.clone());
-                    }
-                }
+                routes.entry(target.service.as_str()).or_default().push(listeners);
             }
         }
-        Self { rules, listeners }
+        let names = named(policy, rules).map(|(name, at)| (at, name)).collect();
+        let led = RefCell::default();
+        Self { rules, listeners: listeners(policy, rules), names, routes, led }
+    }
+
+    fn of_routes(policy: &Policy) -> Vec<RouteListeners<'_>> {
+        policy.routes.iter().map(|route| route.listeners.iter().map(String::as_str).collect()).collect()
+    }
+
+    /// Whether players of this listener are led to this service.
+    fn leads(&self, own: &OwnListener, service: &Service) -> bool {
+        let Some(name) = self.names.get(&own.at) else { return false };
+        let Some(routes) = self.routes.get(service.name.as_str()) else { return false };
+        let mut known = self.led.borrow_mut();
+        let led = known.entry(service.name.clone()).or_insert_with(|| {
+            let targets = service.failover.iter().flat_map(|failover| &failover.targets);
+            let endpoints =
+                service.endpoints.len() + targets.map(|target| target.endpoints.len()).sum::<usize>();
+            if routes.iter().any(|listeners| listeners.is_empty()) {
+                Leading::All
+            } else if routes.iter().map(|listeners| listeners.len()).sum::<usize>()
+                <= routes.len() * endpoints
+            {
+                Leading::These(routes.iter().flat_map(|listeners| listeners.iter().copied()).collect())
+            } else {
+                Leading::ByRoute
+            }
+        });
+        match led {
+            Leading::All => true,
+            Leading::These(listeners) => listeners.contains(name),
+            Leading::ByRoute => routes.iter().any(|listeners| listeners.contains(name)),
+        }
     }
 
     fn check(&self, service: &Service, endpoint: &Endpoint) -> Result<(), RefusedAddress> {
-        let listeners = self.listeners.get(service.name.as_str()).map_or(&[][..], Vec::as_slice);
-        self.rules.check(EndpointSource::Policy, endpoint, listeners)
+        let led = |ip, port| self.listeners.reached(ip, port).find(|own| self.leads(own, service));
+        self.rules.check(EndpointSource::Policy, endpoint, &led)
     }
 
     fn check_dns(&self, service: &Service) -> Result<(), RefusedAddress> {

@@ -52,6 +52,9 @@ pub struct OwnListener {
     pub what: String,
 }
 
+/// Finds a listener of players that is reached at an address, and that they would be led back to.
+pub(super) type LedBack<'a> = dyn Fn(IpAddr, u16) -> Option<&'a OwnListener> + 'a;
+
 /// Why an address is no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RefusedReason {
@@ -154,16 +157,16 @@ fn net(address: IpAddr, bits: u8) -> IpNet {
 }
 
 impl EndpointPolicy {
-    /// Whether this source may name this endpoint. `listeners` are those of edges whose players would be led there.
+    /// Whether this source may name this endpoint. `led` finds a listener at an address whose players would be led back there.
     pub fn check(
         &self,
         source: EndpointSource,
         endpoint: &Endpoint,
-        listeners: &[OwnListener],
+        led: &LedBack<'_>,
     ) -> Result<(), RefusedAddress> {
         match endpoint.ip() {
-            Some(ip) => self.check_address(source, ip, endpoint.port(), listeners),
-            None => self.check_name(source, endpoint.host(), endpoint.port(), listeners),
+            Some(ip) => self.check_address(source, ip, endpoint.port(), led),
+            None => self.check_name(source, endpoint.host(), endpoint.port(), led),
         }
     }
 
@@ -173,7 +176,7 @@ impl EndpointPolicy {
         source: EndpointSource,
         ip: IpAddr,
         port: u16,
-        listeners: &[OwnListener],
+        led: &LedBack<'_>,
     ) -> Result<(), RefusedAddress> {
         let refuse = |reason, why: String| {
             Err(RefusedAddress { reason, detail: format!("`{}` {why}", SocketAddr::new(ip, port)) })
@@ -183,7 +186,8 @@ impl EndpointPolicy {
             return refuse(reason, why.to_owned());
         }
         let is_own = |own: &&OwnListener| meanings.iter().any(|ip| reaches(*ip, port, own.at));
-        if let Some(own) = self.own.iter().chain(listeners).find(is_own) {
+        let players = || meanings.iter().find_map(|ip| led(*ip, port));
+        if let Some(own) = self.own.iter().find(is_own).or_else(players) {
             return refuse(RefusedReason::OwnListener, format!("is {}", own.what));
         }
         let within =
@@ -213,12 +217,12 @@ impl EndpointPolicy {
         source: EndpointSource,
         host: &str,
         port: u16,
-        listeners: &[OwnListener],
+        led: &LedBack<'_>,
     ) -> Result<(), RefusedAddress> {
         if is_localhost(host) {
             // What it means on every machine.
             for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-                self.check_address(source, ip, port, listeners).map_err(|refused| RefusedAddress {
+                self.check_address(source, ip, port, led).map_err(|refused| RefusedAddress {
                     detail: format!("`{host}:{port}` leads to loopback: {refused}"),
                     ..refused
                 })?;
@@ -317,7 +321,7 @@ mod tests {
 
     fn reason(policy: &EndpointPolicy, source: EndpointSource, text: &str) -> Option<RefusedReason> {
         let endpoint: Endpoint = text.parse().unwrap();
-        policy.check(source, &endpoint, &[]).err().map(|refused| refused.reason)
+        policy.check(source, &endpoint, &|_, _| None).err().map(|refused| refused.reason)
     }
 
     #[test]
@@ -378,9 +382,10 @@ mod tests {
         for text in ["127.0.0.1:18001", "127.0.0.2:18000", "10.0.0.1:9090", "example.com:18000"] {
             assert_eq!(reason(&policy, EndpointSource::Consul, text), None, "{text}");
         }
-        let listener = [own("10.0.0.9:7000")];
+        let listener = own("10.0.0.9:7000");
+        let led = |ip, port| (SocketAddr::new(ip, port) == listener.at).then_some(&listener);
         let at = "10.0.0.9:7000".parse().unwrap();
-        let refused = policy.check(EndpointSource::Policy, &at, &listener).unwrap_err();
+        let refused = policy.check(EndpointSource::Policy, &at, &led).unwrap_err();
         assert_eq!(refused.to_string(), "`10.0.0.9:7000` is ours");
     }
 
@@ -442,7 +447,7 @@ mod tests {
             let own = OwnListener { at: (Ipv4Addr::UNSPECIFIED, 7).into(), what: String::new() };
             let policy = EndpointPolicy { hardened, own: vec![own], ..EndpointPolicy::default() };
             let decided = |ip| {
-                let checked = policy.check_address(EndpointSource::Consul, ip, port, &[]);
+                let checked = policy.check_address(EndpointSource::Consul, ip, port, &|_, _| None);
                 checked.err().map(|refused| refused.reason)
             };
             let [a, b, c, d] = v4.octets();

@@ -8,15 +8,15 @@ use proptest::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    Effort, Instances, MAX_BYTES, Overlay, Policy, Route, Unread, WorldClass, Worlds, diff, mass_removal,
-    overlap, parse_within,
+    Effort, EndpointPolicy, Instances, MAX_BYTES, Overlay, Policy, Route, Unread, WorldClass, Worlds, diff,
+    endpoint_problems, listeners_of_consul, mass_removal, overlap, parse_within,
 };
 
 /// A document of about this many lines.
 pub(crate) type Shape = fn(usize) -> String;
 
 /// Shapes that once cost the square of their length, or might.
-pub(crate) const SHAPES: [(&str, Shape); 21] = [
+pub(crate) const SHAPES: [(&str, Shape); 22] = [
     ("worlds, one by one", |n| routes(&[(&list(n, |i| (i % 32_767 + 1).to_string()), "")])),
     ("a range, again and again", |n| routes(&[(&list(n, |_| "'1-32767'".to_owned()), "")])),
     ("a world, again and again", |n| routes(&[(&list(n, |_| "7".to_owned()), "")])),
@@ -78,6 +78,11 @@ pub(crate) const SHAPES: [(&str, Shape); 21] = [
         format!("intentions: {}", list(n, |i| format!("{{source: s{i}, destination: d, action: allow}}")))
     }),
     ("unknown keys", |n| (0..n).fold(String::new(), |text, i| text + &format!("k{i}: 1\n"))),
+    ("endpoints that are listeners", |n| {
+        let endpoints = list(n, |i| format!("'127.{}.{}.1:9'", i / 256 % 256, i % 256));
+        let text = each(n, |i| format!("server_type: {}, listeners: [l{}]", i % 256, n - 1 - i));
+        text.replace("server_type: 1, ", "").replace("['127.0.0.1:1']", &endpoints)
+    }),
     ("lines that say nothing", |n| format!("{}{{}}\n", "# nothing\n\n".repeat(n))),
 ];
 
@@ -143,6 +148,8 @@ fn cost(text: &str) -> (u64, Duration) {
         let overlay = Overlay { services, ..Overlay::default() };
         let _ = overlay.over_within(&policy, &effort);
         let none = Policy::default();
+        let rules = EndpointPolicy::default();
+        let _ = (endpoint_problems(text, &policy, &rules), listeners_of_consul(&policy, &rules));
         std::hint::black_box((
             diff(&none, &policy),
             mass_removal(&policy, &none),

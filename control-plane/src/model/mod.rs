@@ -15,6 +15,7 @@ mod intention;
 mod numbers;
 mod overlap;
 mod overlay;
+mod own_listeners;
 mod parse;
 mod player_tls;
 mod policy;
@@ -44,6 +45,7 @@ pub use intention::{ANY_SERVICE, Action, Intention};
 pub use numbers::{Instances, Numbers, Worlds};
 pub use overlap::WorldClass;
 pub use overlay::{Overlay, parse_overlay};
+pub use own_listeners::OwnListeners;
 pub use parse::{EMPTY, is_empty, parse, parse_within};
 pub use player_tls::{PlayerTls, TlsVersion};
 pub use policy::{
