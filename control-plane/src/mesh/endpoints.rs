@@ -1,21 +1,29 @@
 //! What sources name as endpoints, without what may be none. Every source comes by here, at the join, so none can forget it;
 //! what is left of a list serves, and what is not is told.
 
-use std::collections::BTreeMap;
+mod metrics;
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::Registry;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use self::metrics::Metrics;
 use super::catalog::{Catalog, Instance, Lookup};
 use crate::model::{
-    self, Endpoint, EndpointPolicy, EndpointSource, OwnListeners, Policy, RefusedAddress, RefusedReason,
+    self, Endpoint, EndpointPolicy, EndpointSource, OwnListeners, Policy, RefusedAddress, RefusedInPolicy,
+    RefusedReason,
 };
 use crate::source::gateway_rules::GatewayRules;
 
 /// Refusals that are logged when they appear.
 const MAX_LOGGED: usize = 20;
+
+/// Refusals that are kept of one source; all are counted. A document of rules could hold a million.
+const MAX_KEPT: usize = 1_000;
 
 /// An endpoint that is left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +38,25 @@ pub struct RefusedEndpoint {
     pub reason: &'static str,
     /// What is wrong with it.
     pub error: String,
+}
+
+/// What is left out of one source.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// The first of them.
+    list: Vec<RefusedEndpoint>,
+    /// How many there are, by reason.
+    counts: BTreeMap<RefusedReason, i64>,
+}
+
+impl Refusals {
+    /// Counts one, and keeps it where there is room.
+    fn add(&mut self, why: &RefusedAddress, of: impl FnOnce() -> RefusedEndpoint) {
+        *self.counts.entry(why.reason).or_default() += 1;
+        if self.list.len() < MAX_KEPT {
+            self.list.push(of());
+        }
+    }
 }
 
 impl RefusedEndpoint {
@@ -73,7 +100,7 @@ pub struct EndpointScreen {
     /// Those whose players are led to services that Consul knows.
     of_consul: Arc<OwnListeners>,
     refused: watch::Sender<Arc<RefusedEndpoints>>,
-    gauge: IntGaugeVec,
+    metrics: Metrics,
 }
 
 /// A value and what was made of it.
@@ -83,19 +110,13 @@ struct Screened<T> {
     /// The listeners that it was held against.
     listeners: Arc<OwnListeners>,
     left: Arc<T>,
-    refused: Vec<RefusedEndpoint>,
+    refused: Refusals,
 }
 
 impl EndpointScreen {
     /// Registers its metric; fails if it is registered already.
     pub fn new(rules: Arc<EndpointPolicy>, registry: &Registry) -> prometheus::Result<Self> {
-        let help =
-            "Endpoints that are named and left out, since settings deny them or nobody may be led there.";
-        let gauge = IntGaugeVec::new(Opts::new("realmgate_endpoints_refused", help), &["source", "reason"])?;
-        registry.register(Box::new(gauge.clone()))?;
-        for (source, reason) in labels() {
-            gauge.with_label_values(&[source, reason]).set(0);
-        }
+        let metrics = Metrics::register(registry)?;
         Ok(Self {
             rules,
             policy: None,
@@ -104,7 +125,7 @@ impl EndpointScreen {
             listeners: Arc::default(),
             of_consul: Arc::default(),
             refused: watch::channel(Arc::default()).0,
-            gauge,
+            metrics,
         })
     }
 
@@ -121,15 +142,18 @@ impl EndpointScreen {
         }
         replace(&mut self.listeners, model::listeners(policy, &self.rules));
         replace(&mut self.of_consul, model::listeners_of_consul(policy, &self.rules));
-        let (left, refused) = match model::without_refused(policy, &self.rules) {
+        let (left, found) = match model::without_refused(policy, &self.rules) {
             None => (Arc::clone(policy), Vec::new()),
-            Some((left, refused)) => (Arc::new(left), refused),
+            Some((left, found)) => (Arc::new(left), found),
         };
-        let refused = refused.into_iter().map(|refused| {
-            let place = format!("services.{}.{}", refused.service, refused.field);
-            RefusedEndpoint::new(EndpointSource::Policy, place, refused.endpoint, &refused.why)
-        });
-        let (from, listeners, refused) = (Arc::clone(policy), Arc::clone(&self.listeners), refused.collect());
+        let mut refused = Refusals::default();
+        for RefusedInPolicy { service, field, endpoint, why } in found {
+            refused.add(&why, || {
+                let place = format!("services.{service}.{field}");
+                RefusedEndpoint::new(EndpointSource::Policy, place, endpoint, &why)
+            });
+        }
+        let (from, listeners) = (Arc::clone(policy), Arc::clone(&self.listeners));
         self.policy = Some(Screened { from, listeners, left: Arc::clone(&left), refused });
         left
     }
@@ -139,7 +163,7 @@ impl EndpointScreen {
         if let Some(known) = known(self.gateway.as_ref(), rules, &self.listeners) {
             return known;
         }
-        let mut refused = Vec::new();
+        let mut refused = Refusals::default();
         let mut left = None;
         for (nth, rule) in rules.rules.iter().enumerate() {
             let check = |endpoint: &Endpoint| {
@@ -153,9 +177,10 @@ impl EndpointScreen {
             let Some(left) = left.rules.get_mut(nth) else { continue };
             left.endpoints.retain(|endpoint| {
                 let Err(why) = check(endpoint) else { return true };
-                let place = format!("{} {}", rule.origin.redis_key(), rule.key);
-                let endpoint = endpoint.to_string();
-                refused.push(RefusedEndpoint::new(EndpointSource::GameGateway, place, endpoint, &why));
+                refused.add(&why, || {
+                    let place = format!("{} {}", rule.origin.redis_key(), rule.key);
+                    RefusedEndpoint::new(EndpointSource::GameGateway, place, endpoint.to_string(), &why)
+                });
                 false
             });
         }
@@ -170,7 +195,7 @@ impl EndpointScreen {
         if let Some(known) = known(self.consul.as_ref(), catalog, &self.of_consul) {
             return known;
         }
-        let mut refused = Vec::new();
+        let mut refused = Refusals::default();
         let check = |instance: &Instance| {
             let Instance { address, port, .. } = instance;
             let led = |ip, port| self.of_consul.reached(ip, port).next();
@@ -178,17 +203,18 @@ impl EndpointScreen {
         };
         let mut changed: BTreeMap<Lookup, Arc<[Instance]>> = BTreeMap::new();
         for (lookup, instances) in &catalog.instances {
-            let before = refused.len();
             let good = instances.iter().filter(|instance| {
                 let Err(why) = check(instance) else { return true };
-                let Instance { id, node, address, port, .. } = instance;
-                let place = format!("{}/{} {id} at {node}", lookup.datacenter, lookup.service);
-                let endpoint = std::net::SocketAddr::new(*address, *port).to_string();
-                refused.push(RefusedEndpoint::new(EndpointSource::Consul, place, endpoint, &why));
+                refused.add(&why, || {
+                    let Instance { id, node, address, port, .. } = instance;
+                    let place = format!("{}/{} {id} at {node}", lookup.datacenter, lookup.service);
+                    let endpoint = SocketAddr::new(*address, *port).to_string();
+                    RefusedEndpoint::new(EndpointSource::Consul, place, endpoint, &why)
+                });
                 false
             });
             let good: Vec<_> = good.cloned().collect();
-            if refused.len() > before {
+            if good.len() < instances.len() {
                 changed.insert(lookup.clone(), good.into());
             }
         }
@@ -206,13 +232,17 @@ impl EndpointScreen {
 
     /// Tells what is left out by now: to metrics, to the log what is new, and to who subscribed.
     pub(super) fn tell(&mut self) {
-        let of_policy = self.policy.as_ref().map(|known| &known.refused);
-        let others = [
-            self.gateway.as_ref().map(|known| &known.refused),
-            self.consul.as_ref().map(|known| &known.refused),
+        let refused = [
+            (EndpointSource::Policy, self.policy.as_ref().map(|known| &known.refused)),
+            (EndpointSource::GameGateway, self.gateway.as_ref().map(|known| &known.refused)),
+            (EndpointSource::Consul, self.consul.as_ref().map(|known| &known.refused)),
         ];
-        let list: Vec<_> =
-            of_policy.into_iter().chain(others.into_iter().flatten()).flatten().cloned().collect();
+        self.metrics.show(|source, reason| {
+            let of_source = refused.iter().find(|(of, _)| *of == source).and_then(|(_, refused)| *refused);
+            of_source.and_then(|refused| refused.counts.get(&reason)).copied().unwrap_or_default()
+        });
+        let kept = refused.into_iter().filter_map(|(_, refused)| refused).flat_map(|refused| &refused.list);
+        let list: Vec<_> = kept.cloned().collect();
         let policy = self.policy.as_ref().filter(|known| !Arc::ptr_eq(&known.from, &known.left));
         let policy = policy.map(|known| (Arc::clone(&known.from), Arc::clone(&known.left)));
         let before = self.refused.borrow().clone();
@@ -224,12 +254,7 @@ impl EndpointScreen {
         if same && before.list == list {
             return;
         }
-        for (source, reason) in labels() {
-            let count = list.iter().filter(|of| of.source == source && of.reason == reason).count();
-            self.gauge.with_label_values(&[source, reason]).set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-        let known: std::collections::HashSet<_> =
-            before.list.iter().map(|of| (of.source, &of.place, &of.endpoint)).collect();
+        let known: HashSet<_> = before.list.iter().map(|of| (of.source, &of.place, &of.endpoint)).collect();
         let mut more = 0;
         for (nth, of) in
             list.iter().filter(|of| !known.contains(&(of.source, &of.place, &of.endpoint))).enumerate()
@@ -260,13 +285,6 @@ fn known<T>(known: Option<&Screened<T>>, value: &Arc<T>, listeners: &Arc<OwnList
     let same =
         |known: &&Screened<T>| Arc::ptr_eq(&known.from, value) && Arc::ptr_eq(&known.listeners, listeners);
     known.filter(same).map(|known| Arc::clone(&known.left))
-}
-
-fn labels() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let reasons = || RefusedReason::ALL.into_iter();
-    EndpointSource::ALL
-        .into_iter()
-        .flat_map(move |source| reasons().map(move |reason| (source.label(), reason.label())))
 }
 
 #[cfg(test)]
@@ -344,8 +362,9 @@ mod tests {
         ];
         assert_eq!(places, wanted);
         assert!(told.is_left_of(&left, &bad) && !told.is_left_of(&good, &bad));
-        let value = |source, reason| screen.gauge.with_label_values(&[source, reason]).get();
-        assert_eq!((value("game_gateway", "link_local"), value("consul", "denied")), (1, 0));
+        let counted = |source, reason| screen.metrics.of(source, reason);
+        assert_eq!(counted(EndpointSource::GameGateway, RefusedReason::LinkLocal), 1);
+        assert_eq!(counted(EndpointSource::Consul, RefusedReason::Denied), 0);
         // The same values are the same again.
         assert!(Arc::ptr_eq(&screen.policy(&bad), &left));
         screen.tell();
@@ -355,6 +374,17 @@ mod tests {
         screen.consul(&good_catalog);
         screen.tell();
         assert!(refused.borrow().list.is_empty());
+    }
+
+    #[test]
+    fn a_million_bad_endpoints_are_counted_and_not_kept() {
+        let mut screen = EndpointScreen::new(Arc::default(), &Registry::new()).unwrap();
+        let endpoints = vec!["0.0.0.0:1"; MAX_KEPT + 5];
+        screen.gateway(&rules(&endpoints));
+        screen.tell();
+        assert_eq!(screen.refused().borrow().list.len(), MAX_KEPT);
+        let counted = screen.metrics.of(EndpointSource::GameGateway, RefusedReason::Unspecified);
+        assert_eq!(counted, i64::try_from(endpoints.len()).unwrap());
     }
 
     #[test]

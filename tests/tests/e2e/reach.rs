@@ -32,7 +32,7 @@ fn rules(endpoints: &[String]) -> String {
     Value::Object(rules).to_string()
 }
 
-fn state(control_plane: &ControlPlane) -> Value {
+fn readiness(control_plane: &ControlPlane) -> Value {
     serde_json::from_str(&control_plane.readyz().1).unwrap()
 }
 
@@ -64,10 +64,10 @@ async fn no_rule_and_no_policy_leads_a_player_to_what_is_ours() {
         wait_until("it is the game server that is reached", LIMIT, || server.total() == before + 1);
     }
     assert!(edge.get("/health").is_ok(), "the edge has ended");
-    let state = state(&stage.control_plane);
-    let told = state["refused_endpoints"].as_array().unwrap();
+    let told_of = readiness(&stage.control_plane);
+    let told = told_of["refused_endpoints"].as_array().unwrap();
     assert_eq!(told.len(), 2 * refused, "{told:#?}");
-    assert_eq!(state["game_gateway"]["state"], "degraded");
+    assert_eq!(told_of["game_gateway"]["state"], "degraded");
     assert!(told.iter().all(|of| of["source"] == "game_gateway" && of["place"] != ""), "{told:#?}");
     let metrics = stage.control_plane.get("/metrics").1;
     for (reason, count) in [("own_listener", 12), ("link_local", 4), ("multicast", 0)] {
