@@ -361,7 +361,7 @@ mod tests {
             ("consul", "aws/game 1 at node", "[::ffff:169.254.169.254]:7000", "link_local"),
         ];
         assert_eq!(places, wanted);
-        assert!(told.is_left_of(&left, &bad) && !told.is_left_of(&good, &bad));
+        assert!(told.is_left_of(&left, &bad) && !told.is_left_of(&Arc::default(), &bad));
         let counted = |source, reason| screen.metrics.of(source, reason);
         assert_eq!(counted(EndpointSource::GameGateway, RefusedReason::LinkLocal), 1);
         assert_eq!(counted(EndpointSource::Consul, RefusedReason::Denied), 0);
