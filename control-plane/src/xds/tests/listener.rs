@@ -178,7 +178,7 @@ async fn silent_connections_lock_nobody_out() {
     const PLACES: u32 = 16;
     let dir = tempfile::tempdir().unwrap();
     let token_file = dir.path().join("tokens");
-    std::fs::write(&token_file, "the-only-token-of-all\n").unwrap();
+    std::fs::write(&token_file, "the-only-token-of-all role=* service=* datacenter=* cell=*\n").unwrap();
     let config =
         ListenerConfig { max_connections: PLACES, token_file: Some(token_file), ..ListenerConfig::default() };
     let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;
