@@ -118,7 +118,6 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         tracing::warn!(setting, "{problem}");
     }
     let metrics = prometheus::Registry::new();
-    let drain = settings.xds.drain.get();
     let listener = Listener::open(listener_config(&settings), &metrics)?;
     let xds_listener = bind("xds.listen", settings.xds.listen)?;
     let api_listener = bind("api.listen", settings.api.listen)?;
@@ -213,9 +212,23 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         };
         tokio::join!(api, xds);
     };
+    until_asked_to_stop(servers, &unready, &stop, settings.xds.drain.get()).await;
+    if let Some((source, _)) = gateway {
+        source.stop().await;
+    }
+    Ok(())
+}
+
+/// Runs the servers until they end, or until we are asked to: that we are not ready is said first, then proxies are moved on.
+async fn until_asked_to_stop<T>(
+    servers: impl Future<Output = T>,
+    unready: &watch::Sender<bool>,
+    stop: &watch::Sender<bool>,
+    drain: Duration,
+) {
     tokio::pin!(servers);
     tokio::select! {
-        () = &mut servers => {}
+        _ = &mut servers => {}
         () = asked_to_stop() => {
             tracing::info!("stopping");
             unready.send_replace(true);
@@ -227,10 +240,6 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
             let _ = timeout(NOTICE + drain + xds::LAST_WORD, async { tokio::join!(servers, moving_on) }).await;
         }
     }
-    if let Some((source, _)) = gateway {
-        source.stop().await;
-    }
-    Ok(())
 }
 
 fn internal(error: impl std::fmt::Display) -> ServeError {

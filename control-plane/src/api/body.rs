@@ -18,6 +18,8 @@ const LONGEST: usize = MAX_BYTES + 8192;
 const PATIENCE: Duration = Duration::from_secs(35);
 /// Bytes of all bodies at a time, in the whole process: sixteen of the largest documents.
 const BUDGET: usize = 16 * MAX_BYTES;
+/// What is read of a body that is too long, and thrown away.
+const DISCARDED: usize = 16 * MAX_BYTES;
 /// What the budget counts.
 const KIB: usize = 1024;
 
@@ -57,12 +59,15 @@ impl Bodies {
     {
         let (mut whole, mut held) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
         if body.size_hint().lower() > LONGEST as u64 {
+            discard(body).await;
             return Err(too_large());
         }
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| ApiError::bad_request("the body broke off"))?;
             let Some(data) = frame.data_ref() else { continue };
             if whole.len() + data.len() > LONGEST {
+                drop((whole, held));
+                discard(body).await;
                 return Err(too_large());
             }
             let counted = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -79,6 +84,20 @@ impl Bodies {
             whole.extend_from_slice(data);
         }
         Ok((whole.freeze(), held))
+    }
+}
+
+/// Reads on for a while: who is still writing when its connection is closed loses the answer, too.
+async fn discard<B>(mut body: B)
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
+        if discarded > DISCARDED {
+            return;
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::model::{Policy, ServiceTls};
 
 /// What Consul writes as `%` and two digits in the names of a SPIFFE id: it makes the path as Go's `net/url` does, which
 /// leaves more as it is than the SPIFFE standard allows.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')

@@ -103,7 +103,7 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) {
 }
 
 async fn flood(stream: &mut TcpStream, state: &State, bytes: usize) {
-    let chunk = [b'x'; 64 << 10];
+    let chunk = vec![b'x'; 64 << 10];
     while *state.flooded.borrow() < bytes {
         if stream.write_all(&chunk).await.is_err() {
             return;

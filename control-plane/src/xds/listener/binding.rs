@@ -4,7 +4,7 @@ use std::fmt;
 
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 
-use super::identity::ENCODED;
+use crate::mesh::identity::ENCODED;
 use crate::telemetry::visible::is_visible;
 use crate::xds::{Role, Scope};
 

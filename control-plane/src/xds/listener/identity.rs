@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 
 use super::binding::{Name, Proxy};
+use crate::mesh::identity::in_spiffe_id;
 use crate::telemetry::visible::{escaped, is_visible};
 use crate::xds::Role;
 
@@ -89,28 +90,11 @@ pub(crate) fn is_trust_domain(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(plain)
 }
 
-/// What Consul writes as `%20` and the like in a name; all else stays as it is.
-pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'+')
-    .remove(b':')
-    .remove(b';')
-    .remove(b'=')
-    .remove(b'@');
-
-/// The name that is written so, if it is written as Consul would. Consul makes no certificate for a name with a slash, and Envoy
-/// puts commas between ids.
+/// The name that is written so, if it is written as Consul would.
 fn decode(segment: &str) -> Option<String> {
     let name = percent_decode_str(segment).decode_utf8().ok()?;
-    let is_name =
-        !name.is_empty() && name != "*" && name.chars().all(is_visible) && !name.contains(['/', ',']);
-    let again = utf8_percent_encode(&name, ENCODED);
-    (is_name && again.flat_map(str::bytes).eq(segment.bytes())).then(|| name.into_owned())
+    let is_name = name != "*" && name.chars().all(is_visible);
+    (is_name && in_spiffe_id(&name).as_deref() == Some(segment)).then(|| name.into_owned())
 }
 
 /// Text of a certificate as it is shown: on one line, and not all of it if it is long.
@@ -208,7 +192,7 @@ mod tests {
         #[test]
         fn one_name_has_one_id(service in "[^*,/\\p{C}\\p{Z}]{1,8}", other in "\\PC{1,12}") {
             let id = |segment: &str| format!("spiffe://d/ns/default/dc/aws/svc/{segment}");
-            let segment = utf8_percent_encode(&service, ENCODED).to_string();
+            let segment = in_spiffe_id(&service).unwrap();
             let read = SpiffeId::parse(&id(&segment)).map(|id| id.service);
             prop_assert_eq!(read.as_deref(), Ok(&*service));
             // Whatever else is taken for this service is the same text.
