@@ -4,8 +4,10 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
+use realmgate_wire::ServerId;
+
 use super::document::Document;
-use super::endpoint_policy::{EndpointPolicy, EndpointSource, OwnListener, RefusedAddress, RefusedReason};
+use super::endpoint_policy::{EndpointPolicy, EndpointSource, OwnListener, RefusedAddress};
 use super::parse::located;
 use super::validate::MOST_PROBLEMS;
 use super::{Effort, Endpoint, GAME_GATEWAY, OwnListeners, Policy, Problem, Route, Service};
@@ -177,19 +179,15 @@ impl<'a> Checks<'a> {
 
     fn check_dns(&self, service: &Service) -> Result<(), RefusedAddress> {
         let Some(dns) = &service.dns else { return Ok(()) };
-        let host = dns.host_of(1);
-        match format!("{host}:{}", dns.port).parse::<Endpoint>() {
-            Ok(endpoint) if dns.is_per_world() && endpoint.ip().is_some() => Err(RefusedAddress::new(
-                RefusedReason::Denied,
-                format!(
-                    "`{}` would be another address for each world; write a name with `{{world}}` in it",
-                    dns.host
-                ),
-            )),
-            Ok(endpoint) => self.check(service, &endpoint),
-            // Other checks have their word on that.
-            Err(_) => Ok(()),
+        // Other checks have their word on what is no endpoint.
+        let at = |world| format!("{}:{}", dns.host_of(world), dns.port).parse::<Endpoint>().ok();
+        let check = |endpoint: Endpoint| self.check(service, &endpoint);
+        let Some(first) = at(1) else { return Ok(()) };
+        if dns.is_per_world() && first.ip().is_some() {
+            // A template of addresses: each world has its own.
+            return (1..=ServerId::MAX_WORLD).filter_map(at).try_for_each(check);
         }
+        check(first)
     }
 
     fn is_good(&self, service: &Service) -> bool {
@@ -280,7 +278,7 @@ routes:
             "line 10, services[2].endpoints[0]: `127.0.0.1:7000` is where the listener `outer` listens",
             "line 10, services[2].endpoints[1]: `10.0.0.9:7001` is where the listener `inner` listens",
             "line 12, services[4].dns: `localhost:7000` leads to loopback",
-            "line 14, services[6].dns: `{world}.254.169.254` would be another address",
+            "line 14, services[6].dns: `169.254.169.254:80` is a link-local",
         ]
         .iter()
         .enumerate()

@@ -105,12 +105,6 @@ pub struct RefusedAddress {
     detail: String,
 }
 
-impl RefusedAddress {
-    pub(super) const fn new(reason: RefusedReason, detail: String) -> Self {
-        Self { reason, detail }
-    }
-}
-
 impl fmt::Display for RefusedAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)

@@ -40,7 +40,14 @@ impl Query {
     /// giving up the query.
     pub(in crate::source) async fn next(&mut self, client: &Client) -> Result<(Answer, bool), ConsulError> {
         sleep_until(self.rest_until).await;
-        let result = client.wait(&self.path, self.index, self.wait).await;
+        let result = if self.index == Index::default() {
+            // A server that has just started answers from what it has read of its log so far: of the first answer it has to
+            // make sure that it is whole.
+            let sign = if self.path.contains('?') { '&' } else { '?' };
+            client.wait(&format!("{}{sign}consistent", self.path), self.index, self.wait).await
+        } else {
+            client.wait(&self.path, self.index, self.wait).await
+        };
         match result {
             Ok(answer) => {
                 let changed = self.index.take(answer.index());
