@@ -1,9 +1,10 @@
 //! What changes between two policies, and what each change does to live connections.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use super::intention::Action;
 use super::{FailBack, Failover, Limits, PlayerTls, Policy, Service};
 
 /// Differences in words, a line each: `+` added, `-` removed, `~` changed.
@@ -53,7 +54,42 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
         changes.push(format!("~ sidecars: {fields}{effect}"));
     }
     changes.extend(old.privacy.differences(&new.privacy));
+    intentions(old, new, &mut changes);
     changes
+}
+
+/// Who may connect to whom, and whether that is enforced on connections that are open.
+fn intentions(old: &Policy, new: &Policy, changes: &mut Vec<String>) {
+    type Pair<'a> = (&'a str, &'a str);
+    fn by_pair(policy: &Policy) -> BTreeMap<Pair<'_>, Action> {
+        policy
+            .intentions
+            .iter()
+            .map(|of| ((of.source.as_str(), of.destination.as_str()), of.action))
+            .collect()
+    }
+    let word = |action: Action| if action == Action::Allow { "allow" } else { "deny" };
+    let (before, after) = (by_pair(old), by_pair(new));
+    for ((source, destination), action) in before.iter().filter(|(pair, _)| !after.contains_key(*pair)) {
+        changes.push(format!("- intention {source} -> {destination} ({})", word(*action)));
+    }
+    for ((source, destination), action) in &after {
+        match before.get(&(*source, *destination)) {
+            None => changes.push(format!("+ intention {source} -> {destination}: {}", word(*action))),
+            Some(was) if was != action => {
+                let (was, is) = (word(*was), word(*action));
+                changes.push(format!("~ intention {source} -> {destination}: {was} becomes {is}"));
+            }
+            Some(_) => {}
+        }
+    }
+    if old.default_intention != new.default_intention {
+        let [was, is] = [old, new].map(|policy| policy.default_intention.map_or("none", word));
+        changes.push(format!("~ default_intention: {was} becomes {is}"));
+    }
+    if old.intentions_close != new.intentions_close {
+        changes.push(format!("~ intentions_close: {}", new.intentions_close));
+    }
 }
 
 /// `new` with everything of `old` that is about which endpoints there are, and in which order.
@@ -137,6 +173,29 @@ mod tests {
                 "~ listener a: bind (replaces the listener: its live connections drain)",
                 "~ listener b: limits",
                 "~ listener d: clusters (replaces the listener: its live connections drain)",
+            ]
+        );
+        assert!(diff(&new, &new).is_empty());
+    }
+
+    #[test]
+    fn says_who_may_connect_to_whom() {
+        let policy = |text: &str| parse(text).unwrap();
+        let old = policy(
+            "intentions: [{source: a, destination: b, action: allow}, {source: c, destination: b, action: deny}]",
+        );
+        let new = policy(
+            "{intentions: [{source: a, destination: b, action: deny}, {source: '*', destination: d, action: allow}],\n\
+             default_intention: allow, intentions_close: true}",
+        );
+        assert_eq!(
+            diff(&old, &new),
+            [
+                "- intention c -> b (deny)",
+                "+ intention * -> d: allow",
+                "~ intention a -> b: allow becomes deny",
+                "~ default_intention: none becomes allow",
+                "~ intentions_close: true",
             ]
         );
         assert!(diff(&new, &new).is_empty());

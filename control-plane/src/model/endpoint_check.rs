@@ -183,8 +183,9 @@ impl<'a> Checks<'a> {
         let at = |world| format!("{}:{}", dns.host_of(world), dns.port).parse::<Endpoint>().ok();
         let check = |endpoint: Endpoint| self.check(service, &endpoint);
         let Some(first) = at(1) else { return Ok(()) };
-        if dns.is_per_world() && first.ip().is_some() {
-            // A template of addresses: each world has its own.
+        let each = first.ip().is_some() || dns.host.to_ascii_lowercase().starts_with("localhost");
+        if dns.is_per_world() && each {
+            // Each world has an address of its own, or a name that means one.
             return (1..=ServerId::MAX_WORLD).filter_map(at).try_for_each(check);
         }
         check(first)

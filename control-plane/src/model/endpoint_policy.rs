@@ -137,11 +137,17 @@ pub fn hardened() -> Vec<IpNet> {
     vec![
         v4([127, 0, 0, 0], 8),
         v6(Ipv6Addr::LOCALHOST, 128),
-        // Azure's platform, Alibaba's and Oracle's metadata, AWS's over IPv6.
+        // Azure's platform, Alibaba's and Oracle's metadata; over IPv6 AWS's, Google's, Oracle's, Scaleway's, Linode's and
+        // Alibaba's.
         v4([168, 63, 129, 16], 32),
         v4([100, 100, 100, 200], 32),
         v4([192, 0, 0, 192], 32),
         v6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0), 32),
+        v6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0), 32),
+        v6(Ipv6Addr::new(0xfd00, 0x00c1, 0, 0, 0, 0, 0, 0), 32),
+        v6(Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042), 128),
+        v6(Ipv6Addr::new(0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 0), 48),
+        v6(Ipv6Addr::new(0xfd00, 0x0100, 0, 0, 0, 0, 0x0100, 0x0200), 128),
     ]
 }
 
@@ -223,6 +229,10 @@ impl EndpointPolicy {
             }
             return Ok(());
         }
+        if is_of_cloud(host) {
+            let detail = format!("`{host}:{port}` is where a cloud answers for the secrets of its machines");
+            return Err(RefusedAddress { reason: RefusedReason::LinkLocal, detail });
+        }
         let label = source.label();
         let why = if !self.of(source).allow.is_empty() {
             format!("`endpoints.{label}.allow` has ranges")
@@ -299,12 +309,22 @@ fn reaches(ip: IpAddr, port: u16, listens: SocketAddr) -> bool {
     port == listens.port() && (ip == at || at.is_unspecified() && ip.is_loopback())
 }
 
-/// Names that mean loopback by RFC 6761, or in the hosts file of every Linux.
+/// Names that mean loopback by RFC 6761, or in the hosts file of one Linux or another.
 fn is_localhost(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    ["localhost", "ip6-localhost", "ip6-loopback"].contains(&host.as_str())
+    let host = ["", "4", "6"]
+        .iter()
+        .find_map(|family| host.strip_suffix(&format!(".localdomain{family}")))
+        .unwrap_or(&host);
+    ["localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"].contains(&host)
         || host.ends_with(".localhost")
-        || host == "localhost.localdomain"
+}
+
+/// Names by which clouds answer their machines.
+fn is_of_cloud(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    ["metadata", "metadata.goog", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"]
+        .contains(&host.as_str())
 }
 
 #[cfg(test)]
@@ -316,6 +336,21 @@ mod tests {
     fn reason(policy: &EndpointPolicy, source: EndpointSource, text: &str) -> Option<RefusedReason> {
         let endpoint: Endpoint = text.parse().unwrap();
         policy.check(source, &endpoint, &|_, _| None).err().map(|refused| refused.reason)
+    }
+
+    #[test]
+    fn names_that_mean_loopback_or_a_cloud_are_known() {
+        let policy = EndpointPolicy { hardened: true, ..EndpointPolicy::default() };
+        let refused = |host: &str| reason(&policy, EndpointSource::Policy, &format!("{host}:9901"));
+        for host in ["localhost", "LOCALHOST4", "localhost6.localdomain6", "a.localhost.", "ip6-loopback"] {
+            assert_eq!(refused(host), Some(RefusedReason::Denied), "{host}");
+        }
+        for host in ["metadata.google.internal", "Metadata.", "[fd20:ce::254]", "[fd00:c1::a9fe:a9fe]"] {
+            assert!(refused(host).is_some(), "{host}");
+        }
+        for host in ["localhost.example.com", "metadata.example.com", "[fd00:43::42]", "localdomain"] {
+            assert_eq!(refused(host), None, "{host}");
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(super) enum BadLine {
     Hash(usize),
     #[error(
         "line {0}: nothing says whose token it is: write `role=sidecar service=game` or `role=edge` behind it, or \
-         `role=* service=*` for a token with which anyone may be any proxy"
+         `role=* service=* datacenter=* cell=*` for a token with which anyone may be any proxy"
     )]
     Unbound(usize),
     #[error("line {0}: a rule begins with the SPIFFE id of a certificate, spiffe://...")]
