@@ -193,7 +193,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         compiler: Arc::clone(&compiler),
         proxies: Arc::clone(&proxies),
         metrics,
-        explaining: Arc::default(),
+        reading: Arc::default(),
         hosts: Arc::new(api_hosts(&settings)),
         stopping: not_ready,
     };

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Context;
+use super::error::ApiError;
 use crate::model::Policy;
 use crate::xds::{Progress, Scope, SnapshotSource, SyncState};
 
@@ -62,6 +64,26 @@ impl Applied {
 
 /// Thirty times what a look at one takes: 100 ms at ten thousand, nothing one notices at ten.
 const PAUSE_PER_PROXY: Duration = Duration::from_micros(10);
+
+/// Those who wait at a time: each keeps a place of the API's connections.
+static WAITING: Semaphore = Semaphore::const_new(64);
+
+/// A place among those who wait.
+pub(super) struct Waiting {
+    _place: SemaphorePermit<'static>,
+}
+
+impl Waiting {
+    /// Takes one, if there is any.
+    pub(super) fn enter() -> Result<Self, ApiError> {
+        let place = WAITING.try_acquire();
+        place.map(|place| Self { _place: place }).map_err(|_| {
+            ApiError::busy(
+                "too many wait for policies to be applied; leave out `wait`, or try again in a few seconds",
+            )
+        })
+    }
+}
 
 /// Waits until all connected proxies have `policy`, or one refuses it, or the time is over.
 pub(super) async fn wait(context: &Context, policy: &Arc<Policy>, patience: Duration) -> Applied {

@@ -60,6 +60,12 @@ impl ApiError {
         Self { problems, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, error, message) }
     }
 
+    /// A fault of ours.
+    pub(super) fn internal(error: &dyn fmt::Display) -> Self {
+        tracing::error!(%error, "cannot answer");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
+    }
+
     /// The same may work in a moment.
     pub(super) fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)

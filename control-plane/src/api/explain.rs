@@ -61,5 +61,5 @@ pub(super) async fn answer(context: &Context, query: ExplainQuery) -> Result<Exp
     let server_id = ServerId::new(query.server_type, query.world, query.instance, false);
     let question = Question { server_id, listener, source_ip: query.source_ip, datacenter: query.datacenter };
     // All routes of the listener are gone through.
-    Ok(context.explaining.run(move |_| compile::explain(&mesh, &question)).await?)
+    Ok(context.reading.run(move |_| compile::explain(&mesh, &question)).await?)
 }

@@ -18,11 +18,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
 
+use self::error::ApiError;
 use crate::compile::Compiler;
 use crate::mesh::{ConsulStatus, GatewayStatus, Identities, RefusedEndpoints};
 use crate::model;
@@ -57,8 +59,8 @@ pub struct Context {
     pub metrics: prometheus::Registry,
     /// Those of what is wrong with proxies.
     pub problems: problems::Metrics,
-    /// Where explanations are made.
-    pub(crate) explaining: Arc<Work>,
+    /// Where long answers are made.
+    pub(crate) reading: Arc<Work>,
     /// What the API is called.
     pub hosts: Arc<Hosts>,
     /// Becomes true when the process is asked to end: readiness goes first.
@@ -66,6 +68,16 @@ pub struct Context {
 }
 
 impl Context {
+    /// An answer in JSON of megabytes, which takes a while to write: off the threads that serve.
+    async fn written(
+        &self,
+        write: impl FnOnce() -> serde_json::Result<Vec<u8>> + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let written =
+            self.reading.run(move |_| write()).await?.map_err(|error| ApiError::internal(&error))?;
+        Ok(([(CONTENT_TYPE, "application/json")], written).into_response())
+    }
+
     /// Whether any listener of an edge of this scope has a route; nobody is said to have none before all is known.
     fn has_routes(&self) -> impl Fn(&Scope) -> bool {
         let mesh = self.compiler.compiled().borrow().clone();

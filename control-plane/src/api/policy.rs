@@ -144,17 +144,20 @@ pub(super) async fn show(
     if current.overlay.is_none() && conditions::is_known(&headers, etag)? {
         return Ok((StatusCode::NOT_MODIFIED, etag_header(etag).map(|tag| [(ETAG, tag)]), ()).into_response());
     }
-    let shown = Shown {
-        version: stored.map_or(0, |s| s.info.version),
-        etag,
-        author: stored.map_or("", |s| &s.info.author),
-        updated: stored.map_or(0, |s| s.info.time),
-        policy: if query.effective { &current.policy } else { &current.written },
-        text: stored.map_or("", |s| &s.text),
-        overlay: current.overlay.as_ref().map(|overlay| overlay.key.as_str()),
-    };
-    let etag = etag_header(shown.etag);
-    Ok((etag.map(|tag| [(ETAG, tag)]), Json(shown)).into_response())
+    let tag = etag_header(etag);
+    let shown = context.written(move || {
+        let stored = current.stored.as_ref();
+        serde_json::to_vec(&Shown {
+            version: stored.map_or(0, |s| s.info.version),
+            etag: stored.map_or("", |s| &s.info.etag),
+            author: stored.map_or("", |s| &s.info.author),
+            updated: stored.map_or(0, |s| s.info.time),
+            policy: if query.effective { &current.policy } else { &current.written },
+            text: stored.map_or("", |s| &s.text),
+            overlay: current.overlay.as_ref().map(|overlay| overlay.key.as_str()),
+        })
+    });
+    Ok((tag.map(|tag| [(ETAG, tag)]), shown.await?).into_response())
 }
 
 pub(super) async fn put(
@@ -165,6 +168,8 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let text = text_of(body.map_err(|e| ApiError::body(e.status(), &e.body_text()))?.into())?;
     let Query(query) = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    let waits = matches!((query.wait, query.dry_run), (Some(Wait::Applied), false));
+    let waiting = if waits { Some(applied::Waiting::enter()?) } else { None };
     let current = context.policy.current();
     let expected = conditions::of_write(&headers, current.stored.as_ref().map_or("", |s| &s.info.etag))?;
     let change = Change {
@@ -177,7 +182,7 @@ pub(super) async fn put(
     };
     let mut answer = self::change(&context, change).await?;
     let mut status = StatusCode::OK;
-    if let (Some(Wait::Applied), false) = (query.wait, query.dry_run) {
+    if let Some(_waiting) = waiting {
         let policy = Arc::clone(&context.policy.current().policy);
         let applied = applied::wait(&context, &policy, query.timeout.min(LONGEST_WAIT).get()).await;
         if !applied.is_complete() {

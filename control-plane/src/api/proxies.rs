@@ -1,10 +1,11 @@
 //! `/v1/proxies`: who is connected, what each has acknowledged or refused, and what is wrong with it.
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use serde::Serialize;
 
 use super::Context;
+use super::error::ApiError;
 use super::problems::{Problem, problems};
 use crate::xds::ProxyStatus;
 
@@ -22,12 +23,16 @@ struct Proxy {
     problems: Vec<Problem>,
 }
 
-pub(super) async fn list(State(context): State<Context>) -> Json<Proxies> {
-    let module = context.module.content();
-    let has_routes = context.has_routes();
-    let proxies = context.proxies.proxies().into_iter().map(|status| {
-        let problems = problems(&status, &module, has_routes(&status.scope));
-        Proxy { status, problems }
-    });
-    Json(Proxies { proxies: proxies.collect() })
+pub(super) async fn list(State(context): State<Context>) -> Result<Response, ApiError> {
+    let asked = context.clone();
+    let write = move || {
+        let module = asked.module.content();
+        let has_routes = asked.has_routes();
+        let proxies = asked.proxies.proxies().into_iter().map(|status| {
+            let problems = problems(&status, &module, has_routes(&status.scope));
+            Proxy { status, problems }
+        });
+        serde_json::to_vec(&Proxies { proxies: proxies.collect() })
+    };
+    context.written(write).await
 }

@@ -117,12 +117,13 @@ fn still_valid(leaf: &CertificateDer<'_>) -> Result<(), String> {
 }
 
 impl Certificate {
-    /// What a client showed in a handshake under `tls`, and was good then.
+    /// What a client showed in a handshake under `tls`, and was good in the middle of it: a client may take its time with the
+    /// end, so a certificate that has ended by now is looked at again.
     pub(super) fn shown(chain: Option<&[CertificateDer<'_>]>, tls: &Tls) -> Option<Self> {
         let chain: Vec<_> = chain?.iter().map(|certificate| certificate.clone().into_owned()).collect();
         let uri = only_uri(chain.first()?);
         let authorities = tls.clients.as_ref()?.authorities;
-        let verified = Verified { authorities, until: earliest_end(&chain, SystemTime::now()) };
+        let verified = Verified { authorities, until: earliest_end(&chain, UNIX_EPOCH) };
         Some(Self { chain, uri, verified: Mutex::new(verified) })
     }
 
@@ -219,6 +220,18 @@ mod tests {
         }
         let key = KeyPair::generate().unwrap();
         (params.self_signed(&key).unwrap(), key)
+    }
+
+    #[test]
+    fn a_certificate_that_ended_during_the_handshake_is_not_good_whatever_stands_behind_it() {
+        let (ours, key) = issue(&["dns:here"], false);
+        let (long, _) = issue(&["dns:anyone"], false);
+        let pem = |text: String| text.into_bytes();
+        let tls = read(&[pem(ours.pem()), pem(key.serialize_pem()), pem(long.pem())]).unwrap();
+        let (ended, _) = issue(&["spiffe://d/ns/default/dc/aws/svc/game"], true);
+        let chain = [ended.der().clone(), long.der().clone()];
+        let shown = Certificate::shown(Some(&chain), &tls).unwrap();
+        assert!(shown.check(&tls, SystemTime::now()).is_err());
     }
 
     #[test]
