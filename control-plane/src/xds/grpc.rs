@@ -162,7 +162,8 @@ mod tests {
         assert!((2..5).contains(&begun.len()), "{}", begun.len());
         assert_eq!(refusal.status().code(), Code::ResourceExhausted);
         // The next one has begun in the same frame.
-        let mut both = messages_of(vec![[&all_framed(&[vec![1; 1 << 20]])[..], &[0; 3]].concat()], &Account::default());
+        let mut both =
+            messages_of(vec![[&all_framed(&[vec![1; 1 << 20]])[..], &[0; 3]].concat()], &Account::default());
         both.next().await.unwrap().unwrap();
         assert!(both.buffer.capacity() < 1024, "{}", both.buffer.capacity());
     }
