@@ -38,7 +38,9 @@ pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> Result<bool, ApiError
 fn demanded<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Vec<&'a str>, ApiError> {
     let tags = tags(headers, name)?;
     if tags.is_empty() && headers.contains_key(name) {
-        let why = format!("{name} names no etag; send the one that GET /v1/policy answers with, or leave the header out");
+        let why = format!(
+            "{name} names no etag; send the one that GET /v1/policy answers with, or leave the header out"
+        );
         return Err(ApiError::bad_request(why));
     }
     Ok(tags)
