@@ -197,8 +197,8 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         hosts: Arc::new(api_hosts(&settings)),
         stopping: not_ready,
     };
-    let (router, most) = (api::router(context), settings.api.max_connections);
-    let api = api::serve(api_listener, router, most, api_metrics, stopped(closing));
+    let api = api::Api::new(context, settings.api.max_connections);
+    let api = api.serve(api_listener, api_metrics, stopped(closing));
     let server = AdsServer::new(compiler, proxies);
     tasks.spawn(server.clone().cut_stalled());
     let xds = listener.serve(xds_listener, server, stopped(stopping));

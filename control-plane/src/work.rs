@@ -30,6 +30,9 @@ pub enum Unfinished {
     /// The process is stopping.
     #[error("the control plane is stopping")]
     Stopping,
+    /// We are at fault.
+    #[error("the control plane failed at this; its log has the reason")]
+    Failed,
 }
 
 /// Where one kind of work is done.
@@ -71,7 +74,13 @@ impl Work {
             let until = Instant::now() + LONGEST;
             work(&Effort::until(&|| left.load(Ordering::Relaxed) || Instant::now() > until))
         });
-        done.await.map_err(|_| Unfinished::Stopping)
+        done.await.map_err(|error| {
+            if !error.is_panic() {
+                return Unfinished::Stopping;
+            }
+            tracing::error!(%error, "work failed");
+            Unfinished::Failed
+        })
     }
 }
 
@@ -91,6 +100,15 @@ mod tests {
             while effort.step().is_ok() {}
             ended.send(effort.steps()).unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_fault_is_none_of_the_client_and_its_place_is_free() {
+        let work = Work::default();
+        for _ in 0..=AT_WORK {
+            assert_eq!(work.run(|_| -> u8 { panic!("a fault") }).await, Err(Unfinished::Failed));
+        }
+        assert_eq!(work.run(|_| 7).await, Ok(7));
     }
 
     #[tokio::test(flavor = "multi_thread")]

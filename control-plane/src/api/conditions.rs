@@ -8,7 +8,7 @@ use crate::source::policy_store::Precondition;
 
 /// What has to be stored for a write to be made. `current`: the etag of what is in force here, empty = nothing.
 pub(super) fn of_write(headers: &HeaderMap, current: &str) -> Result<Precondition, ApiError> {
-    let (wanted, unwanted) = (tags(headers, &IF_MATCH)?, tags(headers, &IF_NONE_MATCH)?);
+    let (wanted, unwanted) = (demanded(headers, &IF_MATCH)?, demanded(headers, &IF_NONE_MATCH)?);
     match (wanted.as_slice(), unwanted.as_slice()) {
         ([], []) => Ok(Precondition::Any),
         ([], ["*"]) => Ok(Precondition::None),
@@ -31,6 +31,19 @@ pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> Result<bool, ApiError
     // Compared weakly: a cache may have marked ours.
     let is_it = |tag: &&str| *tag == "*" || tag.strip_prefix("W/").map_or(*tag, unquoted) == etag;
     Ok(!etag.is_empty() && known.iter().any(is_it))
+}
+
+/// The tags that a write depends on. A header that names none is the unset variable of a script, which asked for a condition: without
+/// one it would overwrite whatever is there.
+fn demanded<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Vec<&'a str>, ApiError> {
+    let tags = tags(headers, name)?;
+    if tags.is_empty() && headers.contains_key(name) {
+        let why = format!(
+            "{name} names no etag; send the one that GET /v1/policy answers with, or leave the header out"
+        );
+        return Err(ApiError::bad_request(why));
+    }
+    Ok(tags)
 }
 
 /// Entity tags, quoted as HTTP wants them or bare as people type them. A weak one keeps its prefix, and is none of ours.
@@ -73,7 +86,17 @@ mod tests {
         ] {
             assert_eq!(of_write(&headers(sent), "now").unwrap(), expected, "{sent:?}");
         }
-        for sent in [&[("if-none-match", "\"a1\"")][..], &[("if-match", "*"), ("if-none-match", "*")]] {
+        for sent in [
+            &[("if-none-match", "\"a1\"")][..],
+            &[("if-match", "*"), ("if-none-match", "*")],
+            // Variables that are not set.
+            &[("if-match", "")],
+            &[("if-match", "\"\"")],
+            &[("if-match", " , ")],
+            &[("if-none-match", "")],
+            &[("if-none-match", "\"\"")],
+            &[("if-match", ""), ("if-none-match", "*")],
+        ] {
             of_write(&headers(sent), "now").unwrap_err();
         }
     }

@@ -42,6 +42,10 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
+    pub(super) fn is_too_large(&self) -> bool {
+        self.status == StatusCode::PAYLOAD_TOO_LARGE
+    }
+
     fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
@@ -104,7 +108,10 @@ impl fmt::Display for ApiError {
 
 impl From<Unfinished> for ApiError {
     fn from(why: Unfinished) -> Self {
-        Self::busy(why.to_string())
+        match why {
+            Unfinished::Failed => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", why.to_string()),
+            Unfinished::Busy | Unfinished::TooLong | Unfinished::Stopping => Self::busy(why.to_string()),
+        }
     }
 }
 

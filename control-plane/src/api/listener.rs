@@ -1,33 +1,30 @@
 //! The API's listener: so many connections, of which those that ask for nothing make room for those that do.
 
+mod answer;
 mod metrics;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
-use tower_service::Service;
 
 pub use metrics::ListenerMetrics;
 
+use super::Api;
 use super::body::Bodies;
-use crate::connections::{Bounds, Place, Places};
+use crate::connections::{Bounds, Place, Places, is_of_one_connection};
+use crate::telemetry::seldom::Seldom;
 
-/// Time for the headers of a request, of which browsers and scrapers need milliseconds.
-const HEADERS: Duration = Duration::from_secs(20);
-/// Longest quiet of a connection without a request: the first comes with the connection, the next with the next scrape.
+/// Longest quiet of a connection, until the headers of a request are whole: the first comes with the connection, the next with the next
+/// scrape. So long may pass within an answer, too, in which the client takes nothing.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(75);
 /// What one connection may make us keep: headers, streams of HTTP/2, and what of them is not read yet.
@@ -38,56 +35,60 @@ const RECEIVE_WINDOW: u32 = 256 << 10;
 /// What the system lacks, file descriptors mostly, does not come back by asking at once again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves on `listener` until `shutdown`, then until the requests that are here are answered.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    max_connections: u32,
-    metrics: ListenerMetrics,
-    shutdown: impl Future<Output = ()>,
-) {
-    let most = max_connections as usize;
-    let places = Places::new(Bounds { most, most_waiting: most });
-    let (open, mut all_gone) = mpsc::channel::<()>(1);
-    let (close, closing) = watch::channel(false);
-    let bodies = Bodies::default();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let (stream, address) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::debug!(%error, "cannot take a connection in on api.listen");
-                    sleep(PAUSE).await;
-                    continue;
+impl Api {
+    /// Serves on `listener` until `shutdown`, then until the requests that are here are answered.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        metrics: ListenerMetrics,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let most = self.max_connections as usize;
+        let places = Places::new(Bounds { most, most_waiting: most });
+        let (open, mut all_gone) = mpsc::channel::<()>(1);
+        let (close, closing) = watch::channel(false);
+        let (bodies, log) = (Bodies::default(), Seldom::default());
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let (stream, address) = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) if is_of_one_connection(&error) => continue,
+                    Err(error) => {
+                        if let Some(left_out) = log.now("accept", Instant::now()) {
+                            tracing::error!(%error, left_out, "cannot take connections in on api.listen; trying again");
+                        }
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                },
+                () = &mut shutdown => break,
+            };
+            let Ok(place) = places.enter(address.ip().into()) else {
+                metrics.refused.with_label_values(&["too_many"]).inc();
+                continue;
+            };
+            let connection = Connection {
+                api: self.clone(),
+                bodies: bodies.clone(),
+                activity: Activity::new(place),
+                closing: closing.clone(),
+            };
+            let (metrics, open) = (metrics.clone(), open.clone());
+            tokio::spawn(async move {
+                metrics.connections.inc();
+                if connection.serve(stream, address).await == End::MadeRoom {
+                    metrics.refused.with_label_values(&["made_room"]).inc();
                 }
-            },
-            () = &mut shutdown => break,
-        };
-        let Ok(place) = places.enter(address.ip().into()) else {
-            metrics.refused.with_label_values(&["too_many"]).inc();
-            continue;
-        };
-        let connection = Connection {
-            router: router.clone(),
-            bodies: bodies.clone(),
-            activity: Activity::new(place),
-            closing: closing.clone(),
-        };
-        let (metrics, open) = (metrics.clone(), open.clone());
-        tokio::spawn(async move {
-            metrics.connections.inc();
-            if connection.serve(stream, address).await == End::MadeRoom {
-                metrics.refused.with_label_values(&["made_room"]).inc();
-            }
-            metrics.connections.dec();
-            drop(open);
-        });
+                metrics.connections.dec();
+                drop(open);
+            });
+        }
+        drop(listener);
+        close.send_replace(true);
+        drop(open);
+        let _ = all_gone.recv().await;
     }
-    drop(listener);
-    close.send_replace(true);
-    drop(open);
-    let _ = all_gone.recv().await;
 }
 
 /// How a connection ended.
@@ -100,7 +101,7 @@ enum End {
 }
 
 struct Connection {
-    router: Router,
+    api: Api,
     bodies: Bodies,
     activity: Activity,
     closing: watch::Receiver<bool>,
@@ -108,12 +109,13 @@ struct Connection {
 
 impl Connection {
     async fn serve(self, stream: TcpStream, address: SocketAddr) -> End {
-        let Self { router, bodies, activity, mut closing } = self;
+        let Self { api, bodies, activity, mut closing } = self;
         // An answer waits up to 40 ms without; it fails only on a connection that is gone.
         let _ = stream.set_nodelay(true);
-        let counted = activity.clone();
-        let service =
-            service_fn(move |request| answer(router.clone(), bodies.clone(), counted.clone(), request));
+        let (counted, source) = (activity.clone(), address.ip().into());
+        let service = service_fn(move |request| {
+            answer::answer(api.clone(), bodies.clone(), counted.clone(), source, request)
+        });
         let builder = http();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let end = tokio::select! {
@@ -141,7 +143,8 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 
 fn http() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(BUFFER);
+    // Quiet connections are ended by us, and those within the headers of a request are quiet.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -152,22 +155,6 @@ fn http() -> Builder<TokioExecutor> {
         .initial_stream_window_size(RECEIVE_WINDOW)
         .initial_connection_window_size(RECEIVE_WINDOW);
     builder
-}
-
-/// Answers one request. Its connection makes room for others until the body is here.
-async fn answer(
-    mut router: Router,
-    bodies: Bodies,
-    activity: Activity,
-    request: hyper::Request<Incoming>,
-) -> Result<Response, Infallible> {
-    let _asked = activity.asked();
-    let (request, _held) = match bodies.whole(request).await {
-        Ok(whole) => whole,
-        Err(refusal) => return Ok(refusal.into_response()),
-    };
-    let _at_work = activity.at_work();
-    router.call(request).await
 }
 
 /// What a connection is about. Its clones share it.
@@ -198,6 +185,11 @@ impl Activity {
         });
         let activity = self.clone();
         OnDrop(move || activity.requests.send_modify(|requests| requests.open -= 1))
+    }
+
+    /// A client takes what it is given.
+    fn moves(&self) {
+        self.requests.send_modify(|_| ());
     }
 
     /// Something is done for it; until dropped.

@@ -17,9 +17,8 @@ mod proxies;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::DefaultBodyLimit;
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
@@ -34,7 +33,7 @@ use crate::work::Work;
 use crate::xds::{Registry, Scope};
 
 pub use guard::Hosts;
-pub use listener::{ListenerMetrics, serve};
+pub use listener::ListenerMetrics;
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -85,10 +84,25 @@ impl Context {
     }
 }
 
-/// All routes of the API.
-pub fn router(context: Context) -> Router {
+/// The API, to be served.
+#[derive(Clone, Debug)]
+pub struct Api {
+    router: Router,
+    hosts: Arc<Hosts>,
+    max_connections: u32,
+}
+
+impl Api {
+    /// One that takes so many connections.
+    #[must_use]
+    pub fn new(context: Context, max_connections: u32) -> Self {
+        Self { hosts: Arc::clone(&context.hosts), router: router(context), max_connections }
+    }
+}
+
+/// All routes of the API. What the guard refuses does not come here.
+fn router(context: Context) -> Router {
     let grpc = grpc::service(context.clone());
-    let hosts = Arc::clone(&context.hosts);
     Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::ready))
@@ -100,14 +114,5 @@ pub fn router(context: Context) -> Router {
         .route_service(&format!("/{}/{{method}}", grpc::NAME), grpc)
         .fallback(error::not_found)
         .layer(DefaultBodyLimit::max(model::MAX_BYTES))
-        .layer(from_fn(move |request, next| guarded(Arc::clone(&hosts), request, next)))
         .with_state(context)
-}
-
-async fn guarded(hosts: Arc<Hosts>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    match guard::check(&hosts, &parts) {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
-        Err(refusal) => refusal.into_response(),
-    }
 }

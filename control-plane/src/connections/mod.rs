@@ -3,6 +3,7 @@
 mod places;
 mod source;
 
+use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -11,6 +12,18 @@ use tokio::sync::Notify;
 pub(crate) use places::Bounds;
 use places::{Number, Table};
 pub(crate) use source::Source;
+
+/// Whether only the connection that was to be taken in is at fault: it is gone already. Anything else is what the system lacks, file
+/// descriptors mostly.
+pub(crate) fn is_of_one_connection(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Interrupted
+    )
+}
 
 /// The places of one listener. Cheap to clone.
 #[derive(Clone, Debug)]

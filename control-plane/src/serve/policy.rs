@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::{ServeError, consul_config, internal};
 use crate::model::{self, EndpointPolicy};
 use crate::settings::{PolicyStore as Kind, Settings};
-use crate::source::policy::{ApplyError, PolicySource};
+use crate::source::policy::{ApplyError, PolicySource, Unfinished};
 use crate::source::policy_store::{NewPolicy, PolicyStore, Precondition, PutError, etag};
 use crate::source::saved;
 
@@ -86,7 +86,7 @@ async fn import(
 
 const fn is_unavailable(error: &ServeError) -> bool {
     match error {
-        ServeError::Apply { source: ApplyError::Unfinished(_), .. } => true,
+        ServeError::Apply { source: ApplyError::Unfinished(why), .. } => !matches!(why, Unfinished::Failed),
         ServeError::Store(error)
         | ServeError::Apply { source: ApplyError::Store(PutError::Store(error)), .. } => {
             error.is_unavailable()

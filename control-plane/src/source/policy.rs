@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tokio::sync::{Mutex, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
@@ -53,16 +53,16 @@ impl LoadedPolicy {
     }
 }
 
-/// Reads, writes and publishes policies.
-#[derive(Debug)]
+/// Reads, writes and publishes policies. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct PolicySource {
     store: PolicyStore,
     /// Kept by nobody for longer than what the store tells takes to be read.
     judge: Arc<Mutex<Judge>>,
     publish: watch::Sender<Arc<LoadedPolicy>>,
     /// One at a time, lest an older one be kept last.
-    keeping: Mutex<()>,
-    work: Work,
+    keeping: Arc<Mutex<()>>,
+    work: Arc<Work>,
     metrics: Metrics,
 }
 
@@ -281,8 +281,19 @@ impl PolicySource {
         self.take().await;
     }
 
-    /// Publishes what the store holds now as far as it is good; a document that wants to be made a version.
+    /// Publishes what the store holds now as far as it is good; a document that wants to be made a version. Goes on when the one who
+    /// asked has left: what the judge has taken is new only once, and would never be told and kept.
     async fn take(&self) -> Option<ByHand> {
+        let source = self.clone();
+        let taken = tokio::spawn(async move { source.take_to_the_end().await }).await;
+        taken.flatten().unwrap_or_else(|error| {
+            // A fault of ours, unless the process ends.
+            tracing::error!(%error, "reading the stored policy failed; the one in force stays");
+            None
+        })
+    }
+
+    async fn take_to_the_end(&self) -> Result<Option<ByHand>, JoinError> {
         let mut judge = Arc::clone(&self.judge).lock_owned().await;
         let held = self.store.watch();
         // A document of thousands of routes takes a while to read.
@@ -291,8 +302,7 @@ impl PolicySource {
             let held = held.borrow().clone();
             (judge.take(&held), judge)
         });
-        // It ends in error only where the process does.
-        let (verdict, judge) = taken.await.ok()?;
+        let (verdict, judge) = taken.await?;
         self.tell(&verdict);
         drop(judge);
         if verdict.is_new {
@@ -300,7 +310,7 @@ impl PolicySource {
             let LoadedPolicy { stored, overlay, .. } = &*self.current();
             self.store.keep_good(stored.clone(), overlay.clone()).await;
         }
-        verdict.by_hand
+        Ok(verdict.by_hand)
     }
 
     fn tell(&self, verdict: &Verdict) {

@@ -5,6 +5,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tonic::body::Body;
 
+use super::bounds::StreamError;
+use super::budget::{Account, Kept};
 use super::end::{End, Fault};
 
 /// Before each message: whether it is compressed, and its length.
@@ -17,11 +19,13 @@ pub(super) const MAX_REQUEST_BYTES: usize = 4 << 20;
 pub(super) struct Messages {
     body: Body,
     buffer: BytesMut,
+    /// The buffer's, which holds what has come of a message for as long as the rest does not.
+    counted: Kept,
 }
 
 impl Messages {
-    pub(super) fn new(body: Body) -> Self {
-        Self { body, buffer: BytesMut::new() }
+    pub(super) fn new(body: Body, account: &Account) -> Self {
+        Self { body, buffer: BytesMut::new(), counted: account.keep() }
     }
 
     /// The next message; `None` at the end. Can be dropped and called again without losing anything.
@@ -34,6 +38,7 @@ impl Messages {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);
+                        self.count()?;
                     }
                 }
                 Some(Err(error)) => return Err(End::Broken(error)),
@@ -53,15 +58,27 @@ impl Messages {
         if length > MAX_REQUEST_BYTES {
             return Err(Fault::TooLarge(length));
         }
-        if self.buffer.len() < PREFIX + length {
+        if self.is_short() {
             return Ok(None);
         }
         self.buffer.advance(PREFIX);
         let message = self.buffer.split_to(length).freeze();
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
+        if self.is_short() {
+            // What has begun does not keep the whole buffer.
+            self.buffer = BytesMut::from(&*self.buffer);
+            self.count()?;
         }
         Ok(Some(message))
+    }
+
+    /// Whether the buffer has no whole message.
+    fn is_short(&self) -> bool {
+        let Some([_, length @ ..]) = self.buffer.first_chunk::<PREFIX>() else { return true };
+        self.buffer.len() - PREFIX < u32::from_be_bytes(*length) as usize
+    }
+
+    fn count(&mut self) -> Result<(), Fault> {
+        if self.counted.count(self.buffer.capacity()) { Ok(()) } else { Err(StreamError::TooMuch.into()) }
     }
 }
 
@@ -95,8 +112,12 @@ mod tests {
     use super::*;
 
     fn messages(chunks: Vec<Vec<u8>>) -> Messages {
+        messages_of(chunks, &Account::default())
+    }
+
+    fn messages_of(chunks: Vec<Vec<u8>>, account: &Account) -> Messages {
         let frames = chunks.into_iter().map(|chunk| Ok::<_, Status>(Frame::data(Bytes::from(chunk))));
-        Messages::new(Body::new(StreamBody::new(futures::stream::iter(frames))))
+        Messages::new(Body::new(StreamBody::new(futures::stream::iter(frames))), account)
     }
 
     async fn all(mut messages: Messages) -> Result<Vec<Bytes>, End> {
@@ -123,6 +144,28 @@ mod tests {
             let came = runtime.block_on(all(messages(chunks))).unwrap();
             prop_assert_eq!(came, bodies);
         }
+    }
+
+    #[tokio::test]
+    async fn half_sent_messages_are_counted_in_their_connections_account() {
+        let account = Account::default();
+        let half = || [&prefix(MAX_REQUEST_BYTES)[..], &vec![0; MAX_REQUEST_BYTES - 1]].concat();
+        let mut begun = Vec::new();
+        let refusal = loop {
+            let mut messages = messages_of(vec![half()], &account);
+            // The body ends there; a client would leave it open.
+            match messages.next().await.unwrap_err() {
+                End::Fault(Fault::CutShort) => begun.push(messages),
+                refusal => break refusal,
+            }
+        };
+        assert!((2..5).contains(&begun.len()), "{}", begun.len());
+        assert_eq!(refusal.status().code(), Code::ResourceExhausted);
+        // The next one has begun in the same frame.
+        let mut both =
+            messages_of(vec![[&all_framed(&[vec![1; 1 << 20]])[..], &[0; 3]].concat()], &Account::default());
+        both.next().await.unwrap().unwrap();
+        assert!(both.buffer.capacity() < 1024, "{}", both.buffer.capacity());
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::subscription::OBJECT;
 use super::{Resource, ResourceType};
 
 /// The two variants of the protocol.
@@ -44,20 +45,20 @@ pub(crate) struct Texts {
 }
 
 impl Asks {
-    /// Bytes of all texts.
-    pub(crate) fn bytes(&self) -> usize {
+    /// What keeping all texts would take: of short ones that is mostly not their bytes.
+    pub(crate) fn cost(&self) -> usize {
         match self {
-            Self::All { names, version } => names.bytes() + version.len(),
+            Self::All { names, version } => names.cost() + version.len(),
             Self::Change { subscribe, unsubscribe, initial } => {
-                subscribe.bytes() + unsubscribe.bytes() + initial.bytes()
+                subscribe.cost() + unsubscribe.cost() + initial.cost()
             }
         }
     }
 }
 
 impl Texts {
-    fn bytes(&self) -> usize {
-        self.parts.iter().map(Range::len).sum()
+    fn cost(&self) -> usize {
+        self.parts.iter().map(|part| part.len() + OBJECT).sum()
     }
 
     /// No text of this message yet.

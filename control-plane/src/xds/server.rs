@@ -143,7 +143,8 @@ impl AdsServer {
         let Some(from) = request.extensions().get::<Peer>().cloned() else {
             return Status::internal("not served by the xDS listener").into_http();
         };
-        let (shared, requests) = (Arc::clone(&self.0), Messages::new(Body::new(request.into_body())));
+        let shared = Arc::clone(&self.0);
+        let requests = Messages::new(Body::new(request.into_body()), from.cut.account());
         let body = match method {
             Method::Discovery(discovery) => {
                 Body::new(Session::new(shared, discovery, from, requests).into_body())

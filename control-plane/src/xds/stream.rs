@@ -65,12 +65,12 @@ pub(crate) struct Stream {
     /// do not matter: endpoints that never rest must not hold filters back for ever.
     pub(super) barrier: u64,
     raise_barrier: bool,
-    /// What the proxy said since that was last counted: looked at again when it may be as much again.
+    /// What keeping all that the proxy said since that was last counted would take: looked at again when it may be as much again.
     said: usize,
     counted: Kept,
 }
 
-/// Texts of requests before they are looked at for what is kept of them.
+/// What keeping the texts of requests would take, before they are looked at for what is kept of them.
 const LOOK_EVERY: usize = 64 << 10;
 
 impl Stream {
@@ -200,7 +200,7 @@ impl Stream {
         clock: SystemTime,
     ) -> Result<(Vec<Response>, bool), StreamError> {
         check_names(&request.asks)?;
-        self.said += request.asks.bytes();
+        self.said += request.asks.cost();
         let kind = request.kind;
         let wanted = Arc::clone(self.wanted());
         if self.asks_again(&request) {

@@ -83,7 +83,7 @@ pub(crate) struct Subscription {
 
 /// What keeping an entry of a list takes, and a name or a resource of our own making for it.
 const ENTRY: usize = 32;
-const OBJECT: usize = 128;
+pub(super) const OBJECT: usize = 128;
 
 impl Subscription {
     pub(crate) fn new(kind: ResourceType, variant: Variant, account: &Account) -> Self {

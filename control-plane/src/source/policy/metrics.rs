@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Metrics {
     version: IntGauge,
     up: IntGauge,

@@ -119,3 +119,18 @@ async fn a_file_that_was_lost_or_emptied_is_a_store_in_which_no_policy_was_put()
     let error = PolicyStore::open(&occupied).await.unwrap_err();
     assert!(error.to_string().contains("policy.redb"), "{error}");
 }
+
+#[tokio::test]
+async fn what_the_store_tells_is_published_also_when_who_asked_has_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, source) = source(dir.path()).await;
+    store.put(new(3, ""), Precondition::Any).await.unwrap();
+    let judge = Arc::clone(&source.judge).lock_owned().await;
+    // As a handler is dropped when its client leaves.
+    let mut taking = Box::pin(source.take());
+    assert!(futures::poll!(&mut taking).is_pending());
+    drop((taking, judge));
+    let mut policies = source.subscribe();
+    let told = policies.wait_for(|loaded| loaded.policy.services.len() == 3);
+    timeout(Duration::from_secs(20), told).await.expect("it was lost").unwrap();
+}

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use tonic::codegen::{Service, StdError};
 
 use super::connection::{self, Shared};
 use super::drain::{Drain, Turn};
-use crate::connections::{self, Places};
+use crate::connections::{self, Places, is_of_one_connection};
 
 /// What the system lacks, file descriptors mostly, does not come back by asking at once again.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -124,15 +123,4 @@ async fn accept(listener: &TcpListener, shared: &Shared) -> (TcpStream, SocketAd
             }
         }
     }
-}
-
-/// Whether only the connection that was to be taken is at fault: it is gone already.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionRefused
-            | ErrorKind::Interrupted
-    )
 }

@@ -1,7 +1,7 @@
 //! The life of one connection: handshake, HTTP/2, who may open streams on it, and its end.
 
 use std::convert::Infallible;
-use std::future::{Ready, pending, ready};
+use std::future::{Ready, ready};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -17,7 +17,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, sleep_until, timeout_at};
+use tokio::time::{sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tonic::codegen::{Service, StdError};
@@ -181,8 +181,11 @@ where
         () = cut.asked() => return,
         () = turn.come() => Leave::Stopping,
         () = cut.told_to_go() => Leave::Revoked,
-        () = silent(&cut, until) => {
-            return shared.refused("silent", "nothing in time that could be let in", address);
+        () = cut.unused(until, shared.admission) => {
+            if !cut.admitted() {
+                return shared.refused("silent", "nothing in time that could be let in", address);
+            }
+            Leave::Unused
         }
         () = overstayed(&shared.access, certificate.as_deref(), &cut) => {
             return shared.unauthenticated("outlived", "a stream took nothing after its credential had gone", address);
@@ -195,7 +198,7 @@ where
         end = connection => shared.ended(address, &end),
         () = cut.asked() => {}
         () = turn.over() => {}
-        () = of_no_use(&cut), if leave == Leave::Revoked => {}
+        () = of_no_use(&cut), if leave != Leave::Stopping => {}
     }
 }
 
@@ -204,14 +207,8 @@ where
 enum Leave {
     Stopping,
     Revoked,
-}
-
-/// Completes when nothing was let in until then.
-async fn silent(cut: &Cut, until: tokio::time::Instant) {
-    sleep_until(until).await;
-    if cut.admitted() {
-        pending::<()>().await;
-    }
+    /// No stream for long.
+    Unused,
 }
 
 /// Completes when a stream is still there a while after its credential has gone. A stream ends itself, but only when its proxy takes
@@ -234,7 +231,7 @@ async fn overstayed(access: &Access, certificate: Option<&Certificate>, cut: &Cu
     }
 }
 
-/// Completes when a connection whose certificate was refused has no stream any more that is let in.
+/// Completes when a connection that is to end has no stream any more that is let in.
 async fn of_no_use(cut: &Cut) {
     loop {
         sleep(LAST_WORD).await;
@@ -270,7 +267,8 @@ where
         match access.admit(self.certificate.as_ref(), authorization.as_ref()) {
             Ok(proof) => {
                 let nearby = self.address.ip().to_canonical().is_loopback();
-                let credential = Credential::new(Arc::clone(access), proof, nearby);
+                let gone = Arc::clone(self.cut.streams_change());
+                let credential = Credential::new(Arc::clone(access), proof, nearby, gone);
                 self.cut.admit(&credential);
                 let (cut, turn) = (self.cut.clone(), self.turn.clone());
                 request.extensions_mut().insert(Peer { address: self.address, credential, cut, turn });

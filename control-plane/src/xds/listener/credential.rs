@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::access::{Access, Proof, Refusal};
 use crate::xds::Scope;
@@ -28,6 +28,14 @@ pub(super) struct Warrant {
     /// Whether its owner is on this machine.
     nearby: bool,
     claim: OnceLock<Claim>,
+    /// Told when the stream is gone.
+    gone: Arc<Notify>,
+}
+
+impl Drop for Warrant {
+    fn drop(&mut self) {
+        self.gone.notify_one();
+    }
 }
 
 /// What the owner of a credential wants with it.
@@ -40,9 +48,10 @@ enum Claim {
 }
 
 impl Credential {
-    pub(super) fn new(access: Arc<Access>, proof: Proof, nearby: bool) -> Self {
+    /// `gone` is told when its stream is.
+    pub(super) fn new(access: Arc<Access>, proof: Proof, nearby: bool, gone: Arc<Notify>) -> Self {
         let changes = access.changes.subscribe();
-        Self { warrant: Arc::new(Warrant { access, proof, nearby, claim: OnceLock::new() }), changes }
+        Self { warrant: Arc::new(Warrant { access, proof, nearby, claim: OnceLock::new(), gone }), changes }
     }
 
     pub(super) const fn warrant(&self) -> &Arc<Warrant> {

@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::credential::{Credential, Warrant};
 use super::drain::Turn;
@@ -42,10 +44,12 @@ pub(crate) struct Cut(Arc<Link>);
 struct Link {
     cut: Notify,
     go: Notify,
+    /// Told when a stream was let in, and when one is gone.
+    streams: Arc<Notify>,
     admitted: AtomicBool,
     /// The credentials of its streams, for as long as these last.
     warrants: Mutex<Vec<Weak<Warrant>>>,
-    /// Kept once a request was let in.
+    /// Kept for as long as a stream is here that was let in.
     place: Weak<Place>,
     /// What its streams have us keep.
     account: Account,
@@ -84,15 +88,38 @@ impl Cut {
 
     /// Notes that a request was let in.
     pub(super) fn admit(&self, credential: &Credential) {
-        if !self.0.admitted.swap(true, Ordering::Relaxed)
-            && let Some(place) = self.0.place.upgrade()
-        {
+        self.0.admitted.store(true, Ordering::Relaxed);
+        if let Some(place) = self.0.place.upgrade() {
             place.settle();
         }
         // No code panics with the lock held.
         let mut warrants = self.0.warrants.lock().unwrap_or_else(PoisonError::into_inner);
         warrants.retain(|warrant| warrant.strong_count() > 0);
         warrants.push(Arc::downgrade(credential.warrant()));
+        self.0.streams.notify_one();
+    }
+
+    /// For the credential of a stream of this connection, which tells here that the stream is gone.
+    pub(super) fn streams_change(&self) -> &Arc<Notify> {
+        &self.0.streams
+    }
+
+    /// Completes when there was no stream for so long; others may take the place meanwhile. `until`: when the first has to be here.
+    /// What was let in once is no reason to stay: its credential may be one that is taken back.
+    pub(super) async fn unused(&self, mut until: Instant, patience: Duration) {
+        loop {
+            if self.streams().is_empty() {
+                if let Some(place) = self.0.place.upgrade() {
+                    place.wait();
+                }
+                if timeout_at(until, self.0.streams.notified()).await.is_err() {
+                    return;
+                }
+            } else {
+                self.0.streams.notified().await;
+            }
+            until = Instant::now() + patience;
+        }
     }
 
     /// Whether any request was let in.

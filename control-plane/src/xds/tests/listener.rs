@@ -163,14 +163,43 @@ async fn who_brings_no_stream_that_can_be_let_in_does_not_keep_a_place() {
     let config = ListenerConfig { admission, token_file: Some(token_file), ..ListenerConfig::default() };
     let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;
     let mut silent = TcpStream::connect(address(&fixture)).await.unwrap();
-    let (_requests, mut responses) = open(&fixture.client, Some("the-only-token-of-all")).await.unwrap();
+    let (requests, mut responses) = open(&fixture.client, Some("the-only-token-of-all")).await.unwrap();
     next(&mut responses).await;
     // The server's SETTINGS, then the end.
     timeout(SOON, silent.read_to_end(&mut Vec::new())).await.expect("it was kept").ok();
     assert!(fixture.metric(r#"realmgate_xds_connections_refused_total{reason="silent"} 1"#));
-    // Whose stream was let in stays.
+    // Whose stream was let in stays, for as long as the stream does.
     fixture.source.0.send_replace(snapshot(&["a@2"], &[], &[], &[]));
     next(&mut responses).await;
+    assert!(fixture.metric("realmgate_xds_connections 1"));
+    drop((requests, responses));
+    let closed = async {
+        while !fixture.metric("realmgate_xds_connections 0") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, closed).await.expect("a connection without a stream was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_once_holds_no_place_without_a_stream() {
+    let config = ListenerConfig { max_connections: 1, ..ListenerConfig::default() };
+    let fixture = Fixture::with(config, snapshot(&["a@1"], &[], &[], &[])).await;
+    let (requests, mut of_old) = open(&fixture.client, None).await.unwrap();
+    next(&mut of_old).await;
+    drop((requests, of_old));
+    // Its connection stays, for longer than this takes.
+    let let_in = async {
+        loop {
+            if let Ok(client) = Client::connect(fixture.url.clone()).await
+                && let Ok(opened) = open(&client, None).await
+            {
+                return opened;
+            }
+        }
+    };
+    let (_requests, mut of_new) = timeout(SOON, let_in).await.expect("it was locked out");
+    next(&mut of_new).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -203,6 +203,20 @@ fn names_are_bounded() {
 }
 
 #[test]
+fn short_names_are_counted_for_what_keeping_them_takes() {
+    let account = Account::default();
+    let mut kept = account.keep();
+    // All that a connection may have, but for a megabyte.
+    assert!(kept.count(15 << 20));
+    let wanted = snapshot(&[], &[], &[], &[]);
+    let mut stream = Stream::new(Variant::Delta, true, wanted, Arc::default(), &account, Instant::now());
+    let asks = subscribe(&(0..10_000).map(|i| i.to_string()).collect::<Vec<_>>());
+    let request = Request { kind: Endpoints, nonce: String::new(), error: None, asks };
+    let taken = stream.on_request(request, Instant::now(), SystemTime::now());
+    assert_eq!(taken.map(|_| ()), Err(StreamError::TooMuch));
+}
+
+#[test]
 fn names_that_come_and_go_unanswered_are_bounded() {
     let wanted = snapshot(&["a@1"], &[], &[], &[]);
     let mut stream =
