@@ -4,7 +4,6 @@
 mod binary;
 mod golden;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};

@@ -47,7 +47,7 @@ fn without(elapsed: Duration, stalled: Option<([u64; SCARCE.len()], [u64; SCARCE
         let each = after.into_iter().zip(before).map(|(after, before)| after.saturating_sub(before));
         Duration::from_micros(each.max().unwrap_or_default())
     });
-    elapsed - waited.min(elapsed / 2)
+    elapsed.saturating_sub(waited.min(elapsed / 2))
 }
 
 /// Of each of [`SCARCE`], as pressure stall information has it.

@@ -72,13 +72,13 @@ pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
     }
     let writable = about.mode() & OTHERS_WRITE != 0;
     if writable && about.mode() & STICKY != 0 {
-        return Err(refused(format!("{} is shared with other users", folder.display())));
+        return Err(refused(&format!("{} is shared with other users", folder.display())));
     }
     match stranger.filter(|_| own) {
         None => mend(folder, &about, FOLDER)?,
         Some(stranger) if writable => {
             let (folder, stranger) = (folder.display(), stranger.display());
-            return Err(refused(format!(
+            return Err(refused(&format!(
                 "others can write to {folder}, and it is not for this process alone: {stranger} is there, too"
             )));
         }
@@ -97,7 +97,7 @@ pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn refused(why: String) -> io::Error {
+fn refused(why: &str) -> io::Error {
     io::Error::new(ErrorKind::PermissionDenied, format!("{why}; name a folder that does not exist yet"))
 }
 
