@@ -184,11 +184,11 @@ fn module_state(content: &Content) -> ModuleState {
 
 /// What is said of a source that names endpoints which are none.
 fn left_out(refused: &RefusedEndpoints, source: EndpointSource) -> Option<String> {
-    let mut of_source = refused.list.iter().filter(|of| of.source == source.label());
-    let first = of_source.next()?;
-    let more = match of_source.count() {
-        0 => String::new(),
-        more => format!(", and {more} more"),
+    let first = refused.list.iter().find(|of| of.source == source.label())?;
+    // The list ends somewhere.
+    let more = match refused.counts.get(&source) {
+        Some(all @ 2..) => format!(", and {} more", all - 1),
+        _ => String::new(),
     };
     Some(format!("endpoints are left out: {}: {}{more}", first.place, first.error))
 }

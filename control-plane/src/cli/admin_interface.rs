@@ -2,9 +2,8 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -22,8 +21,8 @@ const MAX_PATH: usize = 107;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AdminInterface {
-    /// Unix socket of its admin interface; whoever may open it can stop the proxy, so its folder has to be one that only the
-    /// proxy's user can enter [default: /tmp/realmgate-ID/admin.sock, whose folder is made here]
+    /// Unix socket of its admin interface, which its user alone may open; in a folder that is there whenever the proxy starts
+    /// [default: /tmp/realmgate-ID.sock]
     #[arg(id = "admin_socket", long = "admin-socket", value_name = "PATH", value_parser = socket)]
     #[arg(conflicts_with_all = ["admin_port", "admin_address"])]
     socket: Option<PathBuf>,
@@ -37,17 +36,13 @@ pub(super) struct AdminInterface {
 }
 
 impl AdminInterface {
-    /// Where the admin interface of the Envoy with this id is; makes the folder of a default socket.
+    /// Where the admin interface of the Envoy with this id is.
     pub(super) fn chosen(&self, id: &str) -> Result<Admin, Failure> {
         if let Some(path) = &self.socket {
             return Ok(Admin::Socket(path.clone()));
         }
         if self.port.is_none() && self.address.is_none() {
-            let path = default_socket(id)?;
-            if let Some(folder) = path.parent() {
-                make_private(folder)?;
-            }
-            return Ok(Admin::Socket(path));
+            return default_socket(id).map(Admin::Socket);
         }
         let address = self.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
         let port = self.port.unwrap_or(DEFAULT_PORT);
@@ -114,12 +109,15 @@ fn reached_at(address: IpAddr) -> IpAddr {
 }
 
 /// The socket of the Envoy with this id, where nobody names another.
+///
+/// Its folder is there after every boot, for every user and in every container: Envoy makes none. Envoy makes the socket its
+/// user's alone before it listens, and nobody else can take it away or replace it there.
 pub(super) fn default_socket(id: &str) -> Result<PathBuf, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
-    // Two ids never share a folder, and none leads out of it.
+    // Two ids never share a socket, and none leads elsewhere.
     let one = |c: char| if plain(c) { c.to_string() } else { format!("%{:02X}", u32::from(c)) };
-    let folder: String = id.chars().map(one).collect();
-    let path = format!("/tmp/realmgate-{folder}/admin.sock");
+    let name: String = id.chars().map(one).collect();
+    let path = format!("/tmp/realmgate-{name}.sock");
     socket(&path).map_err(|why| Failure::usage(format!("the id {id} makes a path that is too long: {why}")))
 }
 
@@ -140,32 +138,19 @@ fn socket(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
-/// Makes a folder that only we can enter; one that is there has to be such. The path is one that others can guess, and what is in
-/// a folder of theirs is theirs.
-fn make_private(folder: &Path) -> Result<(), Failure> {
-    match fs::DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => {
-            let folder = folder.display();
-            output::remark(&format!(
-                "cannot make {folder} ({error}): make it where the Envoy runs, for its user alone"
-            ));
-            return Ok(());
-        }
-    }
-    let refused = |why: String| {
-        let shown = folder.display();
+/// Checks that what is at the path of a default socket is ours: others can guess it, and put theirs there while no Envoy runs.
+pub(super) fn check_own(path: &Path) -> Result<(), Failure> {
+    let refused = |why: &str| {
+        let shown = path.display();
         Err(Failure::failed(format!(
-            "{shown}, the folder of the admin socket, {why}; remove it, or give --admin-socket"
+            "{shown} {why}; run this as the user of the Envoy, or name its socket with --admin"
         )))
     };
-    match fs::symlink_metadata(folder) {
-        Ok(found) if !found.is_dir() => refused("is no folder".to_owned()),
-        Ok(found) if found.uid() != geteuid().as_raw() => refused("belongs to another user".to_owned()),
-        Ok(found) if found.mode() & 0o077 != 0 => refused("is open to other users".to_owned()),
-        Ok(_) => Ok(()),
-        Err(error) => refused(format!("cannot be looked at ({error})")),
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.uid() != geteuid().as_raw() => refused("belongs to another user"),
+        Ok(found) if !found.file_type().is_socket() => refused("is no socket"),
+        // Where there is none, asking it says so.
+        _ => Ok(()),
     }
 }
 
@@ -198,7 +183,8 @@ impl fmt::Display for AdminAddress {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{chown, symlink};
+    use std::os::unix::net::UnixListener;
 
     use super::*;
 
@@ -212,26 +198,28 @@ mod tests {
     #[test]
     fn no_id_leads_elsewhere_and_no_two_share_a_socket() {
         let path = |id: &str| default_socket(id).unwrap().display().to_string();
-        assert_eq!(path("edge-1"), "/tmp/realmgate-edge-1/admin.sock");
-        assert_eq!(path("../etc"), "/tmp/realmgate-..%2Fetc/admin.sock");
+        assert_eq!(path("edge-1"), "/tmp/realmgate-edge-1.sock");
+        assert_eq!(path("../etc"), "/tmp/realmgate-..%2Fetc.sock");
         assert_ne!(path("a/b"), path("a%2Fb"));
         assert!(default_socket(&"x".repeat(100)).unwrap_err().to_string().contains("--admin-socket"));
     }
 
     #[test]
-    fn its_folder_is_for_its_user_alone() {
+    fn only_a_socket_of_ours_is_asked_by_id() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("made");
-        for _ in 0..2 {
-            make_private(&folder).unwrap();
-            assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
-        }
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(make_private(&folder).unwrap_err().to_string().contains("open to other users"));
+        let path = dir.path().join("admin.sock");
+        check_own(&path).unwrap();
+        drop(UnixListener::bind(&path).unwrap());
+        check_own(&path).unwrap();
         let link = dir.path().join("link");
-        symlink(&folder, &link).unwrap();
-        assert!(make_private(&link).unwrap_err().to_string().contains("no folder"));
-        make_private(&dir.path().join("not/there")).unwrap();
+        symlink(&path, &link).unwrap();
+        assert!(check_own(&link).unwrap_err().to_string().contains("is no socket"));
+        // `/` is root's, and only root can give a socket away.
+        if geteuid().is_root() {
+            chown(&path, Some(12_345), None).unwrap();
+        }
+        let others = if geteuid().is_root() { path.as_path() } else { Path::new("/") };
+        assert!(check_own(others).unwrap_err().to_string().contains("belongs to another user"));
     }
 
     #[test]

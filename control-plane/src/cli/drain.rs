@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use super::admin_interface::{AdminAddress, DEFAULT_PORT, default_socket};
+use super::admin_interface::{AdminAddress, DEFAULT_PORT, check_own, default_socket};
 use super::{Failure, bootstrap, output};
 use crate::model::Duration;
 
@@ -50,7 +50,9 @@ pub(super) struct Arguments {
 impl Arguments {
     fn admin(&self) -> Result<AdminAddress, Failure> {
         if let Some(id) = &self.id {
-            return default_socket(id).map(AdminAddress::Socket);
+            let path = default_socket(id)?;
+            check_own(&path)?;
+            return Ok(AdminAddress::Socket(path));
         }
         let port = || format!("127.0.0.1:{DEFAULT_PORT}").parse().map_err(Failure::usage);
         self.admin.clone().map_or_else(port, Ok)

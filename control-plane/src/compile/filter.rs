@@ -52,7 +52,8 @@ pub fn config(listener: &Listener, routes: Vec<RouteConfig>, edge: &EdgeSettings
 /// How the filters of `scope` write client addresses into the access log; `None` = Envoy writes them, whole, or nobody does.
 pub(super) fn client_address(mesh: &Mesh, scope: &Scope) -> Option<ClientAddress> {
     mesh.edge.access_log.as_ref()?;
-    match (mesh.policy.privacy.client_addresses(&scope.datacenter), &mesh.edge.address_key) {
+    let place = mesh.place(&scope.datacenter);
+    match (mesh.policy.privacy.client_addresses(place), &mesh.edge.address_key) {
         (ClientAddresses::Full, _) => None,
         (ClientAddresses::Hashed, Some(key)) => Some(ClientAddress::Hashed(key.clone())),
         // Without a key nothing more is shown than may be.
@@ -137,4 +138,43 @@ pub(super) fn module_cluster(module: &FilterModule) -> Option<Arc<Resource>> {
         ..Cluster::default()
     };
     Some(resource(cluster.name.clone(), &cluster))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::catalog::Catalog;
+    use crate::mesh::{Identities, Unheard};
+    use crate::model::parse;
+
+    #[test]
+    fn an_edge_that_names_no_datacenter_is_in_ours() {
+        let shown = |local: &str, own: &str, claimed: &str| {
+            let policy = parse("privacy: {datacenters: {eu: truncated}}").expect("the policy is valid");
+            let edge = EdgeSettings { access_log: Some("/log".to_owned()), ..EdgeSettings::default() };
+            let mesh = Mesh {
+                policy: Arc::new(policy),
+                rules: Arc::default(),
+                identities: Arc::new(Identities { datacenter: own.to_owned(), ..Identities::default() }),
+                intentions: Arc::default(),
+                module: FilterModule { sha256: String::new(), location: ModuleLocation::Nowhere },
+                edge: Arc::new(edge),
+                catalog: Arc::new(Catalog { local: local.to_owned(), ..Catalog::default() }),
+                placement: Arc::default(),
+                unheard: Unheard::default(),
+            };
+            client_address(&mesh, &Scope { datacenter: claimed.to_owned(), ..Scope::default() })
+        };
+        for (local, own, claimed, whole) in [
+            ("eu", "", "", false),
+            ("", "eu", "", false),
+            ("eu", "dc1", "", false),
+            ("us", "us", "eu", false),
+            ("us", "us", "", true),
+            ("eu", "eu", "us", true),
+            ("", "", "", true),
+        ] {
+            assert_eq!(shown(local, own, claimed).is_none(), whole, "{local} {own} {claimed}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! What sources name as endpoints, without what may be none. Every source comes by here, at the join, so none can forget it;
-//! what is left of a list serves, and what is not is told.
+//! what is left of a list serves, and what is not is told. Strategies that count endpoints count what is left: a list that was
+//! refused as a whole would close its worlds to all players, after every start anew.
 
 mod metrics;
 
@@ -68,8 +69,10 @@ impl RefusedEndpoint {
 /// What is left out of the latest values of all sources.
 #[derive(Clone, Debug, Default)]
 pub struct RefusedEndpoints {
-    /// One for each endpoint.
+    /// One for each endpoint, the first of each source.
     pub list: Vec<RefusedEndpoint>,
+    /// How many there are, by source; a source that has none is not in it.
+    pub counts: BTreeMap<EndpointSource, i64>,
     /// The policy as it is in force and what is left of it, where that is another one.
     pub policy: Option<(Arc<Policy>, Arc<Policy>)>,
 }
@@ -241,6 +244,9 @@ impl EndpointScreen {
             let of_source = refused.iter().find(|(of, _)| *of == source).and_then(|(_, refused)| *refused);
             of_source.and_then(|refused| refused.counts.get(&reason)).copied().unwrap_or_default()
         });
+        let count = |refused: &Refusals| refused.counts.values().sum();
+        let counts = refused.iter().map(|(of, refused)| (*of, refused.map_or(0, count)));
+        let counts: BTreeMap<_, i64> = counts.filter(|(_, count)| *count > 0).collect();
         let kept = refused.into_iter().filter_map(|(_, refused)| refused).flat_map(|refused| &refused.list);
         let list: Vec<_> = kept.cloned().collect();
         let policy = self.policy.as_ref().filter(|known| !Arc::ptr_eq(&known.from, &known.left));
@@ -251,7 +257,7 @@ impl EndpointScreen {
             (Some(before), Some(now)) => Arc::ptr_eq(&before.0, &now.0) && Arc::ptr_eq(&before.1, &now.1),
             _ => false,
         };
-        if same && before.list == list {
+        if same && before.list == list && before.counts == counts {
             return;
         }
         let known: HashSet<_> = before.list.iter().map(|of| (of.source, &of.place, &of.endpoint)).collect();
@@ -261,15 +267,21 @@ impl EndpointScreen {
         {
             if nth < MAX_LOGGED {
                 let RefusedEndpoint { source, place, reason, error, .. } = of;
-                tracing::warn!(source, place, reason, "endpoint refused; others of its list serve: {error}");
+                tracing::warn!(
+                    source,
+                    place,
+                    reason,
+                    "endpoint refused; others of its list serve, and what hashes over the list hashes over those: {error}"
+                );
             } else {
                 more += 1;
             }
         }
         if more > 0 {
-            tracing::warn!(more, "further endpoints refused");
+            let refused: i64 = counts.values().sum();
+            tracing::warn!(more, refused, "further endpoints refused");
         }
-        self.refused.send_replace(Arc::new(RefusedEndpoints { list, policy }));
+        self.refused.send_replace(Arc::new(RefusedEndpoints { list, counts, policy }));
     }
 }
 
@@ -382,9 +394,11 @@ mod tests {
         let endpoints = vec!["0.0.0.0:1"; MAX_KEPT + 5];
         screen.gateway(&rules(&endpoints));
         screen.tell();
-        assert_eq!(screen.refused().borrow().list.len(), MAX_KEPT);
+        let refused = screen.refused().borrow().clone();
+        let all = i64::try_from(endpoints.len()).unwrap();
+        assert_eq!((refused.list.len(), refused.counts[&EndpointSource::GameGateway]), (MAX_KEPT, all));
         let counted = screen.metrics.of(EndpointSource::GameGateway, RefusedReason::Unspecified);
-        assert_eq!(counted, i64::try_from(endpoints.len()).unwrap());
+        assert_eq!(counted, all);
     }
 
     #[test]

@@ -127,6 +127,15 @@ impl Mesh {
         Self { rules: Arc::default(), unheard, ..self.clone() }
     }
 
+    /// Where a proxy is that says to be in `datacenter`; empty = in ours, where that has a name.
+    #[must_use]
+    pub fn place<'a>(&'a self, datacenter: &'a str) -> &'a str {
+        [datacenter, &self.catalog.local, &self.identities.datacenter]
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .unwrap_or_default()
+    }
+
     /// Whether any listener of an edge that asks for `wanted` has a route. Those of rules are of every listener.
     #[must_use]
     pub fn has_routes(&self, wanted: &[String]) -> bool {

@@ -205,7 +205,9 @@ impl EndpointPolicy {
                 format!("is in {net}, which `endpoints.preset: hardened` denies"),
             );
         }
-        if !allow.is_empty() && within(allow).is_none() {
+        // What is allowed is the address to which Envoy connects, and not what a translator may make of it.
+        let connected = ip.to_canonical();
+        if !allow.is_empty() && !allow.iter().any(|net| net.contains(&connected)) {
             return refuse(RefusedReason::Denied, format!("is in no range of `endpoints.{label}.allow`"));
         }
         Ok(())
@@ -440,6 +442,24 @@ mod tests {
             (Consul, "10.1.0.1:1", false),
         ] {
             assert_eq!(reason(&policy, source, text).is_some(), refused, "{source:?} {text}");
+        }
+    }
+
+    #[test]
+    fn only_an_address_that_is_in_a_range_is_allowed() {
+        let net = "10.0.0.0/8".parse().unwrap();
+        let consul = AddressRanges { allow: vec![net], ..AddressRanges::default() };
+        let policy = EndpointPolicy { consul, ..EndpointPolicy::default() };
+        for (text, allowed) in [
+            ("10.0.0.1:1", true),
+            ("[::ffff:10.0.0.1]:1", true),
+            ("[2002:a00:1::1]:1", false),
+            ("[64:ff9b::a00:1]:1", false),
+            ("[64:ff9b:1:1:2:3:a00:1]:1", false),
+            ("[::10.0.0.1]:1", false),
+            ("[::ffff:0:10.0.0.1]:1", false),
+        ] {
+            assert_eq!(reason(&policy, EndpointSource::Consul, text).is_none(), allowed, "{text}");
         }
     }
 

@@ -48,8 +48,9 @@ pub struct Settings {
     /// Where people, scripts and probes connect.
     pub api: Api,
     /// Directory of what outlives a restart: policy versions and the last good value of every source. It is
-    /// created when missing, and for its owner alone (0700, files 0600): a wider one is mended with a line in the log, and one
-    /// of another user, or with files of one, is refused.
+    /// created when missing, and for its owner alone (0700, files 0600): a wider one is mended with a line in the log, one that
+    /// is root's and that we may write to is warned of, and one of another user, or with files of one, is refused, and so is one
+    /// that others may write to and that holds other files than ours, or is shared as `/tmp` is.
     pub data_dir: PathBuf,
     /// Where the policy document lives.
     pub policy: Policy,

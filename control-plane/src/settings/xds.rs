@@ -76,7 +76,7 @@ pub struct Tls {
     /// Trust domains of client certificates, with commas between; empty = that of the mesh (`mesh.ca`) alone. Needed with
     /// `xds.tls.client_ca_file` where there is no mesh.
     pub trust_domains: String,
-    /// File that says of client certificates what they are good for beside what their id says, one a line:
+    /// File that says of client certificates what they are good for instead of what their id says, one a line:
     /// `spiffe://... cell=blue`, or `role=operator`; empty = none.
     #[serde(with = "text::optional")]
     #[schemars(with = "String")]

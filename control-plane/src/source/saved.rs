@@ -2,8 +2,10 @@
 //!
 //! Modes are set and not left to the umask, and no file is made by way of a name that somebody else may have put there.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -15,8 +17,34 @@ const PRIVATE: u32 = 0o600;
 
 /// What others than the owner may do.
 const OTHERS: u32 = 0o077;
+const OTHERS_WRITE: u32 = 0o022;
 
-/// Makes the folder if it is missing. One that others may look into, with what is in it, is mended, and that is said; one
+/// Everybody may write there, as in `/tmp`.
+const STICKY: u32 = 0o1000;
+
+/// What is written into `data_dir`. Others' files there are left alone.
+const OURS: [&str; 11] = [
+    "address-key",
+    "consul.json",
+    "filter-module.json",
+    "filter-module.wasm",
+    "gateway-rules.json",
+    "mesh-ca.json",
+    "mesh-ca.new",
+    "policy-consul.json",
+    "policy-file.held",
+    "policy.redb",
+    // Of a volume's own file system.
+    "lost+found",
+];
+
+/// Whether we write a file of this name, or of one that begins like this for what is new or put aside.
+fn is_ours(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    OURS.iter().any(|own| matches!(name.strip_prefix(own.as_bytes()), Some([] | [b'.', ..])))
+}
+
+/// Makes the folder if it is missing. One that others may look into, with our files in it, is mended, and that is said; one
 /// that is another user's is refused, since that user could put back what is mended. Blocks on the disk.
 pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
     if let Some(above) = folder.parent() {
@@ -32,9 +60,32 @@ pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
     if !about.is_dir() {
         return Err(io::Error::new(ErrorKind::NotADirectory, "it is no directory"));
     }
-    mend(folder, &about, FOLDER)?;
+    let own = check_owner(folder, &about)?;
+    let (mut ours, mut stranger) = (Vec::new(), None);
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
+        let entry = entry?;
+        if is_ours(&entry.file_name()) {
+            ours.push(entry.path());
+        } else {
+            stranger = Some(entry.path());
+        }
+    }
+    let writable = about.mode() & OTHERS_WRITE != 0;
+    if writable && about.mode() & STICKY != 0 {
+        return Err(refused(&format!("{} is shared with other users", folder.display())));
+    }
+    match stranger.filter(|_| own) {
+        None => mend(folder, &about, FOLDER)?,
+        Some(stranger) if writable => {
+            let (folder, stranger) = (folder.display(), stranger.display());
+            return Err(refused(&format!(
+                "others can write to {folder}, and it is not for this process alone: {stranger} is there, too"
+            )));
+        }
+        // It may be meant to be read; what we write there cannot be.
+        Some(_) => {}
+    }
+    for path in ours {
         // It may have gone since.
         let Ok(about) = fs::symlink_metadata(&path) else { continue };
         if about.is_file() {
@@ -46,14 +97,23 @@ pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn refused(why: &str) -> io::Error {
+    io::Error::new(ErrorKind::PermissionDenied, format!("{why}; name a folder that does not exist yet"))
+}
+
 /// Takes others' rights to `path` away.
 fn mend(path: &Path, about: &Metadata, mode: u32) -> io::Result<()> {
-    check_owner(path, about)?;
+    let own = check_owner(path, about)?;
     let found = about.mode() & 0o7777;
     if found & OTHERS == 0 {
         return Ok(());
     }
     let (shown, kept) = (path.display(), found & mode);
+    // A volume that was given to our group, as Kubernetes does with `fsGroup`: chmod would lock us out.
+    if !own {
+        tracing::warn!(path = %shown, "others than this process can open it (mode {found:o}), and only root can change that");
+        return Ok(());
+    }
     match fs::set_permissions(path, Permissions::from_mode(kept)) {
         Ok(()) => {
             tracing::warn!(path = %shown, "others could read it or write to it (mode {found:o}); it is now {kept:o}");
@@ -74,21 +134,25 @@ fn mend(path: &Path, about: &Metadata, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Only we and the superuser may own what is ours.
-fn check_owner(path: &Path, about: &Metadata) -> io::Result<()> {
-    let (owner, us) = (about.uid(), geteuid().as_raw());
-    if owner == us || owner == 0 {
-        return Ok(());
+/// Whether it is ours, and so ours to change; only the superuser may own it besides.
+fn check_owner(path: &Path, about: &Metadata) -> io::Result<bool> {
+    is_owned(about.uid(), geteuid().as_raw()).map_err(|why| {
+        let message = format!("{} {why}: chown it, remove it, or name another folder", path.display());
+        io::Error::new(ErrorKind::PermissionDenied, message)
+    })
+}
+
+fn is_owned(owner: u32, us: u32) -> Result<bool, String> {
+    match owner {
+        _ if owner == us => Ok(true),
+        0 => Ok(false),
+        _ => Err(format!("belongs to the user {owner}, and this process runs as {us}")),
     }
-    let path = path.display();
-    let message = format!(
-        "{path} belongs to the user {owner}, and this process runs as {us}: chown it, remove it, or name another folder"
-    );
-    Err(io::Error::new(ErrorKind::PermissionDenied, message))
 }
 
 /// Makes an empty file for its owner alone where there is none. Blocks on the disk.
 pub(crate) fn reserve(path: &Path) -> io::Result<()> {
+    debug_assert!(path.file_name().is_some_and(is_ours), "{} is missing in `OURS`", path.display());
     match create(path, PRIVATE) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
@@ -98,6 +162,7 @@ pub(crate) fn reserve(path: &Path) -> io::Result<()> {
 /// Replaces `directory/name` at once and durably: a crash leaves the old or the new one. It is for its owner alone.
 /// Blocks on the disk.
 pub(crate) fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    debug_assert!(is_ours(name.as_ref()), "{name} is missing in `OURS`");
     replace_as(PRIVATE, directory, name, bytes)
 }
 
@@ -133,6 +198,8 @@ mod tests {
 
     use super::*;
 
+    const OWN: [&str; 3] = ["consul.json", "address-key.tmp", "gateway-rules.json.corrupt"];
+
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
@@ -142,12 +209,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path().join("a/b");
         prepare(&folder).unwrap();
-        replace(&folder, "x", b"1").unwrap();
-        reserve(&folder.join("y")).unwrap();
-        assert_eq!((mode(&folder), mode(&folder.join("x")), mode(&folder.join("y"))), (0o700, 0o600, 0o600));
-        fs::write(folder.join("y"), "kept").unwrap();
-        reserve(&folder.join("y")).unwrap();
-        assert_eq!(fs::read(folder.join("y")).unwrap(), b"kept");
+        replace(&folder, "consul.json", b"1").unwrap();
+        reserve(&folder.join("policy.redb")).unwrap();
+        assert_eq!(
+            (mode(&folder), mode(&folder.join("consul.json")), mode(&folder.join("policy.redb"))),
+            (0o700, 0o600, 0o600)
+        );
+        fs::write(folder.join("policy.redb"), "kept").unwrap();
+        reserve(&folder.join("policy.redb")).unwrap();
+        assert_eq!(fs::read(folder.join("policy.redb")).unwrap(), b"kept");
         replace_as(0o644, &folder, "z", b"").unwrap();
         assert_eq!(mode(&folder.join("z")), 0o644);
     }
@@ -157,13 +227,50 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path().join("data");
         fs::create_dir(&folder).unwrap();
-        fs::write(folder.join("x"), "1").unwrap();
+        fs::create_dir(folder.join("lost+found")).unwrap();
+        for name in OWN {
+            fs::write(folder.join(name), "1").unwrap();
+            fs::set_permissions(folder.join(name), Permissions::from_mode(0o664)).unwrap();
+        }
         fs::set_permissions(&folder, Permissions::from_mode(0o2775)).unwrap();
-        fs::set_permissions(folder.join("x"), Permissions::from_mode(0o664)).unwrap();
-        symlink("/etc/hostname", folder.join("link")).unwrap();
+        symlink("/etc/hostname", folder.join("mesh-ca.json")).unwrap();
         prepare(&folder).unwrap();
-        assert_eq!((mode(&folder), mode(&folder.join("x"))), (0o700, 0o600));
+        assert_eq!(mode(&folder), 0o700);
+        assert!(OWN.iter().all(|name| mode(&folder.join(name)) == 0o600));
         assert_eq!(mode(Path::new("/etc/hostname")) & 0o044, 0o044, "what a link leads to is not touched");
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().join("opt");
+        fs::create_dir(&folder).unwrap();
+        let program = folder.join("realmgate");
+        for name in ["realmgate", "consul.json"] {
+            fs::write(folder.join(name), "1").unwrap();
+            fs::set_permissions(folder.join(name), Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        prepare(&folder).unwrap();
+        assert_eq!((mode(&folder), mode(&program), mode(&folder.join("consul.json"))), (0o755, 0o755, 0o600));
+
+        fs::set_permissions(&folder, Permissions::from_mode(0o775)).unwrap();
+        let error = prepare(&folder).unwrap_err().to_string();
+        assert!(error.contains("others can write to") && error.contains("opt/realmgate is there"), "{error}");
+        fs::remove_file(&program).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o1777)).unwrap();
+        let error = prepare(&folder).unwrap_err().to_string();
+        assert!(error.contains("is shared with other users"), "{error}");
+        assert_eq!(mode(&folder), 0o1777);
+    }
+
+    #[test]
+    fn a_volume_of_root_serves_and_what_is_another_users_does_not() {
+        assert_eq!((is_owned(7, 7), is_owned(0, 0), is_owned(0, 7)), (Ok(true), Ok(true), Ok(false)));
+        for (owner, us) in [(8, 7), (7, 0)] {
+            let why = is_owned(owner, us).unwrap_err();
+            assert!(why.starts_with(&format!("belongs to the user {owner}")), "{why}");
+        }
     }
 
     #[test]
@@ -171,17 +278,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let victim = directory.path().join("victim");
         fs::write(&victim, "untouched").unwrap();
-        for way in ["x.tmp", "x"] {
+        for way in ["consul.json.tmp", "consul.json"] {
             symlink(&victim, directory.path().join(way)).unwrap();
-            replace(directory.path(), "x", b"new").unwrap();
+            replace(directory.path(), "consul.json", b"new").unwrap();
             assert_eq!(fs::read(&victim).unwrap(), b"untouched", "{way}");
-            let x = directory.path().join("x");
+            let x = directory.path().join("consul.json");
             assert_eq!(fs::read(&x).unwrap(), b"new");
             assert!(fs::symlink_metadata(&x).unwrap().is_file());
             fs::remove_file(&x).unwrap();
         }
-        symlink(&victim, directory.path().join("y")).unwrap();
-        reserve(&directory.path().join("y")).unwrap();
+        symlink(&victim, directory.path().join("policy.redb")).unwrap();
+        reserve(&directory.path().join("policy.redb")).unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"untouched");
     }
 
@@ -194,8 +301,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path().join("data");
         prepare(&folder).unwrap();
-        fs::write(folder.join("x"), "1").unwrap();
-        for given in [folder.join("x"), folder.clone()] {
+        fs::write(folder.join("consul.json"), "1").unwrap();
+        for given in [folder.join("consul.json"), folder.clone()] {
             std::os::unix::fs::chown(&given, Some(12_345), None).unwrap();
             let error = prepare(&folder).unwrap_err().to_string();
             assert!(error.contains("belongs to the user 12345") && error.contains("chown"), "{error}");

@@ -17,6 +17,9 @@ use crate::cast::LIMIT;
 /// Where a sidecar listens.
 const INBOUND: u16 = 20_500;
 
+/// Longest that a stream outlives its credential, as docs/identity.md promises.
+const REVOKED: Duration = Duration::from_secs(10);
+
 /// An authority of a test's own.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -213,8 +216,10 @@ fn tokens_let_in(version: Option<&str>) {
     wait_until("it is connected", LIMIT, || stream_of(&control_plane, "edge-3").is_some());
     // The old one is taken out: who came by it is let go, whoever has the new one stays.
     let third = stream_of(&control_plane, "edge-3");
+    let watch = Stopwatch::start();
     fs::write(&accepted, format!("{NEW} role=edge\n")).unwrap();
     wait_logged(&net, "edge-1", "closed: 16, not let in any more: the token is none of those");
+    assert!(watch.undisturbed() < REVOKED, "{:?}", watch.elapsed());
     wait_counted(&control_plane, r#"realmgate_xds_streams_refused_total{reason="revoked_token"}"#);
     assert_eq!(stream_of(&control_plane, "edge-1"), None);
     fs::write(&replacement, NEW).unwrap();
@@ -322,8 +327,10 @@ fn a_sidecar_gets_the_keys_of_its_service_and_only_while_its_token_is_good() {
     };
     let first = serials();
     wait_until("it has its next key", LIMIT, || serials() != first);
+    let watch = Stopwatch::start();
     fs::write(&accepted, bound.lines().last().unwrap()).unwrap();
     wait_logged(&net, "proxy-1", "closed: 16, not let in any more: the token is none of those");
+    assert!(watch.undisturbed() < REVOKED, "{:?}", watch.elapsed());
     let last = serials();
     let issued = || {
         let metrics = control_plane.get("/metrics").1;

@@ -201,8 +201,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The endpoints, every one of them good: the compatible hashes count them, so leaving one out would
-    /// send players elsewhere.
+    /// The endpoints, every one of them readable: the compatible hashes count them, so leaving one out would
+    /// send players elsewhere, and there is a last good rule. Addresses that may be no endpoints are left out
+    /// later (`mesh::endpoints`), and then it does: the policy and settings decide on them, whatever was last.
     fn endpoints(&self) -> Result<Vec<Endpoint>, Flaw> {
         let json = self.required("endpoints")?;
         let list: Vec<&RawValue> = serde_json::from_str(json.get()).map_err(|_| {

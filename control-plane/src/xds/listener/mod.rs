@@ -147,8 +147,11 @@ impl Listener {
         let rules = rules.transpose().map_err(|error| ListenerError::Rules(error.to_string()))?;
         let tokens = config.token_file.map(|file| Following::open(Files::new([file]), tokens::tokens));
         let tokens = tokens.transpose().map_err(|error| ListenerError::Tokens(error.to_string()))?;
+        if let Some(rules) = &rules {
+            warn_of_fleet("xds.tls.rules_file has a certificate", rules.value().current().fleet());
+        }
         if let Some(tokens) = &tokens {
-            warn_of_fleet(&tokens.value().current());
+            warn_of_fleet("xds.token_file has a token", tokens.value().current().fleet());
         }
         let access = Access {
             certificates: tls.as_ref().filter(|_| certificates).map(Following::value),
@@ -199,7 +202,11 @@ impl Listener {
         }
         if let Some(rules) = rules {
             let shared = Arc::clone(&shared);
+            let value = rules.value();
             following.spawn(rules.follow(move |outcome| {
+                if outcome.is_ok() {
+                    warn_of_fleet("xds.tls.rules_file has a certificate", value.current().fleet());
+                }
                 shared.metrics.tls_reload(shared.told("rules for certificates of the xDS listener", outcome));
             }));
         }
@@ -208,7 +215,7 @@ impl Listener {
             let value = tokens.value();
             following.spawn(tokens.follow(move |outcome| {
                 if outcome.is_ok() {
-                    warn_of_fleet(&value.current());
+                    warn_of_fleet("xds.token_file has a token", value.current().fleet());
                 }
                 shared.metrics.token_reload(shared.told("tokens of the xDS listener", outcome));
             }));
@@ -243,13 +250,13 @@ impl Shared {
     }
 }
 
-/// A token of the whole fleet is a choice, which nobody should have made without knowing.
-fn warn_of_fleet(tokens: &Tokens) {
-    for line in tokens.fleet() {
+/// A credential of the whole fleet is a choice, which nobody should have made without knowing.
+fn warn_of_fleet(what: &str, lines: &[usize]) {
+    for line in lines {
         tracing::warn!(
             line,
-            "xds.token_file has a token that is good for every service: whoever has it can be any proxy, and gets any \
-             service's key; give each service a token of its own (role=sidecar service=NAME)"
+            "{what} that is good for every service: whoever has it can be any proxy, and gets any \
+             service's key; give each service one of its own (role=sidecar service=NAME)"
         );
     }
 }

@@ -31,7 +31,11 @@ pub(super) struct Tokens {
 
 /// A rules file's content: what certificates are good for, by their SPIFFE id as it stands there.
 #[derive(Debug)]
-pub(super) struct Rules(BTreeMap<String, Bindings>);
+pub(super) struct Rules {
+    by_id: BTreeMap<String, Bindings>,
+    /// The lines of certificates that are good for every service.
+    fleet: Vec<usize>,
+}
 
 /// Why a file is refused. Says where, never what stands there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,7 +149,7 @@ impl Tokens {
 impl Rules {
     /// Reads a SPIFFE id a line, and behind it what its owner may be instead of what the id says.
     fn parse(text: &str, edge_service: &str) -> Result<Self, BadLine> {
-        let mut gathered = Gathered::new();
+        let (mut gathered, mut fleet) = (Gathered::new(), Vec::new());
         for (line, id, words) in lines(text) {
             if !id.starts_with("spiffe://") {
                 return Err(BadLine::Id(line));
@@ -153,14 +157,23 @@ impl Rules {
             // What an id of another form proves has to be said in full.
             let given = SpiffeId::parse(id).ok().map(|id| id.proves(edge_service));
             let binding = Binding::parse(words, given.as_ref());
-            gathered.add(id.to_owned(), binding.map_err(|error| BadLine::Binding(line, error))?)?;
+            let binding = binding.map_err(|error| BadLine::Binding(line, error))?;
+            if binding.is_fleet() {
+                fleet.push(line);
+            }
+            gathered.add(id.to_owned(), binding)?;
         }
-        Ok(Self(gathered.done()))
+        Ok(Self { by_id: gathered.done(), fleet })
     }
 
     /// What a certificate with this id is good for, if a rule says so.
     pub(super) fn bindings(&self, uri: &str) -> Option<&Bindings> {
-        self.0.get(uri)
+        self.by_id.get(uri)
+    }
+
+    /// The lines of certificates with which anyone may be any service.
+    pub(super) fn fleet(&self) -> &[usize] {
+        &self.fleet
     }
 }
 
@@ -258,6 +271,9 @@ mod tests {
         assert_eq!(of(ID).unwrap(), ["role=sidecar service=game datacenter=aws cell=blue", "role=operator"]);
         assert_eq!(of(FOREIGN).unwrap(), [GAME]);
         assert_eq!(of("spiffe://d/ns/default/dc/aws/svc/gam"), None);
+        assert!(rules.fleet().is_empty());
+        let fleet = Rules::parse(&format!("# x\n{ID} role=* service=*"), "realmgate-edge").unwrap();
+        assert_eq!(fleet.fleet(), [2], "noticed as that of a token is");
         for (text, error) in [
             ("https://d/x role=edge", BadLine::Id(1)),
             ("spiffe://d/ns/prod/sa/game cell=blue", BadLine::Binding(1, BadBinding::NoRole)),

@@ -138,8 +138,8 @@ impl tower_service::Service<Uri> for Dial {
     }
 }
 
-/// Files are looked at every 2 s, and a stream that takes nothing is left 3 s.
-const LATER: Duration = Duration::from_secs(20);
+/// What is promised of a credential that goes. Files are looked at every 2 s, and a stream that takes nothing is left 3 s.
+const LATER: Duration = Duration::from_secs(10);
 
 async fn until(fixture: &Fixture, line: &str) {
     let counted = async {
