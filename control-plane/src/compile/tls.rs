@@ -163,9 +163,9 @@ impl Mutual {
         })
     }
 
-    /// The client's side of a check that only connects, to us or any of these: the server proves who it is, and we do not.
-    /// A sidecar keeps a peer that it lets in and that leaves without a byte, but one without a certificate only until it
-    /// has shown none. With TLS 1.3 the handshake is through for us by then; with TLS 1.2 it would never be.
+    /// The client's side of a check that only connects to this server or any of these. It shows no certificate: a sidecar
+    /// would keep a peer that it lets in and that leaves without a byte, and closes one that shows none. With TLS 1.3 the
+    /// handshake is through for the client by then; with TLS 1.2 it would never be.
     pub(super) fn nameless_socket(&self, targets: &BTreeMap<String, Self>) -> TransportSocket {
         let all: BTreeSet<_> =
             std::iter::once(self).chain(targets.values()).flat_map(|one| &one.servers).collect();

@@ -1,4 +1,4 @@
-//! Checks of an edge that only connect, at a sidecar: each leaves it, and finds a sidecar that hangs.
+//! Checks of an edge that only connect, at a sidecar: none stays there, and they find one that hangs.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ fn active(mesh: &Mesh) -> u64 {
     mesh.sidecar.stat("listener.inbound.downstream_cx_active")
 }
 
-/// By an edge of this version as well.
+/// Neither connections nor, where that is wanted, lines in the log. The edge is of this version, too.
 pub(super) async fn leave_nothing_behind(mesh: &mut Mesh, version: Option<&str>) {
     let put = |mesh: &Mesh, check: Option<&Value>, sidecars: &Value| {
         let allowed = json!([intention("realmgate-edge", "api", "allow")]);
@@ -48,20 +48,21 @@ pub(super) async fn leave_nothing_behind(mesh: &mut Mesh, version: Option<&str>)
     put(mesh, Some(&check), &json!({}));
     let cluster = |stat: &str| edge.stat(&format!("cluster.api.{stat}"));
     wait_until("the checks go on", LIMIT, || cluster("health_check.success") > CHECKS);
+    println!("{version:?}: {} connections after {} checks", active(mesh), cluster("health_check.success"));
     // The session, and a check that comes or goes.
-    let (checks, stay) = (cluster("health_check.success"), active(mesh));
-    println!("{version:?}: after {checks} checks the sidecar has {stay} connections");
-    assert!(stay <= 3, "{version:?}: of {checks} checks {stay} stay");
-    assert_eq!(cluster("health_check.failure"), 0, "{version:?}");
+    wait_until("checks leave the sidecar", LIMIT, || active(mesh) <= 3);
+    wait_until("the sidecar is well", LIMIT, || cluster("membership_healthy") == 1);
     assert_eq!(mesh.server.live(), 1, "{version:?}: the game server heard of checks");
     assert_eq!(lands(players, game(2, 1)).await.unwrap(), "game-1", "{version:?}");
 
-    // It accepts in the kernel still.
-    mesh.sidecar.process().signal(Signal::STOP);
-    wait_until("a sidecar that hangs is found", LIMIT, || cluster("membership_healthy") == 0);
-    mesh.sidecar.process().signal(Signal::CONT);
-    wait_until("it is well again", LIMIT, || cluster("membership_healthy") == 1);
-    until_lands(players, game(2, 1), Some("game-1"), Instant::now()).await;
+    if version.is_none() {
+        // The kernel accepts for it still.
+        mesh.sidecar.process().signal(Signal::STOP);
+        wait_until("a sidecar that hangs is found", LIMIT, || cluster("membership_healthy") == 0);
+        mesh.sidecar.process().signal(Signal::CONT);
+        wait_until("it is well again", LIMIT, || cluster("membership_healthy") == 1);
+        until_lands(players, game(2, 1), Some("game-1"), Instant::now()).await;
+    }
     stop.send_replace(true);
     assert!(session.await.unwrap() > 0, "{version:?}: the session ended");
 
