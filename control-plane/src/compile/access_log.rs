@@ -8,11 +8,15 @@
 
 use std::collections::BTreeMap;
 
-use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLog, AccessLogFilter, ExtensionFilter, access_log, access_log_filter::FilterSpecifier,
+    extension_filter,
+};
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, SubstitutionFormatString, data_source, substitution_format_string::Format,
 };
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+use envoy_types::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::{StdoutAccessLog, stdout_access_log};
 use envoy_types::pb::google::protobuf::{Any, Value, value::Kind};
 use prost::{Message, Name};
@@ -98,6 +102,16 @@ struct JsonFormat {
 struct Fields {
     #[prost(btree_map = "string, message", tag = "1")]
     fields: BTreeMap<String, Value>,
+}
+
+/// Lines only of those connections of which this expression holds.
+pub(super) fn cel(expression: &str) -> AccessLogFilter {
+    let filter = ExpressionFilter { expression: expression.to_owned(), ..ExpressionFilter::default() };
+    let filter = ExtensionFilter {
+        name: "envoy.access_loggers.extension_filters.cel".to_owned(),
+        config_type: Some(extension_filter::ConfigType::TypedConfig(envoy::any(&filter))),
+    };
+    AccessLogFilter { filter_specifier: Some(FilterSpecifier::ExtensionFilter(filter)) }
 }
 
 fn logger(name: &str, config: Any) -> AccessLog {

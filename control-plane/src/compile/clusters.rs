@@ -22,6 +22,9 @@ use crate::mesh::failover::{Leg, localities};
 use crate::model::{Dns, Endpoint, Service, Strategy};
 use crate::source::gateway_rules::RuleOrigin;
 
+/// Whom a check that only connects looks for: all endpoints alike. No target is called so, since those have a slash.
+const ANYBODY: &str = "anybody";
+
 /// A cluster before it is an Envoy message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ClusterSpec {
@@ -209,6 +212,17 @@ impl ClusterSpec {
                     transport_socket: Some(mutual.transport_socket()),
                 });
                 cluster.transport_socket_matches = matches.collect();
+                if self.resilience.only_connects() {
+                    let socket = service.nameless_socket(targets);
+                    for check in &mut cluster.health_checks {
+                        check.transport_socket_match_criteria = Some(is_target(ANYBODY.to_owned()));
+                    }
+                    cluster.transport_socket_matches.push(TransportSocketMatch {
+                        name: ANYBODY.to_owned(),
+                        r#match: Some(is_target(ANYBODY.to_owned())),
+                        transport_socket: Some(socket),
+                    });
+                }
             }
         }
         if self.by_eds() {

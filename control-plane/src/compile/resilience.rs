@@ -68,6 +68,11 @@ impl Resilience {
         Self { outlier_detection: None, ..self.clone() }
     }
 
+    /// Whether there are checks, which say nothing and hear nothing.
+    pub(super) fn only_connects(&self) -> bool {
+        matches!(&self.health_check, Some((HealthCheck { check: Check::Tcp, .. }, ..)))
+    }
+
     /// Puts it into `cluster`.
     pub(super) fn apply(&self, cluster: &mut Cluster) {
         cluster.connect_timeout = Some(envoy::duration(self.connections.connect_timeout.as_millis()));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::cluster::v3::{
     Cluster,
     cluster::{ClusterDiscoveryType, DiscoveryType},
@@ -55,6 +56,10 @@ const ACCESS_LOG: [(&str, &str); 10] = [
     ("server", "%UPSTREAM_HOST%"),
     ("flags", "%RESPONSE_FLAGS%"),
 ];
+
+/// All but peers that were asked for a certificate and have shown none. Envoy counts those as `fail_verify_no_cert`.
+const NOT_NAMELESS: &str = "!(has(connection.transport_failure_reason) && \
+     connection.transport_failure_reason.contains('PEER_DID_NOT_RETURN_A_CERTIFICATE'))";
 
 /// All of a mesh that sidecars of a service are made from. There are thousands of them, and most changes are none of theirs.
 #[derive(Debug, PartialEq, Eq)]
@@ -135,7 +140,9 @@ fn listener(inputs: &Inputs, scope: &Scope, ports: &Ports) -> Listener {
         ..FilterChain::default()
     };
     let access_log = inputs.access_log.iter();
-    let access_log = access_log.map(|path| access_log::json(path, &ACCESS_LOG));
+    let filter = (!inputs.limits.log_nameless).then(|| access_log::cel(NOT_NAMELESS));
+    let access_log =
+        access_log.map(|path| AccessLog { filter: filter.clone(), ..access_log::json(path, &ACCESS_LOG) });
     Listener {
         filter_chains: vec![chain],
         // Of the listener, so that those are logged too whose handshake fails.

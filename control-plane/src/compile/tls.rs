@@ -1,6 +1,6 @@
 //! Mutual TLS between proxies: the secrets, and the contexts that name them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source, transport_socket};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
@@ -155,9 +155,24 @@ impl Mutual {
     pub(super) fn transport_socket(&self) -> TransportSocket {
         let servers = self.servers.iter().map(|uri| san(MatchPattern::Exact(uri.clone())));
         transport_socket(&UpstreamTlsContext {
-            common_tls_context: Some(common(&self.own, servers.collect())),
+            common_tls_context: Some(common(Some(&self.own), servers.collect())),
             sni: self.sni.clone(),
             // Servers of ours resume no session, so that every connection shows who it is.
+            max_session_keys: Some(envoy::uint32(0)),
+            ..UpstreamTlsContext::default()
+        })
+    }
+
+    /// The client's side of a check that only connects to this server or any of these. It shows no certificate: a sidecar
+    /// would keep a peer that it lets in and that leaves without a byte, and closes one that shows none. With TLS 1.3 the
+    /// handshake is through for the client by then; with TLS 1.2 it would never be.
+    pub(super) fn nameless_socket(&self, targets: &BTreeMap<String, Self>) -> TransportSocket {
+        let all: BTreeSet<_> =
+            std::iter::once(self).chain(targets.values()).flat_map(|one| &one.servers).collect();
+        let servers = all.into_iter().map(|uri| san(MatchPattern::Exact(uri.clone())));
+        transport_socket(&UpstreamTlsContext {
+            common_tls_context: Some(common(None, servers.collect())),
+            sni: self.sni.clone(),
             max_session_keys: Some(envoy::uint32(0)),
             ..UpstreamTlsContext::default()
         })
@@ -184,7 +199,7 @@ pub(super) fn with_nobody() -> TransportSocket {
 pub(super) fn server(identities: &Identities, service: &str) -> TransportSocket {
     let of_domain = san(MatchPattern::Prefix(format!("spiffe://{}/", identities.trust_domain)));
     transport_socket(&DownstreamTlsContext {
-        common_tls_context: Some(common(service, vec![of_domain])),
+        common_tls_context: Some(common(Some(service), vec![of_domain])),
         require_client_certificate: Some(BoolValue { value: true }),
         // Whoever resumes a session is not asked for a certificate again, which may have expired, or its root gone.
         disable_stateful_session_resumption: true,
@@ -193,7 +208,8 @@ pub(super) fn server(identities: &Identities, service: &str) -> TransportSocket 
     })
 }
 
-fn common(own: &str, peers: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
+/// Shows the certificate of `own`, or none.
+fn common(own: Option<&str>, peers: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
     let validation = CombinedCertificateValidationContext {
         default_validation_context: Some(CertificateValidationContext {
             match_typed_subject_alt_names: peers,
@@ -208,7 +224,7 @@ fn common(own: &str, peers: Vec<SubjectAltNameMatcher>) -> CommonTlsContext {
             tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
             ..TlsParameters::default()
         }),
-        tls_certificate_sds_secret_configs: vec![sds(leaf_name(own))],
+        tls_certificate_sds_secret_configs: own.into_iter().map(|own| sds(leaf_name(own))).collect(),
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
         ..CommonTlsContext::default()
     }

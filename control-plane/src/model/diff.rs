@@ -48,7 +48,7 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<String> {
     );
     if old.sidecars != new.sidecars {
         let fields = changed_fields(&old.sidecars, &new.sidecars).join(", ");
-        let drains = old.sidecars.idle_timeout != new.sidecars.idle_timeout;
+        let drains = old.sidecars.replaces_listeners(&new.sidecars);
         let effect =
             if drains { " (replaces the listeners of sidecars: their live connections drain)" } else { "" };
         changes.push(format!("~ sidecars: {fields}{effect}"));

@@ -18,19 +18,28 @@ pub struct Sidecars {
     /// then. Not shorter than that of any listener. A change replaces the listeners of sidecars, which drains their
     /// connections.
     pub idle_timeout: Duration,
+    /// Whether the access log has a line for each peer that shows no certificate, as a check of an edge does that only
+    /// connects. A change replaces the listeners of sidecars, too.
+    // Left out where it is true, so that control planes of before read what is stored.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    pub log_nameless: bool,
 }
 
 impl Default for Sidecars {
     fn default() -> Self {
-        // No number fits all: health checks that only connect leave connections that count until they have been idle for
-        // too long. Edges end idle sessions long before a day; that is for what an edge forgot.
-        Self { connections: 0, idle_timeout: Duration::from_secs(24 * 60 * 60) }
+        // No number of connections fits all. Edges end idle sessions long before a day; that is for what an edge forgot.
+        Self { connections: 0, idle_timeout: Duration::from_secs(24 * 60 * 60), log_nameless: true }
     }
 }
 
 impl Sidecars {
     pub(super) fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether the listeners of sidecars are others under these.
+    pub(super) fn replaces_listeners(&self, new: &Self) -> bool {
+        self.idle_timeout != new.idle_timeout || self.log_nameless != new.log_nameless
     }
 
     pub(super) fn validate(&self, listeners: &[Listener], found: &mut Vec<Problem>) {
@@ -79,12 +88,16 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_not_written_and_a_change_is_announced() {
-        let [none, fewer, shorter] =
-            ["{}", "{connections: 5}", "{idle_timeout: 1h}"].map(|sidecars| policy("30m", sidecars).unwrap());
+        let [none, fewer, shorter, quieter] =
+            ["{}", "{connections: 5}", "{idle_timeout: 1h}", "{log_nameless: false}"]
+                .map(|sidecars| policy("30m", sidecars).unwrap());
         assert!(!serde_json::to_string(&none).unwrap().contains("sidecars"));
         assert_eq!(diff(&none, &fewer), ["~ sidecars: connections"]);
-        let drains =
-            "~ sidecars: idle_timeout (replaces the listeners of sidecars: their live connections drain)";
-        assert_eq!(diff(&none, &shorter), [drains]);
+        for (changed, field) in [(&shorter, "idle_timeout"), (&quieter, "log_nameless")] {
+            let drains = format!(
+                "~ sidecars: {field} (replaces the listeners of sidecars: their live connections drain)"
+            );
+            assert_eq!(diff(&none, changed), [drains]);
+        }
     }
 }

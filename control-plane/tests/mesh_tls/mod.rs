@@ -90,14 +90,14 @@ fn believes(common: &CommonTlsContext) -> (Vec<&str>, Vec<String>) {
         panic!("{common:?}");
     };
     let roots = validation.validation_context_sds_secret_config.as_ref().unwrap();
-    let leaf = &common.tls_certificate_sds_secret_configs[0];
+    let leaf = common.tls_certificate_sds_secret_configs.first();
     let sans = &validation.default_validation_context.as_ref().unwrap().match_typed_subject_alt_names;
     let sans = sans.iter().map(|san| match san.matcher.as_ref().unwrap().match_pattern.as_ref().unwrap() {
         MatchPattern::Exact(uri) => uri.clone(),
         MatchPattern::Prefix(uri) => format!("{uri}*"),
         other => panic!("{other:?}"),
     });
-    (vec![&leaf.name, &roots.name], sans.collect())
+    (leaf.into_iter().chain([roots]).map(|secret| &*secret.name).collect(), sans.collect())
 }
 
 #[test]
@@ -155,8 +155,9 @@ routes: [{name: r, server_type: 200, to: [{service: places}, {service: fixed}, {
         let here = vec![format!("spiffe://test.internal/ns/default/dc/aws/svc/{name}")];
         assert_eq!(believes(&context.common_tls_context.unwrap()).1, here);
     }
-    let matches = cluster(&empty, "places").transport_socket_matches;
-    let matches: BTreeMap<_, _> = matches
+    let (players, checks): (Vec<_>, Vec<_>) =
+        cluster(&empty, "places").transport_socket_matches.into_iter().partition(|of| of.name != "anybody");
+    let matches: BTreeMap<_, _> = players
         .into_iter()
         .map(|of| (of.name, believes(&context(of.transport_socket).common_tls_context.unwrap()).1.concat()))
         .collect();
@@ -164,12 +165,46 @@ routes: [{name: r, server_type: 200, to: [{service: places}, {service: fixed}, {
         let (datacenter, service) = target.split_once('/').unwrap();
         (target.to_owned(), format!("spiffe://test.internal/ns/default/dc/{datacenter}/svc/{service}"))
     };
+    // A check believes any of them.
+    let check = context(checks[0].transport_socket.clone()).common_tls_context.unwrap();
+    assert_eq!(believes(&check).1, matches.values().cloned().collect::<Vec<_>>());
     assert_eq!(matches, ["aws/game", "aws/standby", "azure/game"].map(believed).into());
     accepted_by_envoy(&empty);
     // Whoever comes first or goes last changes endpoints and no cluster.
     let filled = compile(&with_places(mesh, &["aws/standby", "azure/game"]), &Scope::default());
     assert_eq!(empty.of(ResourceType::Cluster), filled.of(ResourceType::Cluster));
     assert_ne!(empty.of(ResourceType::Endpoints), filled.of(ResourceType::Endpoints));
+}
+
+#[test]
+fn checks_that_only_connect_show_no_certificate_and_others_go_as_players_do() {
+    let policy = |check: &str| {
+        format!(
+            "listeners: [{{name: edge, bind: \"0.0.0.0:7000\"}}]
+services: [{{name: game, tls: mesh, endpoints: [\"10.0.0.1:1\"], health_check: {{check: {check}}}}}]
+routes: [{{name: r, server_type: 200, to: [{{service: game}}]}}]"
+        )
+    };
+    let of = |check: &str| {
+        let snapshot = compile(&of_policy(&policy(check), &["realmgate-edge"]), &Scope::default());
+        accepted_by_envoy(&snapshot);
+        cluster(&snapshot, "game")
+    };
+    let silent = of("tcp");
+    let [socket] = &silent.transport_socket_matches[..] else { panic!("{silent:?}") };
+    assert!(
+        socket.r#match.is_some() && silent.health_checks[0].transport_socket_match_criteria == socket.r#match
+    );
+    let check = context(socket.transport_socket.clone()).common_tls_context.unwrap();
+    let uri = "spiffe://test.internal/ns/default/dc/aws/svc/game".to_owned();
+    assert_eq!(believes(&check), (vec!["roots"], vec![uri.clone()]));
+    let players = context(silent.transport_socket).common_tls_context.unwrap();
+    assert_eq!(believes(&players), (vec!["leaf/realmgate-edge", "roots"], vec![uri]));
+    for spoken in ["{ping: {message_id: 77}}", "{bytes: {send: \"00\", expect: [\"00\"]}}"] {
+        let spoken = of(spoken);
+        assert!(spoken.transport_socket_matches.is_empty());
+        assert_eq!(spoken.health_checks[0].transport_socket_match_criteria, None);
+    }
 }
 
 #[test]
@@ -268,10 +303,14 @@ fn bounds_of_a_sidecar_are_the_policys_and_spare_its_listener_where_they_can() {
     };
     let fewer = Sidecars { connections: 7, ..Sidecars::default() };
     let shorter = Sidecars { idle_timeout: Duration::from_secs(60), ..Sidecars::default() };
-    let [before, fewer, shorter] = [Sidecars::default(), fewer, shorter].map(bounded);
+    let quieter = Sidecars { log_nameless: false, ..Sidecars::default() };
+    let [before, fewer, shorter, quieter] = [Sidecars::default(), fewer, shorter, quieter].map(bounded);
+    accepted_by_envoy(&quieter);
     for kind in ResourceType::ALL {
         assert_eq!(before.of(kind) == fewer.of(kind), kind != ResourceType::Extension, "{kind:?}");
-        assert_eq!(before.of(kind) == shorter.of(kind), kind != ResourceType::Listener, "{kind:?}");
+        for replaced in [&shorter, &quieter] {
+            assert_eq!(before.of(kind) == replaced.of(kind), kind != ResourceType::Listener, "{kind:?}");
+        }
     }
     let bound = |snapshot: &Snapshot| {
         let slot = snapshot.of(ResourceType::Extension).get("realmgate/inbound/connections").unwrap();

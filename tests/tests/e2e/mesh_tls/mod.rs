@@ -2,6 +2,7 @@
 //! authority.
 
 mod bounds;
+mod checks;
 mod closing;
 mod lost;
 mod naming;

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::peers::{Authority, Peer};
-use super::{Mesh, bounds, id};
+use super::{Mesh, bounds, checks, id};
 use crate::cast::LIMIT;
 
 /// The lines of the log, each of which is JSON of its own.
@@ -36,7 +36,7 @@ async fn a_certificate_that_is_not_believed_writes_nothing_into_the_log() {
     const DENIED: &str = "rbac_access_denied_matched_policy[none]";
     let forged = "spiffe://x\",\"authz\":\"\",\"source\":\"forged\"}\n{\"source\":\"forged\",\"y\":\"";
     for version in [None, Some("1.39"), Some("1.38"), Some("1.37")] {
-        let mesh = Mesh::with(version, &json!({})).await;
+        let mut mesh = Mesh::with(version, &json!({})).await;
         mesh.intend(&json!([]), "allow");
         let (believed, foreign) = (mesh.authority(), Authority::foreign());
         let before = lines(&mesh).len();
@@ -76,6 +76,7 @@ async fn a_certificate_that_is_not_believed_writes_nothing_into_the_log() {
             assert_eq!(line["server"].is_null(), !authz.is_empty(), "{version:?}: {line}");
             assert!(line.get("y").is_none(), "{line}");
         }
+        checks::leave_nothing_behind(&mut mesh, version).await;
         bounds::hold(&mesh, version).await;
     }
 }
