@@ -1,4 +1,5 @@
-//! Bodies of requests: read whole before anything is done for them, so long and so many bytes of them at most.
+//! Bodies of requests: read whole before anything is done for them, so long and so many bytes of them at most. And as many of
+//! answers that nobody has taken yet.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(35);
 const BUDGET: usize = 16 * LONGEST;
 /// Of them, those of one source: whoever holds bodies back does not keep others from putting theirs.
 const OF_ONE: usize = BUDGET / 4;
+/// Answers up to this are not counted.
+const SMALL: usize = 64 << 10;
 /// What is read of a body that is refused, and for how long, to be thrown away.
 const DISCARDED: usize = 16 * MAX_BYTES;
 const DISCARDING: Duration = Duration::from_secs(1);
@@ -30,6 +33,7 @@ const DISCARDING: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Bodies {
     used: Arc<Mutex<Used>>,
+    of_answers: Arc<Mutex<Used>>,
     patience: Duration,
 }
 
@@ -49,7 +53,7 @@ pub(super) struct Held {
 
 impl Default for Bodies {
     fn default() -> Self {
-        Self { used: Arc::default(), patience: PATIENCE }
+        Self { used: Arc::default(), of_answers: Arc::default(), patience: PATIENCE }
     }
 }
 
@@ -79,6 +83,20 @@ impl Bodies {
                 Err(refusal)
             }
         }
+    }
+}
+
+impl Bodies {
+    /// Counts an answer of so many bytes until the outcome is dropped. Small ones cost nothing: their connections are counted.
+    pub(super) fn answer(&self, source: Source, bytes: usize) -> Result<Option<Held>, ApiError> {
+        if bytes <= SMALL {
+            return Ok(None);
+        }
+        let mut held = Held { used: Arc::clone(&self.of_answers), source, bytes: 0 };
+        if held.grow(bytes) {
+            return Ok(Some(held));
+        }
+        Err(ApiError::busy("too many answers wait to be taken; take yours, or try again in a few seconds"))
     }
 }
 
@@ -195,6 +213,22 @@ mod tests {
     async fn status(bodies: &Bodies, from: u8, request: Request<Full<Bytes>>) -> u16 {
         let refusal = bodies.whole(request, source(from)).await.err();
         refusal.map_or(0, |refusal| refusal.into_response().status().as_u16())
+    }
+
+    #[test]
+    fn answers_that_nobody_takes_are_bounded() {
+        let bodies = Bodies::default();
+        let source = |last: u8| Source::from(IpAddr::from([10, 0, 0, last]));
+        assert!(bodies.answer(source(1), SMALL).unwrap().is_none());
+        let mut waiting = Vec::new();
+        while let Ok(held) = bodies.answer(source(1), 2 * MAX_BYTES) {
+            waiting.push(held);
+        }
+        assert_eq!(waiting.len(), 2, "a quarter is one source's");
+        let other = bodies.answer(source(2), 2 * MAX_BYTES).unwrap();
+        waiting.clear();
+        assert!(bodies.answer(source(1), 2 * MAX_BYTES).is_ok());
+        drop(other);
     }
 
     #[tokio::test]

@@ -43,10 +43,8 @@ fn own(settings: &Settings) -> impl Iterator<Item = (SocketAddr, &'static str)> 
 /// What rules and policies are read from: whoever is led there as a player speaks to it as the edge's machine may.
 fn sources(settings: &Settings) -> impl Iterator<Item = (SocketAddr, &'static str)> + use<> {
     let consul = addresses(&settings.consul.address, 8500);
-    let redis = match settings.game_gateway.enabled {
-        true => addresses(settings.redis.url.expose(), 6379),
-        false => Vec::new(),
-    };
+    let url = settings.redis.url.expose();
+    let redis = if settings.game_gateway.enabled { addresses(url, 6379) } else { Vec::new() };
     let consul = consul.into_iter().map(|at| (at, "the Consul that we ask (`consul.address`)"));
     consul.chain(redis.into_iter().map(|at| (at, "the Redis that rules are read from (`redis.url`)")))
 }

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, ready};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::Request;
 use tower_service::Service;
 
 use super::Activity;
-use crate::api::body::{self, Bodies};
+use crate::api::body::{self, Bodies, Held};
 use crate::api::{Api, guard};
 use crate::connections::Source;
 
@@ -41,8 +41,18 @@ where
         Err(refusal) => return Ok(refusal.into_response()),
     };
     let _at_work = activity.at_work();
+    // All fetches of the module share its bytes.
+    let is_shared = request.uri().path().starts_with("/v1/filter/");
     let response = api.router.call(request).await?;
-    Ok(response.map(|body| Body::new(Answer { body, piece: Bytes::new(), activity: activity.clone() })))
+    let bytes = if is_shared { None } else { response.body().size_hint().exact() };
+    let held = match bodies.answer(source, bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default())
+    {
+        Ok(held) => held,
+        Err(refusal) => return Ok(refusal.into_response()),
+    };
+    let answer =
+        |body| Body::new(Answer { body, piece: Bytes::new(), activity: activity.clone(), _held: held });
+    Ok(response.map(answer))
 }
 
 /// The body of an answer. A connection whose client takes it is not quiet, however long it takes; its place may still be taken when
@@ -52,6 +62,7 @@ struct Answer {
     /// What is left of the frame under way.
     piece: Bytes,
     activity: Activity,
+    _held: Option<Held>,
 }
 
 impl http_body::Body for Answer {
@@ -100,7 +111,6 @@ mod tests {
     use axum::Router;
     use axum::body::to_bytes;
     use axum::routing::get;
-    use http_body::Body as _;
     use http_body_util::{BodyExt, Full};
 
     use super::*;
