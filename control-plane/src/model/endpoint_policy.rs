@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::IpNet;
 
 use super::Endpoint;
+use super::host_names::{is_localhost, is_of_cloud};
 
 /// Who says that there is an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -311,24 +312,6 @@ fn reaches(ip: IpAddr, port: u16, listens: SocketAddr) -> bool {
     port == listens.port() && (ip == at || at.is_unspecified() && ip.is_loopback())
 }
 
-/// Names that mean loopback by RFC 6761, or in the hosts file of one Linux or another.
-fn is_localhost(host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    let host = ["", "4", "6"]
-        .iter()
-        .find_map(|family| host.strip_suffix(&format!(".localdomain{family}")))
-        .unwrap_or(&host);
-    ["localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"].contains(&host)
-        || host.ends_with(".localhost")
-}
-
-/// Names by which clouds answer their machines.
-fn is_of_cloud(host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    ["metadata", "metadata.goog", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"]
-        .contains(&host.as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -338,21 +321,6 @@ mod tests {
     fn reason(policy: &EndpointPolicy, source: EndpointSource, text: &str) -> Option<RefusedReason> {
         let endpoint: Endpoint = text.parse().unwrap();
         policy.check(source, &endpoint, &|_, _| None).err().map(|refused| refused.reason)
-    }
-
-    #[test]
-    fn names_that_mean_loopback_or_a_cloud_are_known() {
-        let policy = EndpointPolicy { hardened: true, ..EndpointPolicy::default() };
-        let refused = |host: &str| reason(&policy, EndpointSource::Policy, &format!("{host}:9901"));
-        for host in ["localhost", "LOCALHOST4", "localhost6.localdomain6", "a.localhost.", "ip6-loopback"] {
-            assert_eq!(refused(host), Some(RefusedReason::Denied), "{host}");
-        }
-        for host in ["metadata.google.internal", "Metadata.", "[fd20:ce::254]", "[fd00:c1::a9fe:a9fe]"] {
-            assert!(refused(host).is_some(), "{host}");
-        }
-        for host in ["localhost.example.com", "metadata.example.com", "[fd00:43::42]", "localdomain"] {
-            assert_eq!(refused(host), None, "{host}");
-        }
     }
 
     #[test]
@@ -476,6 +444,8 @@ mod tests {
             "100.100.100.200:80",
             "192.0.0.192:80",
             "[fd00:ec2::254]:80",
+            "[fd20:ce::254]:80",
+            "[fd00:c1::a9fe:a9fe]:80",
             "[fd00:ec2::23]:80",
             "169.254.170.2:80",
         ] {

@@ -11,6 +11,7 @@ mod failover;
 #[cfg(test)]
 pub(crate) mod growth;
 mod health;
+mod host_names;
 mod intention;
 mod numbers;
 mod overlap;
