@@ -1,7 +1,7 @@
 //! What is refused before anything looks at a request, so that no web page in somebody's browser can use the API: names that
 //! are not its own (DNS rebinding), pages of other origins, and gRPC in a form that browsers can send. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::request::Parts;
@@ -13,6 +13,9 @@ use super::grpc;
 
 /// Answered under any name: probes come by the address of a pod, scrapes by the name of a service, and both only read.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// What browsers say of the page that a request is of.
+const SITE: &str = "sec-fetch-site";
 
 /// The names that the API answers to.
 #[derive(Clone, Debug)]
@@ -38,7 +41,11 @@ impl Hosts {
     fn knows(&self, authority: &Authority) -> bool {
         let host = authority.host().to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host);
-        if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        let address = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(host) => host.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+            None => host.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+        };
+        if let Some(address) = address {
             let address = address.to_canonical();
             let is_named = || self.names.iter().any(|name| name.parse() == Ok(address));
             return address.is_loopback()
@@ -58,7 +65,8 @@ impl Hosts {
 pub(super) fn check(hosts: &Hosts, parts: &Parts) -> Result<(), ApiError> {
     let Parts { method, uri, version, headers, .. } = parts;
     let is_read = matches!(*method, Method::GET | Method::HEAD);
-    if is_read && PROBES.contains(&uri.path()) {
+    let is_of_page = headers.contains_key(ORIGIN) || headers.contains_key(SITE);
+    if is_read && PROBES.contains(&uri.path()) && !is_of_page {
         return Ok(());
     }
     let authorities = authorities(uri.authority(), headers)?;
@@ -74,8 +82,8 @@ pub(super) fn check(hosts: &Hosts, parts: &Parts) -> Result<(), ApiError> {
         }
     }
     // Browsers that leave `Origin` out still say this.
-    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-    if !is_read && !listed && site.is_some_and(|site| !matches!(site, b"same-origin" | b"none")) {
+    let mut sites = headers.get_all(SITE).iter().map(HeaderValue::as_bytes);
+    if !is_read && !listed && sites.any(|site| !matches!(site, b"same-origin" | b"none")) {
         return Err(foreign_origin("another site"));
     }
     if is_grpc(uri.path()) { check_grpc(method, *version, headers) } else { Ok(()) }
@@ -89,14 +97,15 @@ fn is_grpc(path: &str) -> bool {
 
 /// Pages can send `text/plain` and the like anywhere without asking; nothing but gRPC's own form is gRPC.
 fn check_grpc(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let mut kinds = headers.get_all(CONTENT_TYPE).iter();
+    let kind = kinds.next().and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let form = kind.trim().to_ascii_lowercase();
     let rest = form.strip_prefix("application/grpc");
     let is_grpc = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';', ' ']));
     if method != Method::POST {
         return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "gRPC is called by POST"));
     }
-    if !is_grpc || version != Version::HTTP_2 {
+    if !is_grpc || kinds.next().is_some() || version != Version::HTTP_2 {
         let why = format!("gRPC is `application/grpc` over HTTP/2, not `{kind}` over {version:?}");
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_request", why));
     }
@@ -106,14 +115,22 @@ fn check_grpc(method: &Method, version: Version, headers: &HeaderMap) -> Result<
 /// Every name that a request gives its server.
 fn authorities(uri: Option<&Authority>, headers: &HeaderMap) -> Result<Vec<Authority>, ApiError> {
     let given = headers.get_all(HOST).iter().map(|host| Authority::try_from(host.as_bytes()));
-    let mut authorities: Vec<Authority> = given
-        .collect::<Result<_, _>>()
-        .map_err(|_| ApiError::bad_request("the `Host` header is not a host, or a host and a port"))?;
+    let bad = || ApiError::bad_request("the `Host` header is not a host, or a host and a port");
+    let mut authorities: Vec<Authority> = given.collect::<Result<_, _>>().map_err(|_| bad())?;
     authorities.extend(uri.cloned());
+    if !authorities.iter().all(is_plain) {
+        return Err(bad());
+    }
     if authorities.is_empty() {
         return Err(ApiError::bad_request("there is no `Host` header"));
     }
     Ok(authorities)
+}
+
+/// Whether it is a host, or a host and a port, and nothing before, between or behind.
+fn is_plain(authority: &Authority) -> bool {
+    let Some(behind) = authority.as_str().strip_prefix(authority.host()) else { return false };
+    behind.is_empty() || behind.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn is_same(origin: &str, authorities: &[Authority]) -> bool {
@@ -191,7 +208,10 @@ mod tests {
         ] {
             assert_eq!(under(&here, host), 421, "{host}");
         }
-        assert_eq!(under(&here, "a b"), 400);
+        for host in ["a b", "[::1].evil.example", "evil@localhost", "localhost:1:2"] {
+            assert_eq!(under(&here, host), 400, "{host}");
+        }
+        assert_eq!(under(&here, "[127.0.0.1]"), 421);
         assert_eq!(asked(&here, "GET", "/v1/policy", &[]), 400);
         let reads = |headers| asked(&here, "GET", "/v1/filter/x.wasm", headers);
         assert_eq!(reads(&[("host", "evil.example")]), 421);
@@ -222,6 +242,12 @@ mod tests {
             assert_eq!(asked(&here, "POST", path, &[("host", "evil.example")]), 421, "{path}");
         }
         assert_eq!(asked(&here, "GET", "/metrics/", &[("host", "evil.example")]), 421);
+        let page = [("host", "evil.example"), ("origin", "http://evil.example")];
+        assert_eq!(asked(&here, "GET", "/readyz", &page), 421);
+        assert_eq!(
+            asked(&here, "GET", "/readyz", &[("host", "evil.example"), ("sec-fetch-site", "none")]),
+            421
+        );
     }
 
     #[test]
@@ -254,6 +280,7 @@ mod tests {
             assert_eq!(from("GET", &[("sec-fetch-site", site)]), 0, "following a link to {site}");
         }
         assert_eq!(from("PUT", &[("sec-fetch-site", "none")]), 0);
+        assert_eq!(from("PUT", &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")]), 403);
     }
 
     #[test]

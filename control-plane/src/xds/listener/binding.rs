@@ -58,6 +58,8 @@ pub(super) enum BadBinding {
     NoService,
     #[error("only role=, service=, datacenter= and cell= stand behind a credential, each once, with a value")]
     Words,
+    #[error("`*` stands alone and means all: parts of names cannot be given (a star in a name is `%2A`)")]
+    Part,
     #[error("role= is one of: edge, sidecar, operator, *")]
     Role,
     #[error("nothing stands behind role=operator, which is no proxy")]
@@ -75,6 +77,9 @@ impl Binding {
             let (key, value) = word.split_once('=').ok_or(BadBinding::Words)?;
             let mut places = KEYS.iter().zip(&mut values);
             let (_, place) = places.find(|(name, _)| **name == key).ok_or(BadBinding::Words)?;
+            if value.len() > 1 && value.contains('*') {
+                return Err(BadBinding::Part);
+            }
             let name = percent_decode_str(value).decode_utf8().map_err(|_| BadBinding::Words)?;
             let name = if value == "*" { Name::Any } else { Name::Is(name.into_owned()) };
             if value.is_empty() || !name.is_visible() || place.replace(name).is_some() {
@@ -291,6 +296,7 @@ mod tests {
             ("role=edge role=sidecar", BadBinding::Words),
             ("role=edge realm=1", BadBinding::Words),
             ("role=edge cell=", BadBinding::Words),
+            ("role=sidecar service=real*", BadBinding::Part),
             ("role=%2A service=%2A", BadBinding::Role),
             ("role=edge cell=%0a", BadBinding::Words),
             ("role=edge cell=%ff", BadBinding::Words),
