@@ -1,10 +1,12 @@
 //! Where players must not get: the admin interface of their edge, our own listeners, the metadata services of clouds. What a player
 //! sends first is chosen by the player, and `GET /con` is a good header of a game.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use realmgate_tests::http::Http;
 use realmgate_tests::stage::{crowd, port};
@@ -54,6 +56,17 @@ async fn no_rule_and_no_policy_leads_a_player_to_what_is_ours() {
     endpoints.push(server.address().to_string());
     redis.set(RULES, &rules(&endpoints));
     wait_until("the edge is ready", LIMIT, || edge.get("/ready").is_ok_and(|(status, _)| status == 200));
+
+    // It was ready with no rule, too.
+    wait_until("the rules are at the edge", LIMIT, || {
+        let before = server.total();
+        let mut player = TcpStream::connect(stage.game_gateway()).unwrap();
+        player.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        player.write_all(&attack("GET /config_dump").0).unwrap();
+        // Closed where no rule is known yet, else answered by whoever is reached.
+        let _ = player.read(&mut [0]);
+        server.total() > before
+    });
 
     // Everybody lands on the one endpoint that is a game server.
     for n in 0..8 {
