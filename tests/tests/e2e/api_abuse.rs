@@ -119,6 +119,10 @@ fn neither_documents_nor_connections_hold_it_up() {
     let (status, answer) = control_plane.put_policy_with("?dry_run=true", GOOD);
     assert_eq!(status, 200, "{answer}");
 
+    let get = |path: &str| raw(api, &format!("GET {path} HTTP/1.1\r\nHost: a"), b"");
+    let alone = "\nrealmgate_api_connections 1\n";
+    wait_until("those who left have given their places back", SOON, || get("/metrics").1.contains(alone));
+
     // Places that are held for nothing: in silence, within a header, within a body.
     let held = |n: usize| {
         let mut stream = TcpStream::connect(api).unwrap();
@@ -131,7 +135,6 @@ fn neither_documents_nor_connections_hold_it_up() {
         stream
     };
     let holders: Vec<_> = (0..2 * PLACES).map(held).collect();
-    let get = |path: &str| raw(api, &format!("GET {path} HTTP/1.1\r\nHost: a"), b"");
     wait_until("the API answers beside them", SOON, || get("/healthz").0 == 200);
     let made_room = "realmgate_api_connections_refused_total{reason=\"made_room\"}";
     wait_until("it says that some made room", SOON, || get("/metrics").1.contains(made_room));
