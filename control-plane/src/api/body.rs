@@ -106,13 +106,13 @@ where
 {
     let mut whole = BytesMut::new();
     if body.size_hint().lower() > LONGEST as u64 {
-        return Err(too_large());
+        return Err(ApiError::too_large());
     }
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| ApiError::bad_request("the body broke off"))?;
         let Some(data) = frame.data_ref() else { continue };
         if whole.len() + data.len() > LONGEST {
-            return Err(too_large());
+            return Err(ApiError::too_large());
         }
         if !held.grow(data.len()) {
             return Err(ApiError::busy("too many bodies are being read; try again in a few seconds"));
@@ -175,11 +175,6 @@ where
     };
     // Whether it ends or not, the answer is the same.
     let _ = timeout(DISCARDING, discarding).await;
-}
-
-fn too_large() -> ApiError {
-    let why = format!("the body is longer than {MAX_BYTES} bytes, which is the most for a document");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", why)
 }
 
 #[cfg(test)]

@@ -46,14 +46,16 @@ impl ApiError {
         self.status == StatusCode::PAYLOAD_TOO_LARGE
     }
 
-    fn too_large(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    /// A body that is longer than any document may be.
+    pub(super) fn too_large() -> Self {
+        let why = format!("the document has more than {} bytes, which is the most", model::MAX_BYTES);
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", why)
     }
 
     /// A body that could not be read.
     pub(super) fn body(status: StatusCode, why: &str) -> Self {
         if status == StatusCode::PAYLOAD_TOO_LARGE {
-            return Self::too_large(format!("the document has more than {} bytes", model::MAX_BYTES));
+            return Self::too_large();
         }
         Self::bad_request(why)
     }
@@ -124,7 +126,9 @@ impl From<ApplyError> for ApiError {
             ApplyError::Store(error @ PutError::Conflict { .. }) => {
                 Self::new(StatusCode::PRECONDITION_FAILED, "conflict", error.to_string())
             }
-            ApplyError::Store(error @ PutError::TooLarge { .. }) => Self::too_large(error.to_string()),
+            ApplyError::Store(error @ PutError::TooLarge { .. }) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string())
+            }
             ApplyError::Store(PutError::Store(error)) if error.is_unavailable() => {
                 tracing::warn!(%error, "cannot store the policy");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
